@@ -1,0 +1,162 @@
+"""What a model is: the posterior mean D(x, sigma) = E[x0 | x, sigma] of clean data under x = x0 + sigma * noise.
+
+Everything that samples needs only this one form. Score, noise (epsilon) and clean-image (x0) predictions are three ways
+to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXiv 2011.13456).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dmcmc_core.errors import UserError
+
+BLOCK = 64
+"""Rows of one network call. Part of every recipe: CPU kernels change their last digit with the batch size."""
+
+
+class Denoiser(Protocol):
+    """A model: ``(x, sigma) -> E[x0 | x, sigma]``, with ``x`` of shape (B, *shape) and ``sigma`` of shape () or (B,)."""
+
+    shape: tuple[int, ...]
+    data_range: tuple[float, float]
+    sigma_min: float
+    sigma_max: float
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
+
+
+def like(sigma: Tensor, x: Tensor) -> Tensor:
+    """View noise levels of shape () or (B,) so that they broadcast over ``x`` of shape (B, *shape)."""
+    return sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Noise levels of shape () or (B,) as (B,), in the dtype and on the device of ``x``."""
+    return torch.as_tensor(sigma).to(x).expand(x.shape[0])
+
+
+def score(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
+    """Tweedie: grad log p(x; sigma) = (D(x, sigma) - x) / sigma^2; shape of ``x``."""
+    return (denoiser(x, sigma) - x) / like(sigma, x) ** 2
+
+
+def epsilon(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
+    """The noise that the model sees in x, (x - D(x, sigma)) / sigma; also dx/dsigma of the probability-flow ODE."""
+    return (x - denoiser(x, sigma)) / like(sigma, x)
+
+
+class Adapter:
+    """A denoiser made from any function, with the facts that samplers need beside it.
+
+    Args:
+        function: (x of shape (B, *shape), sigma of shape (B,)) -> (B, *shape).
+        shape: shape of one image.
+        data_range: smallest and largest value of clean data.
+        sigma_min, sigma_max: noise levels between which the function may be asked, in units of the data.
+        mean: mean of the clean data, (*shape,), when it is known; starting points can be drawn around it.
+        predicts: ``x0`` (the denoiser itself), ``epsilon`` (x = x0 + sigma * epsilon) or ``score``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        shape: tuple[int, ...],
+        data_range: tuple[float, float] = (0.0, 1.0),
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        mean: Tensor | None = None,
+        predicts: str = "x0",
+    ) -> None:
+        if predicts not in ("x0", "epsilon", "score"):
+            raise UserError(f"predicts must be 'x0', 'epsilon' or 'score', not {predicts!r}")
+        if not 0 < sigma_min < sigma_max:
+            raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
+        self.function, self.predicts = function, predicts
+        self.shape, self.data_range, self.mean = tuple(shape), data_range, mean
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        out = self.function(x, per_row(sigma, x))
+        if self.predicts == "epsilon":
+            return x - like(sigma, x) * out
+        if self.predicts == "score":
+            return x + like(sigma, x) ** 2 * out
+        return out
+
+
+class Wrapper:
+    """A denoiser around another one: what it does not define is the inner denoiser's."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __getattr__(self, name: str):
+        if name == "denoiser":  # not there yet while an unpickled or copied object is being filled
+            raise AttributeError(name)
+        return getattr(self.denoiser, name)
+
+
+class InBlocks(Wrapper):
+    """Evaluate a denoiser in blocks of exactly ``block`` rows, the last one padded with copies of its last row.
+
+    A row's bits then do not depend on how many rows came with it. Its place in the block does not matter to the kernels
+    either (tests/test_denoiser.py measures both on the shipped net and on the exact models).
+    """
+
+    def __init__(self, denoiser: Denoiser, block: int = BLOCK) -> None:
+        if block < 1:
+            raise UserError(f"block must be at least 1 row, not {block}")
+        super().__init__(denoiser)
+        self.block = block
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return apply_in_blocks(self.denoiser, self.block, x, per_row(sigma, x))
+
+
+def apply_in_blocks(function: Callable[..., Tensor], block: int, *tensors: Tensor) -> Tensor:
+    """``function`` of tensors of shape (B, ...), evaluated ``block`` rows at a time and put together again."""
+    rows = tensors[0].shape[0]
+    parts = []
+    for start in range(0, rows, block):
+        chunk = [t[start : start + block] for t in tensors]
+        short = block - chunk[0].shape[0]
+        if short:
+            chunk = [torch.cat([t, t[-1:].expand(short, *t.shape[1:])]) for t in chunk]
+        parts.append(function(*chunk))
+    if not parts:  # no rows: let one row tell the shape of the answer
+        return function(*[t.new_zeros(block, *t.shape[1:]) + 1 for t in tensors])[:0]
+    return parts[0][:rows] if len(parts) == 1 else torch.cat(parts)[:rows]
+
+
+class CountNFE(Wrapper):
+    """A denoiser that counts its evaluations; made by :func:`count_nfe`."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls = self.rows = self.batch = 0
+
+    @property
+    def nfe(self) -> float:
+        """Rows evaluated divided by the batch, the largest number of rows that came at once."""
+        return self.rows / self.batch if self.batch else 0.0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls += 1
+        self.rows += x.shape[0]
+        self.batch = max(self.batch, x.shape[0])
+        return self.denoiser(x, sigma)
+
+
+def count_nfe(denoiser: Denoiser) -> CountNFE:
+    """Wrap a denoiser so that ``.nfe`` (rows per image), ``.rows`` and ``.calls`` tell what was really evaluated.
+
+    Wrap the outermost denoiser, around :class:`InBlocks`: rows that only pad a block are then not counted.
+    """
+    return CountNFE(denoiser)
