@@ -19,7 +19,7 @@ BLOCK = 64
 
 
 class Denoiser(Protocol):
-    """A model: ``(x, sigma) -> E[x0 | x, sigma]``, with ``x`` of shape (B, *shape) and ``sigma`` of shape () or (B,)."""
+    """A model: ``(x, sigma) -> E[x0 | x, sigma]``, ``x`` of shape (B, *shape) and ``sigma`` of shape () or (B,)."""
 
     shape: tuple[int, ...]
     data_range: tuple[float, float]
@@ -41,12 +41,12 @@ def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
 
 def score(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
     """Tweedie: grad log p(x; sigma) = (D(x, sigma) - x) / sigma^2; shape of ``x``."""
-    return (denoiser(x, sigma) - x) / like(sigma, x) ** 2
+    return (denoiser(x, sigma.to(x)) - x) / like(sigma, x) ** 2
 
 
 def epsilon(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
     """The noise that the model sees in x, (x - D(x, sigma)) / sigma; also dx/dsigma of the probability-flow ODE."""
-    return (x - denoiser(x, sigma)) / like(sigma, x)
+    return (x - denoiser(x, sigma.to(x))) / like(sigma, x)
 
 
 class Adapter:

@@ -1,4 +1,4 @@
-"""Errors that speak to the person at the keyboard: one sentence with the argument, its value and what would be right."""
+"""Errors for the person at the keyboard: one sentence with the argument, its value and what would be right."""
 
 from __future__ import annotations
 

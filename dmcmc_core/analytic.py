@@ -1,0 +1,224 @@
+"""Exact models: data distributions whose denoiser, density and noise-level posterior are known in closed form.
+
+Every sampler is tested on them, because there the truth is known. Both run in padded blocks of fixed size, so a row's
+bits do not depend on the rows that come with it, and both forget whatever cannot change the answer in the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dmcmc_core.denoiser import BLOCK, apply_in_blocks, per_row
+from dmcmc_core.errors import UserError
+from dmcmc_core.streams import Streams
+
+_NUMBERS = 2**25  # numbers in the largest intermediate of a block, 128 MB in float32
+
+
+class GaussianMixture:
+    """Data x0 = means[k] + scale_k * normal with probability weights[k]; noisy data are again such a mixture.
+
+    Args:
+        means: (K, *shape); everything is computed in their dtype and on their device.
+        scales: (K,) standard deviations >= 0, or (K, d, d) covariances over the d = prod(shape) flattened coordinates.
+        weights: (K,) >= 0, normalised here.
+        sigma_min, sigma_max: the noise levels that samplers should use.
+        data_range: what images would be clipped to; a mixture has no bounds.
+
+    Raises:
+        UserError: shapes that do not fit each other, a negative weight or scale, or a covariance that is not symmetric
+            positive semi-definite.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        scales: Tensor,
+        weights: Tensor,
+        *,
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        data_range: tuple[float, float] = (-math.inf, math.inf),
+    ) -> None:
+        means = torch.as_tensor(means)
+        means = means if means.is_floating_point() else means.double()
+        scales, weights = (torch.as_tensor(t).to(means) for t in (scales, weights))
+        k, d = len(means), means[0].numel()
+        if weights.shape != (k,) or (weights < 0).any() or not weights.sum() > 0:
+            raise UserError(f"weights must be {k} numbers >= 0 with a positive sum, not {weights.tolist()}")
+        if scales.shape == (k,):
+            if (scales < 0).any():
+                raise UserError(f"scales must be standard deviations >= 0, not {scales.tolist()}")
+            self.variances, self.axes = (scales**2)[:, None].expand(k, d), None
+        elif scales.shape == (k, d, d):
+            self.variances, self.axes = torch.linalg.eigh(scales)
+            if not torch.allclose(scales, scales.mT) or (self.variances < -1e-6 * self.variances.abs().max()).any():
+                raise UserError("covariances must be symmetric and positive semi-definite")
+            self.variances = self.variances.clamp(min=0)
+        else:
+            raise UserError(f"scales must have shape ({k},) or ({k}, {d}, {d}), not {tuple(scales.shape)}")
+        self.shape, self.data_range = tuple(means.shape[1:]), data_range
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.means, self.weights = means.reshape(k, d), weights / weights.sum()
+        self.mean = (self.weights[:, None] * self.means).sum(0).reshape(self.shape)
+        self._block = max(1, min(BLOCK, _NUMBERS // (k * d)))
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x, sigma], (B, *shape), in the dtype of ``x``."""
+        return self._in_blocks(self._posterior_mean, x, sigma).reshape(x.shape).to(x)
+
+    def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
+        return self._in_blocks(lambda r, s: self._log_joint(*self._offsets(r), s).logsumexp(-1), x, sigma).to(x)
+
+    def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
+        """log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
+        x = x.to(self.means)
+
+        def block(rows: Tensor) -> Tensor:
+            offsets = self._offsets(rows)
+            return torch.stack([self._log_joint(*offsets, s).logsumexp(-1) for s in levels.to(x)], -1)
+
+        return apply_in_blocks(block, self._block, x.flatten(1))
+
+    def sample(self, n: int, sigma: float | Tensor = 0.0, *, seed: int = 0, purpose: str = "exact") -> Tensor:
+        """n exact draws at noise level ``sigma``, () or (n,): (n, *shape) in the means' dtype."""
+        rng = Streams(seed, purpose, range(n))
+        like = self.means.new_empty(n, self.means.shape[1])
+        component = torch.searchsorted(self.weights.cumsum(0), rng.uniform(like[:, :1])[:, 0].contiguous())
+        component = component.clamp(max=len(self.weights) - 1)
+        sigma = per_row(sigma, like)[:, None]
+        z = rng(like) * (self.variances[component] + sigma**2).sqrt()
+        if self.axes is not None:
+            z = (self.axes[component] @ z[..., None])[..., 0]
+        return (self.means[component] + z).reshape(n, *self.shape)
+
+    def _in_blocks(self, function, x: Tensor, sigma: Tensor) -> Tensor:
+        x = x.to(self.means)
+        return apply_in_blocks(function, self._block, x.flatten(1), per_row(sigma, x))
+
+    def _offsets(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x - mean of each component, plain and in its principal axes: both (B, K, d)."""
+        r = x[:, None] - self.means
+        return r, r if self.axes is None else torch.einsum("bki,kij->bkj", r, self.axes)
+
+    def _log_joint(self, r: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
+        """log (weight_k N(x; mean_k, C_k + sigma^2 I)), (B, K)."""
+        v = self.variances + sigma.reshape(-1, 1, 1) ** 2
+        return self.weights.log() - (z**2 / v + v.log() + math.log(2 * math.pi)).sum(-1) / 2
+
+    def _posterior_mean(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Sum over k of p(k | x) (mean_k + C_k (C_k + sigma^2 I)^-1 (x - mean_k))."""
+        r, z = self._offsets(x)
+        p = self._log_joint(r, z, sigma).softmax(-1)
+        shrunk = z * self.variances / (self.variances + sigma.reshape(-1, 1, 1) ** 2)
+        if self.axes is not None:
+            shrunk = torch.einsum("bkj,kij->bki", shrunk, self.axes)
+        return (p[..., None] * (self.means + shrunk)).sum(1)
+
+
+class EmpiricalData:
+    """The ideal denoiser of a finite data set: x0 is one of the images, each equally likely (Karras et al. 2022, B.3).
+
+    The score, the density and the noise-level posterior of the same ``x`` share one computation of its distances to the
+    images: the last ones are remembered.
+
+    Args:
+        images: (K, *shape); everything is computed in their dtype and on their device.
+        sigma_min, sigma_max: the noise levels that samplers should use.
+        data_range: smallest and largest possible value of clean data.
+    """
+
+    _SURELY = 30.0  # nats: with fewer than e^13 images, all that lies so far below the largest is under 1e-7 of it
+    _FEW, _NEAR = 16, 256  # so many images at most are picked out, for a mean and for a density, where no others matter
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        data_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        if images.ndim < 2 or not len(images) or not images.is_floating_point() or not torch.isfinite(images).all():
+            raise UserError(
+                f"images must be finite floats of shape (K, *shape), not {images.dtype} {tuple(images.shape)}"
+            )
+        self.shape, self.data_range = tuple(images.shape[1:]), data_range
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.images, self.mean = images, images.mean(0)
+        # Around their mean: small numbers lose less when distances are taken from inner products.
+        self._points = (images - self.mean).flatten(1)
+        self._norms = (self._points**2).sum(1)
+        self._few, self._near = min(self._FEW, len(images)), min(self._NEAR, len(images))
+        self._surely = max(self._SURELY, math.log(len(images)) + 17)
+        self._last: tuple | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x, sigma], (B, *shape), in the dtype of ``x``: images weighted by exp(-distance^2 / 2 sigma^2)."""
+        logits = self.squared_distances(x) / (-2 * per_row(sigma, self._norms.new_empty(len(x)))[:, None] ** 2)
+        matters = logits >= logits.amax(1, keepdim=True) - self._surely
+        few = matters.sum(1) <= self._few
+        out = logits.new_empty(len(x), self._points.shape[1])
+        for group, mean in ((few, self._nearest_mean), (~few, self._weighted_mean)):
+            if group.any():
+                out[group] = apply_in_blocks(mean, BLOCK, logits[group])
+        return (out.reshape(x.shape) + self.mean).to(x)
+
+    def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
+        s = per_row(sigma, self._norms.new_empty(len(x)))
+        return self._log_prob(self.squared_distances(x), s).to(x)
+
+    def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
+        """log p(x; sigma) at each of ``levels`` (L,): (B, L), -inf where it is surely e^30 below the row's largest.
+
+        The nearest image alone bounds log p from below, K such images bound it from above: in high dimension that
+        leaves few levels to compute.
+        """
+        squared, levels = self.squared_distances(x), levels.to(self._norms)
+        k, d = self._points.shape
+        nearest = squared.amin(1, keepdim=True)
+        floor = -nearest / (2 * levels**2) - d * levels.log()  # and log p + constants <= floor + log K
+        open_ = floor + math.log(k) >= floor.amax(1, keepdim=True) - self._SURELY
+        widest = (open_ * levels).amax(1, keepdim=True)
+        near = (squared - nearest <= 2 * widest**2 * self._surely).sum(1) <= self._near
+        out = torch.full_like(floor, -math.inf)
+        for group, narrow in ((near, True), (~near, False)):
+            rows, columns = (open_ & group[:, None]).nonzero(as_tuple=True)
+            distances = squared.topk(self._near, dim=1, largest=False).values if narrow and len(rows) else squared
+            step = max(1, _NUMBERS // (4 * distances.shape[1]))
+            for r, c in zip(rows.split(step), columns.split(step), strict=True):
+                out[r, c] = self._log_prob(distances[r], levels[c])
+        return out
+
+    def squared_distances(self, x: Tensor) -> Tensor:
+        """(B, K) squared distances of ``x`` (B, *shape) to every image, in the images' dtype."""
+        if self._last is not None and self._last[0] is x and self._last[1] == _version(x):
+            return self._last[2]
+        squared = apply_in_blocks(self._squared_distances, BLOCK, x.to(self._points).flatten(1) - self.mean.flatten())
+        small = squared.numel() <= _NUMBERS and not x.is_inference()  # inference tensors do not tell when they change
+        self._last = (x, _version(x), squared) if small else None
+        return squared
+
+    def _squared_distances(self, x: Tensor) -> Tensor:
+        return ((x**2).sum(1, keepdim=True) + self._norms - 2 * (x @ self._points.T)).clamp(min=0)
+
+    def _log_prob(self, squared: Tensor, sigma: Tensor) -> Tensor:
+        k, d = self._points.shape
+        gauss = (squared / (-2 * sigma[:, None] ** 2)).logsumexp(1)
+        return gauss - math.log(k) - d / 2 * (2 * math.pi * sigma**2).log()
+
+    def _weighted_mean(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) @ self._points
+
+    def _nearest_mean(self, logits: Tensor) -> Tensor:
+        top, index = logits.topk(self._few, dim=1)
+        return torch.bmm(top.softmax(1)[:, None], self._points[index])[:, 0]
+
+
+def _version(x: Tensor) -> int:
+    return -1 if x.is_inference() else x._version
