@@ -1,0 +1,234 @@
+"""Tables: rows are dictionaries, and one function writes them as CSV, Markdown and LaTeX with their provenance."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dmcmc_core.errors import UserError, unknown
+
+EMBEDDED = ("item", "notebook", "commit", "dirty", "profile", "seed", "parameters", "key", "versions", "device")
+"""What of the provenance goes into every figure and table; times and thread counts would change unchanged results."""
+
+
+class Spread(NamedTuple):
+    """A mean with its spread, the standard deviation over ``n`` seeds; a value of a table's cell like any other."""
+
+    mean: float
+    spread: float
+    n: int
+
+
+def mean_and_spread(rows: Iterable[Mapping[str, Any]], value: str, by: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per group of equal ``by``, in order of appearance: its keys, and ``value`` as a :class:`Spread`.
+
+    The spread is the sample standard deviation, nan for a single row.
+    """
+    groups: dict[tuple, list[float]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(float(row[value]))
+    return [
+        dict(zip(by, key, strict=True))
+        | {value: Spread(statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else math.nan, len(v))}
+        for key, v in groups.items()
+    ]
+
+
+def write_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] | Mapping[str, str],
+    out_dir: str | Path,
+    name: str,
+    caption: str,
+    provenance: Mapping[str, Any] | None = None,
+    best: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write ``name.csv`` (full precision), ``name.md`` and ``name.tex`` (booktabs); return their paths.
+
+    Args:
+        rows: dictionaries; a value may be text, a number, a bool, None (empty) or a :class:`Spread`.
+        columns: keys in order, or key -> heading. A Spread takes three columns of the CSV: key, key_spread, key_n.
+        out_dir: where to; made if it is not there.
+        name: file name without ending.
+        caption: one sentence, put above the table.
+        provenance: embedded as a comment; read from ``out_dir/provenance.json`` when None.
+        best: column -> ``min`` or ``max``: its best number is printed bold.
+
+    Raises:
+        UserError: when no row has a column, or ``best`` is neither min nor max.
+    """
+    headings = dict(columns) if isinstance(columns, Mapping) else {c: c.replace("_", " ") for c in columns}
+    for key in headings:
+        if rows and not any(key in row for row in rows):
+            raise unknown("column", key, {k for row in rows for k in row})
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    origin = embedded(provenance if provenance is not None else read_provenance(out_dir))
+    marked = _best_rows(rows, best or {})
+    cells = [[(_text(row.get(key)), (n, key) in marked) for key in headings] for n, row in enumerate(rows)]
+    numeric = [all(isinstance(row.get(key), int | float | Spread | None) for row in rows) for key in headings]
+    paths = [write_csv(rows, list(headings), out_dir / f"{name}.csv")]
+    for ending, text in (
+        ("md", _markdown(headings, cells, numeric, caption, origin)),
+        ("tex", _latex(headings, cells, numeric, caption, name, origin)),
+    ):
+        paths.append(out_dir / f"{name}.{ending}")
+        write_text(paths[-1], text)
+    return paths
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path) -> Path:
+    """Rows as CSV in full precision: reading a number back gives the same bits."""
+    path = Path(path)
+    spreads = {c for c in columns if any(isinstance(row.get(c), Spread) for row in rows)}
+    head = [h for c in columns for h in ((c, f"{c}_spread", f"{c}_n") if c in spreads else (c,))]
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        for row in rows:
+            line = []
+            for c in columns:
+                value = row.get(c)
+                if c not in spreads:
+                    line.append(_plain(value))
+                else:
+                    line += [_plain(v) for v in (value if isinstance(value, Spread) else (value, None, None))]
+            writer.writerow(line)
+    os.replace(temporary, path)
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_provenance(out_dir: str | Path) -> dict[str, Any]:
+    """The provenance that the runner leaves in ``out_dir`` before the notebook starts; empty outside of a run."""
+    try:
+        return json.loads((Path(out_dir) / "provenance.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def embedded(provenance: Mapping[str, Any]) -> str:
+    """The part of the provenance that is embedded, as JSON on one line; keys that the runner does not know stay."""
+    kept = {k: v for k, v in provenance.items() if k not in ("inputs", "seconds", "threads")}
+    first = {k: kept.pop(k) for k in EMBEDDED if k in kept}
+    return json.dumps(first | kept, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """A value as the CSV writer should see it: numbers from NumPy or torch as Python's, None as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | str):
+        return str(value)
+    return repr(value.item() if hasattr(value, "item") else value)
+
+
+def _text(value: Any) -> str:
+    """A value for people: four significant digits, a mean only as far as its spread has meaning."""
+    value = value.item() if hasattr(value, "item") else value
+    if value is None:
+        return ""
+    if isinstance(value, Spread):
+        if not math.isfinite(value.spread) or not math.isfinite(value.mean):
+            return _text(value.mean)
+        digits = _decimals(value.spread, 2) if value.spread else _decimals(value.mean, 4)
+        return f"{value.mean:.{digits}f} ± {value.spread:.{digits}f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        small_or_large = value and not 1e-4 <= abs(value) < 1e6
+        return f"{value:.3e}" if small_or_large else f"{value:.{_decimals(value, 4)}f}"
+    return str(value)
+
+
+def _decimals(value: float, significant: int) -> int:
+    """Decimals that show ``significant`` digits of a number, none for the places left of the point."""
+    return min(12, max(0, significant - 1 - math.floor(math.log10(abs(value))))) if value else significant - 1
+
+
+def _best_rows(rows: Sequence[Mapping[str, Any]], best: Mapping[str, str]) -> set[tuple[int, str]]:
+    marked = set()
+    for key, which in best.items():
+        if which not in ("min", "max"):
+            raise UserError(f"best of column {key!r} must be 'min' or 'max', not {which!r}")
+        values = ((n, row.get(key)) for n, row in enumerate(rows))
+        numbers = {n: v.mean if isinstance(v, Spread) else v for n, v in values}
+        numbers = {n: float(v) for n, v in numbers.items() if v is not None and math.isfinite(float(v))}
+        if numbers:
+            target = min(numbers.values()) if which == "min" else max(numbers.values())
+            marked |= {(n, key) for n, v in numbers.items() if v == target}
+    return marked
+
+
+def _markdown(headings: Mapping[str, str], cells: list, numeric: list[bool], caption: str, origin: str) -> str:
+    def clean(text: str) -> str:
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    lines = [caption, ""]
+    lines.append("| " + " | ".join(clean(h) for h in headings.values()) + " |")
+    lines.append("|" + "|".join("---:" if n else "---" for n in numeric) + "|")
+    for row in cells:
+        lines.append("| " + " | ".join(f"**{clean(t)}**" if bold else clean(t) for t, bold in row) + " |")
+    return "\n".join([*lines, "", f"<!-- provenance: {origin.replace('--', '- -')} -->", ""])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "²": r"\textsuperscript{2}",
+    "σ": r"$\sigma$",
+    "η": r"$\eta$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "×": r"$\times$",
+    "\n": " ",
+}
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex(headings: Mapping[str, str], cells: list, numeric: list[bool], caption: str, name: str, origin: str) -> str:
+    def line(row: Iterable[str]) -> str:
+        return " & ".join(row) + r" \\"
+
+    body = [line(f"\\textbf{{{latex_escape(t)}}}" if bold else latex_escape(t) for t, bold in row) for row in cells]
+    return "\n".join(
+        [
+            f"% provenance: {origin}",
+            r"\begin{table}",
+            r"\centering",
+            f"\\caption{{{latex_escape(caption)}}}",
+            f"\\label{{tab:{name}}}",
+            f"\\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
+            r"\toprule",
+            line(latex_escape(h) for h in headings.values()),
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
