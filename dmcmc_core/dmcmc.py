@@ -1,0 +1,257 @@
+"""Denoising MCMC: chains on (x, sigma), then the reverse diffusion from the least noisy states they pass through.
+
+Kim & Ye 2023 (arXiv 2209.14593). C chains run on for ever; every window of ``n_skip`` steps yields one starting point
+per chain, and an integrator takes it from its own noise level to an image. The chains never see that image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmcmc_core import integrators, schedules
+from dmcmc_core.denoiser import Denoiser, like
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.mcmc import ChainState, Info, Kernel, gibbs, langevin, mala, then
+from dmcmc_core.noise_level import NoiseLevelPosterior
+from dmcmc_core.streams import Drawn, Randomness, Streams
+
+KERNELS = {"langevin": langevin, "mala": mala}
+CALLS = {"langevin": 1, "mala": 2}  # network calls of one step
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """Everything that a chain depends on, beside its model, posterior, seed and number.
+
+    Attributes:
+        chains: C, chains side by side.
+        n_skip: steps in a window; one image leaves every chain per window.
+        eta: step size, in squared data units (``step="constant"``, the paper's) or in units of sigma^2 (``"sigma2"``).
+        kernel: ``langevin`` (the paper's) or ``mala`` (exact; models with log_prob).
+        rule: ``draw`` the noise level from its posterior (the paper) or take its ``argmax`` (the paper's code).
+        pick: where integration starts: the ``smallest`` noise level among the state at the beginning of the window and
+            the n_skip after it, or the ``last`` state.
+        published: as the published code: the earliest of equal levels, and the state at the beginning of the window
+            even if the window before ended on it and emitted it already. Otherwise the latest, and no state twice.
+        start: mean of the noise that warm-up begins with: ``zero`` or the data's ``mean``.
+        warmup: integrator that makes the first images, from sigma_max.
+        warmup_levels: noise levels of that integration.
+        renoise: noise added to those images, where the chains begin, in data units.
+        warmup_steps: chain steps before the first window, the first half of them at ``warmup_eta`` (None: eta).
+    """
+
+    chains: int = 100
+    n_skip: int = 5
+    eta: float = 0.5
+    step: str = "sigma2"
+    kernel: str = "langevin"
+    rule: str = "draw"
+    pick: str = "smallest"
+    published: bool = False
+    start: str = "mean"
+    warmup: str = "dpmpp_2m"
+    warmup_levels: int = 8
+    renoise: float = 0.5
+    warmup_steps: int = 4
+    warmup_eta: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("chains", 1), ("n_skip", 1), ("warmup_levels", 1), ("warmup_steps", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"{name} must be a whole number, at least {least}, not {value!r}")
+        if self.kernel not in KERNELS:
+            raise unknown("kernel", self.kernel, KERNELS)
+        integrators.one_of("pick", self.pick, "smallest", "last")
+        integrators.one_of("start", self.start, "zero", "mean")
+        if not self.renoise > 0:
+            raise UserError(f"renoise must be above 0, not {self.renoise}")
+        integrators.by_name(self.warmup)
+
+    @property
+    def warmup_calls(self) -> int:
+        """Network calls of a chain before its first window."""
+        entry = integrators.by_name(self.warmup)
+        if entry.calls is None:
+            raise UserError(
+                f"warmup={self.warmup!r} adapts its steps; choose an integrator with a fixed number of calls"
+            )
+        return entry.calls(self.warmup_levels) + self.warmup_steps * CALLS[self.kernel]
+
+    @property
+    def window_calls(self) -> int:
+        """Network calls of a chain in one window."""
+        return self.n_skip * CALLS[self.kernel]
+
+
+PUBLISHED: dict[str, Any] = {
+    "chains": 200,
+    "step": "constant",
+    "rule": "argmax",
+    "published": True,
+    "start": "zero",
+    "warmup": "heun_churn",
+    "warmup_levels": 19,
+    "renoise": 0.5,
+    "warmup_steps": 20,
+    "warmup_eta": 0.5,
+}
+"""The settings of the published CIFAR-10 code; its eta and n_skip were never published."""
+
+
+class Chain(NamedTuple):
+    """Chains between two windows: all that has to be saved to go on exactly.
+
+    ``emitted`` (B,) tells whose present state was the last window's starting point.
+    """
+
+    state: ChainState
+    emitted: Tensor
+    drawn: Drawn
+
+
+class Window(NamedTuple):
+    """What a window yields.
+
+    ``start``: the starting points; ``chosen`` (B,): which candidate each is, 0 the state before the window, n_skip the
+    last one; ``sigmas`` (n_skip + 1, B): the noise levels of the candidates; ``acceptance`` (B,): mean over the steps.
+    """
+
+    start: ChainState
+    chosen: Tensor
+    sigmas: Tensor
+    acceptance: Tensor
+
+
+def kernel(denoiser: Denoiser, posterior: NoiseLevelPosterior, settings: ChainSettings, eta: float) -> Kernel:
+    """One step of the chain: in x at fixed sigma, then sigma; Denoising Langevin Gibbs with the published settings."""
+    return then(KERNELS[settings.kernel](denoiser, eta, settings.step), gibbs(posterior, settings.rule))
+
+
+def prior(denoiser: Denoiser, rng: Randomness, rows: int, start: str, device: str | torch.device = "cpu") -> Tensor:
+    """Where integration from pure noise begins: N(m, sigma_max^2 I), (rows, *shape), m = 0 or the data's mean."""
+    m = torch.zeros(denoiser.shape, device=device)
+    if start == "mean":
+        if getattr(denoiser, "mean", None) is None:
+            raise UserError("start='mean' needs a model that knows its data's mean; use start='zero'")
+        m = denoiser.mean.to(m)
+    return m + denoiser.sigma_max * rng(m.expand(rows, *denoiser.shape))
+
+
+def warm_up(
+    denoiser: Denoiser,
+    posterior: NoiseLevelPosterior,
+    settings: ChainSettings,
+    rng: Streams,
+    device: str | torch.device = "cpu",
+) -> Chain:
+    """Chains that have reached the joint distribution of (x, sigma): images from noise, noise added, some steps."""
+    entry = integrators.by_name(settings.warmup)
+    grid = schedules.SCHEDULES[entry.schedule](settings.warmup_levels, denoiser.sigma_max, denoiser.sigma_min)
+    x = prior(denoiser, rng, len(rng.indices), settings.start, device)
+    x = entry(denoiser, x, grid, noise=rng)
+    x = x + settings.renoise * rng(x)
+    state = ChainState(x, x.new_full((len(x),), settings.renoise))
+    state, _ = gibbs(posterior, settings.rule)(state, rng)
+    for i in range(settings.warmup_steps):
+        early = i < settings.warmup_steps // 2 and settings.warmup_eta is not None
+        step = kernel(denoiser, posterior, settings, settings.warmup_eta if early else settings.eta)
+        state, _ = step(state, rng)
+    return Chain(state, torch.zeros(len(x), dtype=torch.bool, device=x.device), rng.state)
+
+
+def windows(step: Kernel, chain: Chain, settings: ChainSettings, rng: Streams) -> Iterator[tuple[Window, Chain]]:
+    """Endless windows of ``n_skip`` steps, each with the chain as it then is. Nothing runs before it is asked for."""
+    rng.state = chain.drawn
+    state, emitted = chain.state, chain.emitted
+    while True:
+        states, infos = [state], []
+        for _ in range(settings.n_skip):
+            state, info = step(state, rng)
+            states.append(state)
+            infos.append(info)
+        window = pick(states, infos, settings, emitted)
+        emitted = window.chosen == settings.n_skip
+        yield window, Chain(state, emitted, rng.state)
+
+
+def pick(states: list[ChainState], infos: list[Info], settings: ChainSettings, emitted: Tensor) -> Window:
+    """The starting point among the states of a window; see ``pick`` and ``published`` of :class:`ChainSettings`."""
+    sigmas = torch.stack([s.sigma for s in states])
+    candidates = sigmas.clone()
+    if not settings.published:
+        candidates[0, emitted] = torch.inf
+    if settings.pick == "last":
+        chosen = torch.full_like(emitted, len(states) - 1, dtype=torch.int64)
+    elif settings.published:
+        chosen = candidates.argmin(0)  # the first of equal ones
+    else:
+        chosen = len(states) - 1 - candidates.flip(0).argmin(0)
+    x = states[-1].x
+    for i, s in enumerate(states[:-1]):
+        x = torch.where(like(chosen == i, x) > 0, s.x, x)
+    sigma = sigmas.gather(0, chosen[None])[0]
+    return Window(ChainState(x, sigma), chosen, sigmas, torch.stack([i.acceptance for i in infos]).mean(0))
+
+
+def denoising_mcmc(
+    denoiser: Denoiser,
+    posterior: NoiseLevelPosterior,
+    integrate: integrators.Integrator,
+    levels: int,
+    settings: ChainSettings = ChainSettings(),  # noqa: B008
+    *,
+    seed: int = 0,
+    chain: Chain | None = None,
+    first_window: int = 0,
+    schedule: str | None = None,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Iterator[tuple[Tensor, Window, Chain]]:
+    """Endless batches of images, one image per chain in each; Kim & Ye 2023 (arXiv 2209.14593).
+
+    Args:
+        integrate: an entry of :data:`dmcmc_core.integrators.INTEGRATORS`; ``options`` go to it.
+        levels: noise levels of its grid, which starts at each sample's own sigma.
+        chain, first_window: where an earlier iteration stopped, to go on exactly.
+        schedule: name of the grid, in :data:`dmcmc_core.schedules.SCHEDULES`; None: the integrator's own.
+
+    Yields:
+        images (chains, *shape); the :class:`Window` they started from; the :class:`Chain` to go on from.
+    """
+    rng = Streams(seed, "chain", range(settings.chains))
+    if chain is None:
+        chain = warm_up(denoiser, posterior, settings, rng, device)
+    step = kernel(denoiser, posterior, settings, settings.eta)
+    for number, (window, after) in enumerate(windows(step, chain, settings, rng), start=first_window):
+        noise = Streams(seed, "image", range(number * settings.chains, (number + 1) * settings.chains))
+        yield (
+            denoise(denoiser, window.start, integrate, levels, noise, schedule=schedule, **options),
+            window,
+            after,
+        )
+
+
+def denoise(
+    denoiser: Denoiser,
+    start: ChainState,
+    integrate: integrators.Integrator,
+    levels: int,
+    noise: Randomness,
+    *,
+    schedule: str | None = None,
+    **options: Any,
+) -> Tensor:
+    """Images from states of the chains: ``levels`` noise levels from each sample's own sigma, then 0."""
+    grid = schedules.SCHEDULES[schedule or integrate.schedule](levels, start.sigma, denoiser.sigma_min)
+    return integrate(denoiser, start.x, grid, noise=noise, **options)
+
+
+def as_dict(settings: ChainSettings) -> dict[str, Any]:
+    """The settings as plain values, for a manifest."""
+    return asdict(settings)
