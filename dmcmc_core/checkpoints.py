@@ -1,0 +1,239 @@
+"""Networks on disk: safetensors with the model card (JSON) in the file's metadata. A checkpoint is data, never code."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.nets import features, noise_level, unet
+
+NETS = Path(__file__).resolve().parents[1] / "exp" / "nets"
+"""Where the shipped networks lie."""
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "unet": unet.Denoiser,
+    "noise-level-published": noise_level.PublishedClassifier,
+    "noise-level-light": noise_level.LightClassifier,
+    "digits-cnn": features.DigitsCNN,
+}
+_FOREIGN = {
+    ".pth": "PyTorch files of score_sde and the published noise-level classifiers",
+    ".pt": "PyTorch files",
+    ".ckpt": "PyTorch Lightning files",
+    ".pkl": "pickles of EDM and StyleGAN",
+    ".bin": "diffusers' PyTorch files",
+}
+
+
+def save(module: nn.Module, path: str | Path, card: dict) -> None:
+    """Write a network and its card; a file of that name is only replaced once the new one is whole.
+
+    Args:
+        module: of one of ``ARCHITECTURES``, with a ``config`` that makes it again.
+        path: ends in .safetensors.
+        card: what is known about it (JSON); ``architecture``, ``config`` and ``parameters`` are added.
+    """
+    from safetensors.torch import save_file
+
+    name = next(key for key, made in ARCHITECTURES.items() if type(module) is made)
+    parameters = sum(p.numel() for p in module.parameters())
+    card = {**card, "architecture": name, "config": module.config, "parameters": parameters}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    temporary = Path(f"{path}.part")
+    save_file(tensors, temporary, metadata={"card": json.dumps(card)})
+    os.replace(temporary, path)
+
+
+def read_card(path: str | Path) -> dict:
+    """The model card of a safetensors file, without reading the tensors.
+
+    Raises:
+        UserError: for a file that is missing, truncated, of another kind, or carries no card.
+    """
+    return _read(Path(path), tensors=False)[0]
+
+
+def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
+    """A denoiser by name (``digits``, ``glyphs32-exact``) or from a safetensors file written by :func:`save`.
+
+    Args:
+        name_or_path: a name of ``MODELS`` or a path.
+        device: where to compute.
+        config: a card, as a dict or a JSON or YAML file, for a safetensors file that carries none:
+            ``architecture``, ``config``, ``sigma_min``, ``sigma_max``, ``data_range``, and optionally ``name``.
+
+    Returns:
+        A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape), ``card`` and ``name``.
+        A network is in eval mode, without gradients for its weights, and evaluated in blocks of 64 rows.
+
+    Raises:
+        UserError: for an unknown name, and for a file that is missing, truncated, of another format, or whose tensors
+            do not fit the architecture that its card names.
+    """
+    name = str(name_or_path)
+    if name in MODELS:
+        if config is not None:
+            raise UserError(f"config is for files without a card; the model {name!r} has one")
+        return MODELS[name](device)
+    net, card = _network(_file(name, MODELS, "model"), device, config)
+    if not isinstance(net, unet.Denoiser):
+        raise UserError(f"{name} holds {card['architecture']!r}, which is no score network; known are 'unet'")
+    return _denoiser(net, card)
+
+
+def load_noise_level(name_or_path: str | Path, device: str = "cpu") -> tuple[nn.Module, Tensor, dict]:
+    """A noise-level classifier by the name of its model (``digits``) or from a safetensors file.
+
+    Returns:
+        The network (B, *shape) -> (B, 1000) logits in eval mode; the levels (1000,) float64, descending from sigma_max;
+        and the card.
+
+    Raises:
+        UserError: as :func:`load_model`.
+    """
+    name = str(name_or_path)
+    path = NETS / f"{name}-noise-level.safetensors"
+    if not path.is_file() or os.sep in name:
+        known = [p.name.removesuffix("-noise-level.safetensors") for p in NETS.glob("*-noise-level.safetensors")]
+        path = _file(name, known, "noise-level classifier")
+    net, card = _network(path, device, None)
+    if not card["architecture"].startswith("noise-level"):
+        raise UserError(f"{path} holds {card['architecture']!r}, which is no noise-level classifier")
+    return net, noise_level.levels(card["sigma_min"], card["sigma_max"], net.config["n_levels"]).to(device), card
+
+
+def _file(name: str, names, kind: str) -> Path:
+    """The path meant by ``name``, or the error that says what was looked for."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in {".safetensors", *_FOREIGN} or os.sep in name:
+        raise UserError(f"no such file: {name}")
+    raise unknown(kind, name, names)
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
+    """Card (empty if there is none) and tensors of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in _FOREIGN:
+        raise UserError(
+            f"{path} is not a safetensors file ({path.suffix}: {_FOREIGN[path.suffix]}); at present only .safetensors "
+            "files written by dmcmc_core can be read, and pickles are never executed"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            content = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
+    except (OSError, SafetensorError, struct.error) as error:
+        raise UserError(
+            f"{path} cannot be read as safetensors, it is truncated or of another format: {error}"
+        ) from error
+    try:
+        card = json.loads(metadata.get("card", "{}"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"the model card inside {path} is not JSON: {error}") from error
+    return card, content
+
+
+def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
+    """The network of a file on ``device``, in eval mode and without gradients; and its card."""
+    card, tensors = _read(path)
+    if card and config is not None:
+        raise UserError(f"{path} carries its own card; config is for files without one")
+    if not card and config is None:
+        raise UserError(
+            f"{path} carries no model card; name architecture, sigma_min, sigma_max and data_range by config"
+        )
+    card = card or _read_config(config)
+    card.setdefault("name", path.stem)
+    missing = [key for key in ("architecture", "config", "sigma_min", "sigma_max", "data_range") if key not in card]
+    if missing:
+        raise UserError(f"the model card of {path} lacks {', '.join(missing)}")
+    if card["architecture"] not in ARCHITECTURES:
+        raise unknown(f"architecture in the card of {path},", card["architecture"], ARCHITECTURES)
+    try:
+        net = ARCHITECTURES[card["architecture"]](**card["config"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {error}") from error
+    _check(tensors, net.state_dict(), path, card["architecture"])
+    net.load_state_dict(tensors)
+    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), card
+
+
+def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, architecture: str) -> None:
+    for key in wanted:
+        if key not in found:
+            raise UserError(f"{path} is not a {architecture!r} as its card says: tensor {key!r} is missing")
+        if found[key].shape != wanted[key].shape:
+            raise UserError(
+                f"{path} does not fit its architecture {architecture!r}: tensor {key!r} has shape "
+                f"{tuple(found[key].shape)}, the network needs {tuple(wanted[key].shape)}"
+            )
+    extra = sorted(found.keys() - wanted.keys())
+    if extra:
+        raise UserError(f"{path} is not a {architecture!r} as its card says: it holds the unknown tensor {extra[0]!r}")
+
+
+_CONFIG_KEYS = ("architecture", "config", "sigma_min", "sigma_max", "data_range", "name")
+
+
+def _read_config(config: str | Path | dict) -> dict:
+    if not isinstance(config, dict):
+        import yaml
+
+        try:
+            config = yaml.safe_load(Path(config).read_text())  # JSON is YAML
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"config {config} cannot be read: {error}") from error
+        if not isinstance(config, dict):
+            raise UserError("config must hold a mapping of names to values")
+    for key in config:
+        if key not in _CONFIG_KEYS:
+            raise unknown("key of config", key, _CONFIG_KEYS)
+    return dict(config)
+
+
+def _denoiser(net: unet.Denoiser, card: dict) -> Denoiser:
+    adapter = Adapter(
+        net,
+        shape=tuple(net.mean.shape),
+        data_range=tuple(card["data_range"]),
+        sigma_min=card["sigma_min"],
+        sigma_max=card["sigma_max"],
+        mean=net.mean,
+    )
+    adapter.card, adapter.name, adapter.net = card, card["name"], net
+    return InBlocks(adapter, BLOCK)
+
+
+def _shipped(name: str) -> Callable[[str], Denoiser]:
+    def load(device: str) -> Denoiser:
+        path = NETS / f"{name}.safetensors"
+        if not path.is_file():
+            raise UserError(f"the network {name!r} is not in {NETS}: train it with train score --config {name}.yaml")
+        return _denoiser(*_network(path, device, None))
+
+    return load
+
+
+def _glyphs32_exact(device: str) -> Denoiser:
+    from dmcmc_core.analytic import EmpiricalData
+    from dmcmc_core.data import glyphs32
+
+    images = glyphs32(4000).images.to(device)
+    model = EmpiricalData(images, sigma_min=0.01, sigma_max=50.0)
+    model.name = "glyphs32-exact"
+    model.card = {"name": model.name, "architecture": "exact", "data": "glyphs32(n=4000, seed=0)"}
+    return model
+
+
+MODELS: dict[str, Callable[[str], Denoiser]] = {"digits": _shipped("digits"), "glyphs32-exact": _glyphs32_exact}

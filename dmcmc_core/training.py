@@ -1,0 +1,505 @@
+"""Training: one resumable loop, and three things to train with it: score networks, noise-level classifiers, features.
+
+A run is a YAML file. It leaves NAME.safetensors (the averaged weights and their card) and NAME.log (JSON lines), and while
+it goes on NAME.state, from which it continues bit for bit after any interruption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmcmc_core import checkpoints
+from dmcmc_core.data import digits, glyphs32
+from dmcmc_core.denoiser import like
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.nets.features import DigitsCNN
+from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cross_entropy, levels
+from dmcmc_core.nets.unet import Denoiser
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every training run needs to know; the keys of its YAML file."""
+
+    name: str
+    data: str = "digits"
+    validation: int = 0
+    """Training images kept aside to choose settings with; 0 trains on all, the log then shows the held-out loss."""
+    net: dict = dataclasses.field(default_factory=dict)
+    """Arguments of the architecture."""
+    augment: dict = dataclasses.field(default_factory=dict)
+    """Largest ``shift`` (pixels), ``rotate`` (degrees), ``scale`` (log), ``shear``; and ``probability`` of each."""
+    steps: int
+    batch: int = 128
+    lr: float = 1e-3
+    """Of Adam; rises over ``warmup`` steps, then falls as a cosine to 0."""
+    warmup: int = 200
+    weight_decay: float = 0.0
+    ema: float = 0.999
+    """Decay of the averaged weights per step; smaller at first, (1 + step) / (10 + step)."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+    threads: int = 1
+    """Part of the recipe: other numbers of threads add up in other orders."""
+    log_every: int = 500
+    save_every: float = 30.0
+    """Seconds between states on disk."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreConfig(Config):
+    """Denoising score matching; noise levels lognormal, a part log-uniform over the whole range."""
+
+    sigma_min: float = 0.01
+    sigma_max: float = 10.0
+    p_mean: float = -1.6
+    p_std: float = 1.2
+    p_uniform: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoiseLevelConfig(Config):
+    """Cross-entropy over noise levels, uniform over their classes."""
+
+    sigma_min: float = 0.01
+    sigma_max: float = 10.0
+    architecture: str = "light"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeaturesConfig(Config):
+    """Cross-entropy over the classes of the data."""
+
+
+CONFIGS: dict[str, type[Config]] = {"score": ScoreConfig, "noise-level": NoiseLevelConfig, "features": FeaturesConfig}
+
+
+class Task(NamedTuple):
+    """What the loop trains."""
+
+    module: nn.Module
+    loss: Callable[[nn.Module], Tensor]
+    """Draws a batch and returns its loss; all randomness from torch's global generator."""
+    measure: Callable[[nn.Module], dict[str, float]]
+    """Numbers for the log; uses no global randomness."""
+    card: dict
+
+
+def read_config(kind: str, path: str | Path) -> Config:
+    """The YAML file of a run.
+
+    Raises:
+        UserError: for an unknown kind or key (naming the nearest), a missing one, or a value of the wrong type.
+    """
+    import yaml
+
+    if kind not in CONFIGS:
+        raise unknown("kind of training", kind, CONFIGS)
+    try:
+        given = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"the training config {path} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"the training config {path} must hold a mapping of names to values")
+    return make_config(kind, given)
+
+
+def make_config(kind: str, given: dict) -> Config:
+    """The config of a run from a dict; checked as :func:`read_config` says."""
+    fields = {field.name: field for field in dataclasses.fields(CONFIGS[kind])}
+    for key, value in given.items():
+        if key not in fields:
+            raise unknown(f"key in the {kind} config", key, fields)
+        wanted = {"str": str, "int": int, "float": (int, float), "dict": dict}[fields[key].type]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise UserError(f"{key} in the {kind} config must be {fields[key].type}, not {value!r}")
+    missing = [name for name in ("name", "steps") if name not in given]
+    if missing:
+        raise UserError(f"the {kind} config lacks {' and '.join(missing)}")
+    for key in ("steps", "batch", "log_every", "threads"):
+        if given.get(key, 1) < 1:
+            raise UserError(f"{key} in the {kind} config must be at least 1, not {given[key]}")
+    return CONFIGS[kind](**given)
+
+
+def train(kind: str, config_path: str | Path, out_dir: str | Path | None = None, progress: bool = True) -> Path:
+    """Run or continue the training that a YAML file describes.
+
+    Args:
+        kind: ``score``, ``noise-level`` or ``features``.
+        config_path: the YAML file.
+        out_dir: where the files go; by default beside the config.
+        progress: whether to show a bar with rate and remaining time on stderr.
+
+    Returns:
+        The path of the finished NAME.safetensors.
+
+    Raises:
+        UserError: for a bad config, or a state that belongs to another config.
+        KeyboardInterrupt: after Ctrl-C, once the state is saved; the same command continues.
+    """
+    runs = {"score": train_score, "noise-level": train_noise_level, "features": train_features}
+    config = read_config(kind, config_path)
+    return runs[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress)
+
+
+def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Path:
+    """A denoiser by score matching: min E |D(x0 + sigma z, sigma) - x0|^2 / c_out^2 (Karras et al. 2022, eq. 8)."""
+    train_set, test_set = _data(config)
+    mean = train_set.images.mean(0)
+    sigma_data = float((train_set.images - mean).square().mean().sqrt())
+    augment = Augmentation(**_checked(config.augment, Augmentation))
+
+    def make() -> nn.Module:
+        labels = len(augment.labels) if augment.probability else 0
+        net = Denoiser(train_set.images.shape[1:], sigma_data, augment=labels, **config.net)
+        net.mean.copy_(mean)
+        return net.to(memory_format=torch.channels_last)
+
+    def weighted(net: nn.Module, x0: Tensor, sigma: Tensor, z: Tensor, *labels: Tensor) -> Tensor:
+        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+        error = (net(x0 + like(sigma, x0) * z, sigma, *labels) - x0).square().flatten(1).mean(1)
+        return (weight * error).mean()
+
+    def loss(net: nn.Module) -> Tensor:
+        x0, labels = augment(_batch(train_set.images, config.batch))
+        return weighted(
+            net, x0, draw_sigma(config, len(x0)), torch.randn_like(x0), labels if augment.probability else None
+        )
+
+    fixed = [_fixed(config, images) for images in (test_set.images, train_set.images[: len(test_set.images)])]
+
+    def measure(net: nn.Module) -> dict[str, float]:
+        held_out, seen = (float(weighted(net, *draws)) for draws in fixed)
+        return {"held_out_loss": held_out, "train_loss": seen}
+
+    card = {
+        "data_range": [0.0, 1.0],
+        "sigma_data": sigma_data,
+        "sigma_min": config.sigma_min,
+        "sigma_max": config.sigma_max,
+    }
+    return _fit("score", config, _task(config, make, loss, measure, card), out_dir, progress)
+
+
+def draw_sigma(config: ScoreConfig, n: int) -> Tensor:
+    """(n,) noise levels: ln sigma ~ N(p_mean, p_std^2), with probability p_uniform uniform in [ln min, ln max]."""
+    low, high = math.log(config.sigma_min), math.log(config.sigma_max)
+    uniform = low + (high - low) * torch.rand(n)
+    normal = (config.p_mean + config.p_std * torch.randn(n)).clamp(low, high)
+    return torch.where(torch.rand(n) < config.p_uniform, uniform, normal).exp()
+
+
+def _fixed(config: ScoreConfig, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images twice, with noise levels and noise that are the same at every measurement."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        x0 = images.repeat(2, 1, 1, 1)
+        return x0, draw_sigma(config, len(x0)), torch.randn_like(x0)
+
+
+def train_noise_level(config: NoiseLevelConfig, out_dir: Path, progress: bool = True) -> Path:
+    """A classifier of the noise level: min E -log q(level | x0 + sigma_level z), level uniform (Kim & Ye 2023)."""
+    made = {"light": LightClassifier, "published": PublishedClassifier}
+    if config.architecture not in made:
+        raise unknown("noise-level architecture", config.architecture, made)
+    train_set, test_set = _data(config)
+    augment = Augmentation(**_checked(config.augment, Augmentation))
+    shape, ends = list(train_set.images.shape[1:]), {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
+    arguments = {"shape": shape, **(ends if config.architecture == "light" else {}), **config.net}
+    sigmas = levels(config.sigma_min, config.sigma_max, config.net.get("n_levels", 1000)).float()
+
+    def noisy(images: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        x0 = augment(_batch(images, n))[0]
+        level = torch.randint(len(sigmas), (n,))
+        return x0 + like(sigmas[level], x0) * torch.randn_like(x0), level
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        plain = dataclasses.replace(augment, probability=0.0)
+        augment, kept = plain, augment
+        fixed = [noisy(images, 10_000) for images in (test_set.images, train_set.images)]
+        augment = kept
+
+    def measure(net: nn.Module) -> dict[str, float]:
+        held_out, seen = (float(cross_entropy(net, *draws)) for draws in fixed)
+        return {"held_out_loss": held_out, "train_loss": seen}
+
+    def loss(net: nn.Module) -> Tensor:
+        return cross_entropy(net, *noisy(train_set.images, config.batch))
+
+    task = _task(
+        config, lambda: made[config.architecture](**arguments), loss, measure, {"data_range": [0.0, 1.0], **ends}
+    )
+    return _fit("noise-level", config, task, out_dir, progress)
+
+
+def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True) -> Path:
+    """A classifier of 8x8 digits, whose features distances are measured in."""
+    train_set, test_set = _data(config)
+    augment = Augmentation(**_checked(config.augment, Augmentation))
+
+    def loss(net: nn.Module) -> Tensor:
+        index = torch.randint(len(train_set.images), (config.batch,))
+        return F.cross_entropy(net.logits(augment(train_set.images[index])[0]), train_set.labels[index])
+
+    def measure(net: nn.Module) -> dict[str, float]:
+        logits = net.logits(test_set.images)
+        accuracy = float((logits.argmax(1) == test_set.labels).float().mean())
+        return {"held_out_loss": float(F.cross_entropy(logits, test_set.labels)), "held_out_accuracy": accuracy}
+
+    card = {"data_range": [0.0, 1.0], "sigma_min": 0.0, "sigma_max": 0.0}
+    return _fit(
+        "features", config, _task(config, lambda: DigitsCNN(**config.net), loss, measure, card), out_dir, progress
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Small affine changes, each made with ``probability`` and reported as labels, which a network may take as input.
+
+    A network that is told of them learns from the changed images without ever drawing changed ones: at sampling the
+    labels are zero (Karras et al. 2022, Appendix F.2).
+    """
+
+    probability: float = 0.0
+    shift: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    labels = ("shift x", "shift y", "rotation", "scale x", "scale y", "shear")
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] on black -> changed images, labels (B, 6) in [-1, 1]."""
+        labels = torch.zeros(len(images), len(self.labels))
+        if not self.probability:
+            return images, labels
+        labels = (2 * torch.rand_like(labels) - 1) * (torch.rand_like(labels) < self.probability)
+        height, width = images.shape[2:]
+        size = [2 * self.shift / width, 2 * self.shift / height, math.radians(self.rotate)]
+        dx, dy, angle, sx, sy, shear = (labels * torch.tensor([*size, self.scale, self.scale, self.shear])).unbind(1)
+        cos, sin, sx, sy = angle.cos(), angle.sin(), sx.exp(), sy.exp()
+        rows = [sx * cos, sx * (shear - sin), dx, sy * sin, sy * (cos + shear * sin), dy]
+        grid = F.affine_grid(torch.stack(rows, 1).reshape(-1, 2, 3), list(images.shape), align_corners=False)
+        moved = F.grid_sample(images, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
+        untouched = (labels == 0).all(1)
+        return torch.where(untouched[:, None, None, None], images, moved), labels
+
+
+def _checked(given: dict, made: type) -> dict:
+    names = [field.name for field in dataclasses.fields(made)]
+    for key in given:
+        if key not in names:
+            raise unknown("key of augment", key, names)
+    return given
+
+
+def _batch(images: Tensor, n: int) -> Tensor:
+    return images[torch.randint(len(images), (n,))]
+
+
+class _Set(NamedTuple):
+    images: Tensor
+    labels: Tensor
+
+
+def _data(config: Config) -> tuple[_Set, _Set]:
+    """What is trained on, and what the log's held-out numbers are measured on."""
+    if config.data == "digits":
+        seen, unseen = (_Set(d.images, d.labels) for d in (digits("train"), digits("heldout")))
+    elif config.data == "glyphs32":
+        both = glyphs32(5000)
+        seen, unseen = (_Set(both.images[part], both.labels[part]) for part in (slice(4000), slice(4000, None)))
+    else:
+        raise unknown("data set", config.data, ("digits", "glyphs32"))
+    if config.validation:
+        if not 0 < config.validation < len(seen.images):
+            raise UserError(f"validation must be below the {len(seen.images)} training images, not {config.validation}")
+        part = len(seen.images) - config.validation
+        return _Set(seen.images[:part], seen.labels[:part]), _Set(seen.images[part:], seen.labels[part:])
+    return seen, unseen
+
+
+def _task(config: Config, make: Callable[[], nn.Module], loss, measure, card: dict) -> Task:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            return Task(make(), loss, measure, card)
+        except TypeError as error:
+            raise UserError(f"net in the config {config.name!r} does not make a network: {error}") from error
+
+
+def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -> Path:
+    """The loop: Adam, warm-up and cosine, averaged weights, state on disk; returns the finished file."""
+    from tqdm import tqdm
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    state_file, log_file, result = (out_dir / f"{config.name}.{end}" for end in ("state", "log", "safetensors"))
+    described = {"kind": kind, **dataclasses.asdict(config)}
+    module, average = task.module.train(), _copy_of(task.module)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    step, rows, spent = 0, [], 0.0
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    with torch.random.fork_rng(devices=[]), _interrupts() as interrupted:
+        torch.manual_seed(config.seed)
+        if state_file.is_file():
+            state = _load_state(state_file, described)
+            step, rows, spent = state["step"], state["rows"], state["seconds"]
+            module.load_state_dict(state["module"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+        start = saved = time.monotonic()
+
+        def save_state() -> None:
+            _replace(
+                state_file,
+                lambda path: torch.save(
+                    {
+                        "config": described,
+                        "step": step,
+                        "rows": rows,
+                        "seconds": spent + time.monotonic() - start,
+                        "module": module.state_dict(),
+                        "average": average.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "rng": torch.get_rng_state(),
+                    },
+                    path,
+                ),
+            )
+
+        bar = tqdm(total=config.steps, initial=step, desc=config.name, unit="step", disable=not progress)
+        running = 0.0
+        while step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            loss = task.loss(module)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            optimizer.step()
+            step += 1
+            _update(average, module, min(config.ema, (1 + step) / (10 + step)))
+            running = loss.item() if step == 1 else 0.99 * running + 0.01 * loss.item()
+            bar.update()
+            if step % config.log_every == 0 or step == config.steps:
+                seconds = round(spent + time.monotonic() - start, 1)
+                row = {"step": step, "seconds": seconds, "loss": loss.item(), **_measured(task, average)}
+                rows.append(row)
+                _write_log(log_file, described, rows)
+                bar.set_postfix(loss=f"{running:.4f}", held_out=f"{row['held_out_loss']:.4f}")
+            if interrupted() or time.monotonic() - saved > config.save_every:
+                save_state()
+                saved = time.monotonic()
+            if interrupted():
+                bar.close()
+                print(
+                    f"stopped at step {step} of {config.steps}; the same command continues from there", file=sys.stderr
+                )
+                raise KeyboardInterrupt
+        bar.close()
+    torch.set_num_threads(threads)
+    checkpoints.save(average.eval(), result, _card(kind, config, task, rows[-1]))
+    state_file.unlink(missing_ok=True)
+    return result
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear rise over ``warmup`` steps, then a half cosine down to 0 at ``steps``."""
+    rise = min(1.0, (step + 1) / max(config.warmup, 1))
+    return config.lr * rise * (1 + math.cos(math.pi * step / config.steps)) / 2
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _update(average: nn.Module, module: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def _measured(task: Task, average: nn.Module) -> dict[str, float]:
+    return task.measure(average)
+
+
+def _load_state(path: Path, described: dict) -> dict:
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as the state of a training run; delete it to start again") from error
+    for key in described:
+        if state["config"].get(key) != described[key]:
+            raise UserError(
+                f"{path} belongs to a run with {key} = {state['config'].get(key)!r}, not {described[key]!r} as configured: "
+                "restore the config to continue that run, or delete the state to start again"
+            )
+    return state
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Whole or not at all: write under another name, then rename."""
+    temporary = path.with_name(path.name + ".part")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def _write_log(path: Path, described: dict, rows: list[dict]) -> None:
+    lines = [json.dumps({"config": described}), *(json.dumps(row) for row in rows)]
+    _replace(path, lambda part: part.write_text("\n".join(lines) + "\n"))
+
+
+def _card(kind: str, config: Config, task: Task, last: dict) -> dict:
+    return {
+        "name": config.name,
+        **task.card,
+        "data": config.data,
+        "seed": config.seed,
+        "training": f"python -m dmcmc_core train {kind} --config {config.name}.yaml",
+        "training_config": dataclasses.asdict(config),
+        "last_log": last,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
+    }
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag instead of breaking a step in the middle; a second one breaks at once."""
+    seen = []
+
+    def note(number, frame) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
