@@ -17,6 +17,7 @@ import fcntl
 import filecmp
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -688,6 +689,9 @@ def reproduce(
         )
     for item in items:
         check_parameters(project, item, profile)
+    for package in ("papermill", "ipykernel"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"running notebooks needs {package}: pip install -r requirements.txt")
 
     outcomes: dict[str, Outcome] = {}
     todo = []

@@ -1,0 +1,341 @@
+"""The command line: ``python -m dmcmc_core VERB``, one verb for one job.
+
+Each verb imports what it needs when it runs: sampling, training and evaluation do without the notebook packages.
+Bad input ends with one sentence on stderr and status 2, a notebook that failed with status 1, an interruption with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dmcmc_core.errors import UserError, unknown
+
+PROGRAM = "python -m dmcmc_core"
+CONTINUE = {
+    "reproduce": "finished items are kept: the same command goes on from here",
+    "sample": "finished shards are kept: the same command goes on from here",
+    "train": "the last saved state is kept: the same command goes on from there",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        verbs = parser()
+        if words and not words[0].startswith("-") and words[0] not in VERBS:
+            raise unknown("verb", words[0], (name for name, verb in VERBS.items() if verb.help))
+        arguments = verbs.parse_args(words)
+        return VERBS[arguments.verb].function(arguments) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; {CONTINUE.get(words[0] if words else '', 'nothing was left half-written')}",
+            file=sys.stderr,
+        )
+        return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with its errors as one sentence, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> Parser:
+    top = Parser(
+        prog=PROGRAM,
+        description="Good images from few network evaluations of score-based diffusion models, without retraining.",
+        epilog=f"Help on a verb: {PROGRAM} VERB --help",
+    )
+    shown = "{" + ",".join(name for name, verb in VERBS.items() if verb.help) + "}"
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs", help=shown)
+    for name, verb in VERBS.items():
+        options = {"help": verb.help} if verb.help else {}
+        sub = verbs.add_parser(
+            name,
+            description=verb.description or verb.help,
+            epilog=verb.example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+        verb.arguments(sub)
+    return top
+
+
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` pairs with values as YAML: 1e-4 is a number, true a bool, [1, 2] a list."""
+    import yaml
+
+    from dmcmc_core.experiments import read_yaml
+
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--set takes key=value, such as eta=0.01, not {pair!r}")
+        if key in result:
+            raise UserError(f"--set {key} is given twice")
+        try:
+            result[key] = read_yaml(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {key}: {value!r} is not a YAML value") from None
+    return result
+
+
+# reproduce
+
+
+def reproduce_arguments(p: argparse.ArgumentParser) -> None:
+    from dmcmc_core.experiments import PROFILES
+
+    p.add_argument(
+        "--profile",
+        default="local",
+        metavar="P",
+        help=f"{', '.join(PROFILES)} (default: local). smoke: seconds per item; local: minutes on "
+        "two cores, fills figures/; full: the same at full size, hours; paper: published checkpoints, CUDA",
+    )
+    p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
+    p.add_argument("--list", action="store_true", help="show every item with its verdict and time, and run nothing")
+    p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: 2 if there are two cores)")
+    p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
+
+
+def reproduce(a: argparse.Namespace) -> int:
+    from dmcmc_core import experiments
+
+    project = _project(a)
+    if a.list:
+        print(experiments.overview(a.profile, a.only, project))
+        return 0
+    outcomes = experiments.reproduce(a.profile, a.only, a.jobs, project)
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+def _project(a: argparse.Namespace):
+    from dmcmc_core.experiments import Project, here
+
+    return Project(a.root.resolve(), a.package) if a.root else here()
+
+
+def run_one_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("id")
+    p.add_argument("--profile", default="local")
+    p.add_argument("--root", type=Path)
+    p.add_argument("--package", default="dmcmc_core")
+    p.add_argument("--with-parent", action="store_true", help="end when the process that started this one has gone")
+
+
+def run_one(a: argparse.Namespace) -> int:
+    from dmcmc_core import experiments
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the kernel and its sockets are put away
+    if a.with_parent:
+        experiments.end_with_parent()
+    try:
+        print(experiments.run_one(_project(a), a.id, a.profile))
+        return 0
+    except experiments.Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+
+
+def readme_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--profile", default="local", metavar="P", help="whose verdicts to show (default: local)")
+    p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
+
+
+def readme(a: argparse.Namespace) -> int:
+    from dmcmc_core import experiments
+
+    print(f"wrote {experiments.write_readme(_project(a), a.profile)}")
+    return 0
+
+
+# sample
+
+
+def sample_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", required=True, metavar="M", help="digits, glyphs32-exact, or the path of a checkpoint")
+    p.add_argument(
+        "--sampler", required=True, metavar="S", help="an integrator's name, or dlg+NAME to start it from chains"
+    )
+    p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
+    p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
+    p.add_argument("--seed", type=int, default=0, metavar="s", help="image i of a seed is always the same (default: 0)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
+    p.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a setting; may be repeated"
+    )
+    p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def sample(a: argparse.Namespace) -> int:
+    chosen = settings(a.settings)
+    for name, value in (("nfe", a.nfe), ("num", a.num)):
+        if value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
+    from dmcmc_core import sampling_run
+
+    sampling_run.run(
+        model=a.model,
+        sampler=a.sampler,
+        nfe=a.nfe,
+        num=a.num,
+        seed=a.seed,
+        out=a.out,
+        settings=chosen,
+        device=a.device,
+    )
+    return 0
+
+
+# evaluate
+
+
+def evaluate_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("directory", type=Path, metavar="DIR", help="images that sample wrote")
+    p.add_argument(
+        "--reference",
+        required=True,
+        metavar="R",
+        help="digits-heldout, digits-train, glyphs32, or an NPZ of images",
+    )
+    p.add_argument(
+        "--features",
+        required=True,
+        metavar="F",
+        help="digits-cnn, random-conv or inception; only distances in the last are called FID",
+    )
+    p.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    p.add_argument("--weights", type=Path, metavar="FILE", help="weights of the Inception network")
+
+
+def evaluate(a: argparse.Namespace) -> int:
+    from dmcmc_core import metrics
+
+    result = metrics.evaluate(a.directory, a.reference, a.features, weights=a.weights)
+    print(json.dumps(result, default=_number) if a.json else readable(result))
+    return 0
+
+
+def readable(result: dict[str, Any]) -> str:
+    """A dictionary of results as lines, names left and values right."""
+    width = max(map(len, result))
+    lines = []
+    for name, value in result.items():
+        value = _number(value) if hasattr(value, "item") or hasattr(value, "tolist") else value
+        if isinstance(value, float):
+            value = f"{value:.6g}"
+        elif isinstance(value, dict | list | tuple):
+            value = json.dumps(value, default=_number)
+        lines.append(f"{name:<{width}}  {value}")
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> Any:
+    """What JSON does not know: numbers and arrays of NumPy and torch, paths."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+# train
+
+KINDS = ("score", "noise-level", "features")
+
+
+def train_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("kind", metavar="KIND", help=" or ".join(KINDS))
+    p.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file of the run; see exp/nets/")
+
+
+def train(a: argparse.Namespace) -> int:
+    if a.kind not in KINDS:
+        raise unknown("kind of training", a.kind, KINDS)
+    if not a.config.is_file():
+        raise UserError(f"--config {a.config} is not a file")
+    from dmcmc_core import training
+
+    training.train(a.kind, a.config)
+    return 0
+
+
+# doctor
+
+
+def doctor_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    p.add_argument("--weights", type=Path, metavar="FILE", help="where the Inception weights are")
+
+
+def doctor(a: argparse.Namespace) -> int:
+    from dmcmc_core import doctor as examination
+
+    found = examination.examine(weights=a.weights)
+    print(json.dumps(found, indent=1) if a.json else examination.report(found))
+    return 0
+
+
+class Verb:
+    """A verb's name in the help, its arguments and what it does; verbs without help text are not shown."""
+
+    def __init__(self, function, arguments, help: str = "", description: str = "", example: str = "") -> None:
+        self.function, self.arguments = function, arguments
+        self.help, self.description, self.example = help, description, example
+
+
+VERBS = {
+    "reproduce": Verb(
+        reproduce,
+        reproduce_arguments,
+        "run the notebooks that have not run yet and fill figures/",
+        "Run every notebook of exp/manifest.yaml whose run is not there yet, and fill figures/.\n"
+        "A run is named by a hash of all that it depends on: an unchanged one is not repeated, an interrupted\n"
+        "one is made again. Ends with a table of items, times and verdicts; status 1 if a notebook failed.",
+        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only figure3",
+    ),
+    "sample": Verb(
+        sample,
+        sample_arguments,
+        "draw images from a model with a sampler",
+        "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
+        f"example:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out /tmp/images "
+        "--set n_skip=5 --set eta=0.01",
+    ),
+    "evaluate": Verb(
+        evaluate,
+        evaluate_arguments,
+        "compare images with a reference",
+        "Fréchet distance, KID, precision, recall, density and coverage of images against a reference.",
+        f"example:\n  {PROGRAM} evaluate /tmp/images --reference digits-heldout --features digits-cnn --json",
+    ),
+    "train": Verb(
+        train,
+        train_arguments,
+        "train a score net, a noise-level classifier or features",
+        "Train what ships in exp/nets, or your own. An interrupted training goes on from its last saved state.",
+        f"example:\n  {PROGRAM} train score --config exp/nets/digits.yaml",
+    ),
+    "doctor": Verb(
+        doctor,
+        doctor_arguments,
+        "what is here, what is missing, and what each missing thing costs",
+    ),
+    "readme": Verb(
+        readme,
+        readme_arguments,
+        "rewrite the table of items in README.md from the newest runs",
+    ),
+    "run-one": Verb(run_one, run_one_arguments),
+}
