@@ -1,0 +1,520 @@
+"""n images from a model and a sampler onto disk, in shards: seeded per image, resumable, the same in any division.
+
+A sampler is an integrator's name, or ``dlg+NAME``: Denoising Langevin Gibbs, then that integrator. A run's folder
+holds ``manifest.json`` (the whole recipe, what it cost) and ``shard-*.npz`` (``arr_0``, uint8, NHWC). Image i of a seed
+is the same image however many are made, in whatever shards, by however many processes (RANK and WORLD_SIZE share out
+the shards), before or after an interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dmcmc_core import checkpoints, dmcmc, integrators, schedules
+from dmcmc_core.data import to_uint8
+from dmcmc_core.denoiser import BLOCK, CountNFE, Denoiser, count_nfe
+from dmcmc_core.dmcmc import Chain, ChainSettings, Window
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.mcmc import ChainState
+from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
+from dmcmc_core.streams import Drawn, Streams
+
+SHARD = 256  # images
+TOLERANCES = tuple(10 ** (-k / 4) for k in range(0, 25))  # 1 to 1e-6, tried for an adaptive integrator
+_PILOT = 64  # images that such a trial integrates
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sampler with every choice made: all that decides its images, beside model, seed and index.
+
+    ``levels`` is None where ``options["tol"]`` sets the cost; ``chain`` is None for a plain integrator, whose noise is
+    centred on ``start``; ``tweedie`` is the level of one more denoising after the integrator (None: none).
+    """
+
+    sampler: str
+    levels: int | None
+    schedule: str
+    start: str
+    tweedie: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    chain: ChainSettings | None = None
+    posterior: str | None = None
+
+    @property
+    def integrator(self) -> integrators.Integrator:
+        return split(self.sampler)[1]
+
+
+class Samples(NamedTuple):
+    """Images (n, C, H, W) float32 in the model's data range after rounding to uint8, and the run's manifest."""
+
+    images: Tensor
+    manifest: dict[str, Any]
+
+
+def split(sampler: str) -> tuple[bool, integrators.Integrator]:
+    """Whether chains run first, and the integrator: of ``NAME`` or ``dlg+NAME``."""
+    method, _, name = sampler.rpartition("+")
+    if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
+        names = list(integrators.INTEGRATORS)
+        raise unknown("sampler", sampler, names + [f"dlg+{n}" for n in names])
+    return method == "dlg", integrators.INTEGRATORS[name]
+
+
+def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str, Any] | None = None) -> Plan:
+    """The largest setting of a sampler whose full count is at most ``nfe``: warm-up too, shared out over the images.
+
+    Args:
+        nfe: network calls per image.
+        num: images, over which the chains' warm-up is shared out.
+        settings: choices by name: ``start``, ``schedule``, ``levels``, ``tweedie``, ``posterior``, a field of
+            :class:`dmcmc_core.dmcmc.ChainSettings`, or an option of the integrator.
+
+    Raises:
+        UserError: an unknown sampler or setting (with the nearest name), or an NFE that the sampler cannot keep to.
+    """
+    chained, entry = split(sampler)
+    settings = dict(settings or {})
+    parameters = inspect.signature(entry.function).parameters.values()
+    own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"noise", "callback"}
+    chain_names = {f.name for f in fields(ChainSettings)} if chained else set()
+    known = own | chain_names | {"start", "schedule", "levels", "tweedie"} | ({"posterior"} if chained else set())
+    for name in settings:
+        if name not in known:
+            raise unknown(f"setting of {sampler}", name, known)
+    options = {name: settings[name] for name in settings if name in own}
+    start = settings.get("start", "mean" if getattr(model, "mean", None) is not None else "zero")
+    integrators.one_of("start", start, "zero", "mean")
+    schedule = settings.get("schedule", entry.schedule)
+    if schedule not in schedules.SCHEDULES:
+        raise unknown("schedule", schedule, schedules.SCHEDULES)
+    tweedie = settings.get("tweedie")
+    chain, spent = None, float(tweedie is not None)
+    if chained:
+        chosen = {name: settings[name] for name in chain_names & settings.keys()}
+        chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe)} | chosen)
+        spent += chain_cost(chain, num)
+    left = nfe - spent
+    if left < 1:
+        raise UserError(
+            f"{sampler} spends {spent:.2f} NFE per image before its integrator begins: {nfe:g} is too small"
+        )
+    if entry.calls is None:
+        options.setdefault("tol", None)
+    levels = settings.get("levels") or (None if entry.calls is None else _levels(entry, left, nfe, spent, sampler))
+    posterior = settings.get("posterior", "exact" if hasattr(model, "log_prob_levels") else "classifier")
+    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior if chained else None)
+
+
+def default_n_skip(nfe: float) -> int:
+    """Steps of a window for a budget, where none are asked for: a third of it goes to the chains."""
+    return max(1, round(nfe / 3))
+
+
+def chain_cost(chain: ChainSettings, num: int) -> float:
+    """Network calls of the chains per image, warm-up shared out over ``num`` images."""
+    rows = min(chain.chains, num)
+    return rows * (chain.warmup_calls + math.ceil(num / chain.chains) * chain.window_calls) / num
+
+
+def _levels(entry: integrators.Integrator, left: float, nfe: float, spent: float, sampler: str) -> int:
+    try:
+        return entry.levels(left + 1e-9)
+    except UserError as error:
+        raise UserError(
+            f"{sampler} at {nfe:g} NFE leaves {left:.2f} after {spent:.2f} for the chains: {error}"
+        ) from None
+
+
+def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: NoiseLevelPosterior | None) -> Plan:
+    """The plan of an adaptive integrator with the smallest tolerance that keeps to ``nfe`` in a trial on other seeds.
+
+    Raises:
+        UserError: when not even the loosest tolerance does.
+    """
+    if the.integrator.calls is not None or the.options.get("tol") is not None:
+        return the
+    spent = chain_cost(the.chain, num) if the.chain else 0.0
+    counted = count_nfe(model)
+    begin = next(_pilot_starts(model, the, posterior))
+    best, used = None, math.inf
+    for tol in TOLERANCES:
+        counted.reset()
+        trial = Plan(**{**_shallow(the), "options": {**the.options, "tol": tol}})
+        _integrate(counted, trial, begin, Streams(0, "pilot", range(len(begin.x))))
+        used = min(used, spent + counted.nfe + (the.tweedie is not None))
+        if spent + counted.nfe + (the.tweedie is not None) > nfe:
+            break
+        best = tol
+    if best is None:
+        raise UserError(
+            f"{the.sampler} uses {used:.1f} NFE at its loosest tolerance {TOLERANCES[0]:g}: {nfe:g} is too small"
+        )
+    return Plan(**{**_shallow(the), "options": {**the.options, "tol": best}})
+
+
+def _pilot_starts(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | None) -> Iterator[ChainState]:
+    rng = Streams(0, "pilot", range(_PILOT))
+    if the.chain is None:
+        x = dmcmc.prior(model, rng, _PILOT, the.start, _device(model))
+        yield ChainState(x, x.new_full((_PILOT,), model.sigma_max))
+        return
+    chain = dmcmc.warm_up(model, posterior, the.chain, rng, _device(model))
+    step = dmcmc.kernel(model, posterior, the.chain, the.chain.eta)
+    for window, _ in dmcmc.windows(step, chain, the.chain, rng):
+        yield window.start
+
+
+def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
+    """The noise-level posterior that the plan names, None if it has no chains."""
+    if the.posterior is None:
+        return None
+    if integrators.one_of("posterior", the.posterior, "exact", "classifier") == "exact":
+        return ExactPosterior(model)
+    name = getattr(model, "name", None)
+    if name is None:
+        raise UserError("the model has no name to find its noise-level classifier by: use a plain integrator")
+    net, levels, _ = checkpoints.load_noise_level(name, device=str(_device(model)))
+    return ClassifierPosterior(net, levels)
+
+
+def run(
+    model: str | Denoiser,
+    sampler: str,
+    nfe: float,
+    num: int,
+    seed: int = 0,
+    out: str | Path = "samples",
+    settings: dict[str, Any] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    chains_dir: str | Path | None = None,
+    shard: int = SHARD,
+) -> dict[str, Any]:
+    """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
+
+    Args:
+        model: a name or path for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
+        sampler, nfe, settings: see :func:`plan`.
+        chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
+        shard: images in a file, for plain integrators; with chains, a file holds up to 64 chains of one window.
+
+    Returns:
+        The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie.
+
+    Raises:
+        UserError: bad input (before anything is written), or a folder that holds another run.
+    """
+    if int(num) != num or num < 1:
+        raise UserError(f"num must be a whole number of images, at least 1, not {num}")
+    name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
+    split(sampler)  # a wrong name should not wait for the model
+    model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
+    the = plan(model, sampler, nfe, num, settings)
+    posterior = load_posterior(model, the)
+    out = Path(out)
+    recipe = {
+        "model": str(name),
+        "model_sha256": fingerprint(model),
+        "seed": int(seed),
+        "nfe": nfe,
+        "block": BLOCK,
+        "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
+    }
+    manifest = _open(out, recipe, num)
+    if manifest is None or "plan" not in manifest:
+        the = with_tolerance(model, the, nfe, num, posterior)
+        manifest = recipe | {"plan": asdict(the), "versions": {"torch": torch.__version__, "numpy": np.__version__}}
+    else:
+        stored = manifest["plan"]
+        if stored["chain"] != (asdict(the.chain) if the.chain else None) or stored["levels"] != the.levels:
+            raise UserError(
+                f"{num} images at {nfe:g} NFE need other settings than the {manifest['num']} in {out}, as warm-up is "
+                "shared out differently: fix levels by a setting, or choose another folder"
+            )
+        the = Plan(**{**_shallow(the), "options": stored["options"]})
+    manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
+    _write_json(out / "manifest.json", manifest)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    with tqdm(total=num, unit="image", desc=sampler, disable=not progress, mininterval=1.0) as bar, torch.no_grad():
+        counted = count_nfe(model)
+        work = _chained if the.chain else _plain
+        where = Path(chains_dir) if chains_dir else out / "chains"
+        for n in work(counted, the, num, int(seed), out, where, posterior, shard, rank, world, manifest):
+            bar.update(n)
+    return _close(out, manifest, the, num, where)
+
+
+def _plain(counted, the, num, seed, out, where, posterior, size, rank, world, manifest) -> Iterator[int]:
+    for number, first in enumerate(range(0, num, size)):
+        indices = range(first, min(first + size, num))
+        if number % world == rank:
+            if not _has(out, first, len(indices)):
+                counted.reset()
+                noise = Streams(seed, "image", indices)
+                x = dmcmc.prior(counted, noise, len(indices), the.start, _device(counted))
+                begin = ChainState(x, x.new_full((len(x),), counted.sigma_max))
+                _save_shard(out, first, _integrate(counted, the, begin, noise), counted)
+            yield len(indices)
+
+
+def _chained(counted, the, num, seed, out, where, posterior, size, rank, world, manifest) -> Iterator[int]:
+    """Groups of up to 64 chains, each through all its windows: a process may take any of the groups."""
+    c = the.chain.chains
+    for group, low in enumerate(range(0, min(c, num), BLOCK)):
+        chains = range(low, min(low + BLOCK, c, num))
+        if group % world != rank:
+            continue
+        for number, start in enumerate(starts(counted.denoiser, the, posterior, seed, chains, where)):
+            first = number * c + low
+            indices = range(first, min(first + len(chains), num))
+            if not len(indices):
+                break
+            if not _has(out, first, len(indices)):
+                counted.reset()
+                start = ChainState(*(t[: len(indices)] for t in start))
+                _save_shard(out, first, _integrate(counted, the, start, Streams(seed, "image", indices)), counted)
+            yield len(indices)
+
+
+def starts(
+    model: Denoiser, the: Plan, posterior: NoiseLevelPosterior, seed: int, chains: range, where: Path
+) -> Iterator[ChainState]:
+    """Starting points of one window after the other, from disk as far as they are there, else made and kept."""
+    folder = chain_folder(model, the, seed, where) / f"{chains.start:06d}-{chains.stop:06d}"
+    rng = Streams(seed, "chain", chains)
+    counted = count_nfe(model)
+    path = folder / "warmup.npz"
+    if path.is_file():
+        chain = _load_chain(path, model)
+    else:
+        chain = dmcmc.warm_up(counted, posterior, the.chain, rng, _device(model))
+        _save_npz(path, **_chain_arrays(chain), rows=counted.rows)
+    step = dmcmc.kernel(counted, posterior, the.chain, the.chain.eta)
+    number = 0
+    while True:
+        path = folder / f"window-{number:06d}.npz"
+        if path.is_file():
+            yield _load_start(path, model)
+            chain = None
+        else:
+            if chain is None:
+                chain = _load_chain(folder / f"window-{number - 1:06d}.npz", model)
+            counted.reset()
+            window, chain = next(dmcmc.windows(step, chain, the.chain, rng))
+            _save_npz(path, **_chain_arrays(chain), **_window_arrays(window), rows=counted.rows)
+            yield window.start
+        number += 1
+
+
+def chain_folder(model: Denoiser, the: Plan, seed: int, where: Path) -> Path:
+    """Where the chains of (model, settings, seed) are kept; the integrator has no part in its name."""
+    about = {"model": fingerprint(model), "chain": asdict(the.chain), "posterior": the.posterior, "seed": seed}
+    return Path(where) / key(about)
+
+
+def cached(
+    model: Denoiser,
+    sampler: str,
+    nfe: float,
+    num: int,
+    seed: int,
+    settings: dict[str, Any] | None,
+    cache_dir: str | Path,
+    progress: bool = False,
+) -> Samples:
+    """The images of a run kept under ``cache_dir``, made at most once for the same recipe and code.
+
+    Chains are kept beside them, so that all integrators start from the same ones.
+    """
+    cache = Path(cache_dir) / code_key()
+    about = [fingerprint(model), sampler, nfe, num, seed, sorted((settings or {}).items())]
+    out = cache / "samples" / key(about)
+    manifest = run(model, sampler, nfe, num, seed, out, settings, progress=progress, chains_dir=cache / "chains")
+    return Samples(load_images(out), manifest)
+
+
+def load_images(folder: str | Path) -> Tensor:
+    """The images of a finished run, (n, C, H, W) float32 in its data range, in the order of their indices."""
+    manifest = read_manifest(folder)
+    if not manifest.get("complete"):
+        raise UserError(f"{folder} is not complete: run the same sample command again to go on")
+    low, high = manifest["data_range"]
+    arrays = [np.load(p)["arr_0"] for p in sorted(Path(folder).glob("shard-*.npz"))]
+    images = torch.from_numpy(np.concatenate(arrays)[: manifest["num"]]).permute(0, 3, 1, 2)
+    return images.float() / 255 * (high - low) + low
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a run; UserError if there is none."""
+    try:
+        return json.loads((Path(folder) / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no manifest.json: it is not a folder of samples") from None
+
+
+def key(about: Any) -> str:
+    """A short name for anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def code_key() -> str:
+    """Hash of the modules that decide what an image is: this one and all below it, and the torch version."""
+    above = {"cli", "__main__", "explorer", "experiments", "doctor", "plots", "tables", "training", "metrics"}
+    package = Path(__file__).parent
+    files = [p for p in sorted(package.rglob("*.py")) if p.stem not in above]
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(model: Denoiser) -> str:
+    """SHA-256 over the tensors of a model: network weights, images or mixture."""
+    known = getattr(model, "_fingerprint", None)
+    if known is None:
+        net = getattr(model, "net", None)
+        parts = list(net.state_dict().values()) if net is not None else []
+        parts += [getattr(model, n) for n in ("images", "means", "weights", "variances") if hasattr(model, n)]
+        if not parts:
+            raise UserError("a model without a network, images or means cannot be told from another: give it a .net")
+        digest = hashlib.sha256(repr((tuple(model.shape), model.sigma_min, model.sigma_max)).encode())
+        for tensor in parts:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        known = digest.hexdigest()
+        model._fingerprint = known
+    return known
+
+
+def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams) -> Tensor:
+    x = dmcmc.denoise(model, start, the.integrator, the.levels or 2, noise, schedule=the.schedule, **the.options)
+    return x if the.tweedie is None else integrators.tweedie(model, x, the.tweedie)
+
+
+def _device(model: Denoiser) -> torch.device:
+    mean = getattr(model, "mean", None)
+    return mean.device if mean is not None else torch.device("cpu")
+
+
+def _shallow(the: Plan) -> dict[str, Any]:
+    return {f.name: getattr(the, f.name) for f in fields(the)}
+
+
+def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
+    """The manifest of an earlier run of this recipe; None in a new folder."""
+    if not (out / "manifest.json").is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder")
+        return None
+    manifest = read_manifest(out)
+    for name, value in recipe.items():
+        if manifest.get(name) != json.loads(json.dumps(value)):
+            raise UserError(
+                f"{out} holds another run: its {name} is {manifest.get(name)!r}, not {value!r}; choose a new folder"
+            )
+    if manifest["num"] > num:
+        raise UserError(f"{out} already holds a run of {manifest['num']} images: num={num} would take some away")
+    return manifest
+
+
+def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> dict[str, Any]:
+    """Count what is there; complete once every image is."""
+    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz"))]
+    n = sum(len(s["arr_0"]) for s in shards)
+    rows = sum(int(s["rows"]) for s in shards)
+    manifest |= {"complete": n == num, "images": n}
+    if n == num:
+        warmup = window = 0
+        if the.chain:
+            warmup, window = _chain_rows(out, manifest, the, num, where)
+        final = num if the.tweedie is not None else 0
+        manifest |= {
+            "nfe_full": (rows + warmup + window) / num,
+            "nfe_paper": (rows - final + window) / num,
+            "rows": {"integrator": rows - final, "tweedie": final, "chains": window, "warmup": warmup},
+        }
+    _write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> tuple[int, int]:
+    about = {"model": manifest["model_sha256"], "chain": asdict(the.chain), "posterior": the.posterior}
+    folder = Path(where) / key(about | {"seed": manifest["seed"]})
+    warmup = window = 0
+    c = the.chain.chains
+    for low in range(0, min(c, num), BLOCK):
+        group = folder / f"{low:06d}-{min(low + BLOCK, c, num):06d}"
+        warmup += int(np.load(group / "warmup.npz")["rows"])
+        for number in range(math.ceil((num - low) / c)):
+            window += int(np.load(group / f"window-{number:06d}.npz")["rows"])
+    return warmup, window
+
+
+def _has(out: Path, first: int, n: int) -> bool:
+    path = out / f"shard-{first:08d}.npz"
+    return path.is_file() and len(np.load(path)["arr_0"]) == n
+
+
+def _save_shard(out: Path, first: int, x: Tensor, counted: CountNFE) -> None:
+    if not torch.isfinite(x).all():
+        raise UserError(f"the sampler gave values that are not finite from image {first} on: use more levels")
+    _save_npz(out / f"shard-{first:08d}.npz", arr_0=to_uint8(x, counted.data_range), rows=counted.rows)
+
+
+def _chain_arrays(chain: Chain) -> dict[str, Any]:
+    return {
+        "x": chain.state.x,
+        "sigma": chain.state.sigma,
+        "emitted": chain.emitted,
+        "drawn": np.array(chain.drawn),
+    }
+
+
+def _window_arrays(window: Window) -> dict[str, Any]:
+    return {
+        "start_x": window.start.x,
+        "start_sigma": window.start.sigma,
+        "chosen": window.chosen,
+        "sigmas": window.sigmas,
+        "acceptance": window.acceptance,
+    }
+
+
+def _load_chain(path: Path, model: Denoiser) -> Chain:
+    data, device = np.load(path), _device(model)
+    x, sigma, emitted = (torch.from_numpy(data[n]).to(device) for n in ("x", "sigma", "emitted"))
+    return Chain(ChainState(x, sigma), emitted, Drawn(*data["drawn"].tolist()))
+
+
+def _load_start(path: Path, model: Denoiser) -> ChainState:
+    data, device = np.load(path), _device(model)
+    return ChainState(*(torch.from_numpy(data[n]).to(device) for n in ("start_x", "start_sigma")))
+
+
+def _save_npz(path: Path, **arrays: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez(file, **{n: a.cpu().numpy() if isinstance(a, Tensor) else a for n, a in arrays.items()})
+    os.replace(part, path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    os.replace(part, path)
