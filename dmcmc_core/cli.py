@@ -37,10 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; {CONTINUE.get(words[0] if words else '', 'nothing was left half-written')}",
-            file=sys.stderr,
-        )
+        rest = CONTINUE.get(words[0] if words else "", "nothing is left half-written")
+        print(f"\ninterrupted: {rest}", file=sys.stderr)
         return 130
 
 

@@ -508,6 +508,9 @@ def _execute_into(part: Path, project: Project, item: Item, profile: str, inputs
 
 def _execute(notebook: Path, output: Path, parameters: Mapping[str, Any], cwd: Path) -> None:
     """Run a notebook through papermill, with this interpreter as its kernel whatever kernels are installed."""
+    # jsonschema builds a grammar for addresses when it finds this package: seconds of work that no notebook needs, as
+    # without it addresses are only checked less strictly.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -528,10 +531,18 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, Any], cwd: P
                 )
                 return
             except PapermillExecutionError as error:
-                raise Failure(f"{error.ename}: {error.evalue} (cell {error.cell_index + 1})") from None
+                raise Failure(f"{error.ename}: {error.evalue} (cell {_failed_cell(output)})") from None
             except Exception as error:
                 if attempt == 2 or cells_done(output)[0]:  # only a kernel that never answered is worth a second try
                     raise Failure(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _failed_cell(executed: Path) -> int:
+    """Number of the cell that raised, from 1, in the notebook without the cells that papermill adds."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    added = {"injected-parameters", "papermill-error-cell-tag"}
+    own = [cell for cell in cells if not added & set(cell["metadata"].get("tags", []))]
+    return 1 + [bool(cell["metadata"].get("papermill", {}).get("exception")) for cell in own].index(True)
 
 
 def _short_directory() -> str | None:
@@ -741,8 +752,9 @@ def _publish(folder: Path, item: Item, figures: Path | None) -> None:
 def newest_run(project: Project, item: Item, profile: str) -> Path | None:
     """The latest finished run of an item under a profile, whatever has changed since."""
     runs = []
-    for path in (project.root / "exp" / "runs" / item.id).glob("[0-9a-f]*/provenance.json"):
-        if is_complete(path.parent, item) and json.loads(path.read_text())["profile"] == profile:
+    for path in (project.root / "exp" / "runs" / item.id).glob("*/provenance.json"):
+        named = re.fullmatch("[0-9a-f]{20}", path.parent.name)  # neither failed nor being made
+        if named and is_complete(path.parent, item) and json.loads(path.read_text())["profile"] == profile:
             runs.append((path.stat().st_mtime, path.parent))
     return max(runs)[1] if runs else None
 

@@ -72,7 +72,7 @@ def write_table(
     origin = embedded(provenance if provenance is not None else read_provenance(out_dir))
     marked = _best_rows(rows, best or {})
     cells = [[(_text(row.get(key)), (n, key) in marked) for key in headings] for n, row in enumerate(rows)]
-    numeric = [all(isinstance(row.get(key), int | float | Spread | None) for row in rows) for key in headings]
+    numeric = [all(_is_number(row.get(key)) for row in rows) for key in headings]
     paths = [write_csv(rows, list(headings), out_dir / f"{name}.csv")]
     for ending, text in (
         ("md", _markdown(headings, cells, numeric, caption, origin)),
@@ -124,6 +124,12 @@ def embedded(provenance: Mapping[str, Any]) -> str:
     kept = {k: v for k, v in provenance.items() if k not in ("inputs", "seconds", "threads")}
     first = {k: kept.pop(k) for k in EMBEDDED if k in kept}
     return json.dumps(first | kept, default=str)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool | str) and (
+        value is None or isinstance(value, Spread) or hasattr(value, "__float__")
+    )
 
 
 def _plain(value: Any) -> Any:

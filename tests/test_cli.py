@@ -1,0 +1,191 @@
+"""The command line: verbs reach their functions, and every bad input is answered by one sentence and status 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmcmc_core import cli
+from dmcmc_core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("", "the following arguments are required: VERB"),
+        ("reprodce", "unknown verb 'reprodce': did you mean 'reproduce'?"),
+        ("reproduce --profile smok", "unknown profile 'smok': did you mean 'smoke'?"),
+        ("reproduce --profile smok --list", "unknown profile 'smok': did you mean 'smoke'?"),
+        ("reproduce --only figure33", "unknown item 'figure33'"),
+        ("reproduce --jobs two", "argument --jobs: invalid int value: 'two'"),
+        ("reproduce --job 2 --colour", "unrecognized arguments: --colour"),
+        ("sample --model digits", "the following arguments are required: --sampler, --nfe, --num, --out"),
+        (SAMPLE + " --set eta", "--set takes key=value, such as eta=0.01, not 'eta'"),
+        (SAMPLE + " --set eta=1 --set eta=2", "--set eta is given twice"),
+        (SAMPLE + " --set eta=[1", "--set eta: '[1' is not a YAML value"),
+        (SAMPLE.replace("9", "0"), "--nfe must be at least 1, not 0"),
+        (SAMPLE.replace("--num 4", "--num -4"), "--num must be at least 1, not -4"),
+        ("train noise-levels --config x", "unknown kind of training 'noise-levels': did you mean 'noise-level'?"),
+        ("train score --config /nowhere/x.yaml", "--config /nowhere/x.yaml is not a file"),
+        ("reproduce --root /nowhere", "there is no manifest at /nowhere/exp/manifest.yaml"),
+    ],
+)
+def test_bad_input_is_answered_by_one_sentence(capsys, words, sentence):
+    assert cli.main(words.split()) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1
+    assert output.err.startswith(f"error: {sentence}")
+
+
+def test_in_a_process_of_its_own_too():
+    done = subprocess.run([sys.executable, "-m", "dmcmc_core", "sampel"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: unknown verb 'sampel': did you mean 'sample'?")
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.help])
+def test_every_verb_has_help(capsys, verb):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    output = capsys.readouterr().out
+    assert ended.value.code == 0 and output.startswith(f"usage: {cli.PROGRAM} {verb}")
+    assert "run-one" not in output
+
+
+def test_settings_are_yaml_values():
+    pairs = ["eta=1e-4", "n_skip=5", "published=true", "pick=last", "levels=[1, 0.5]", "name=a=b", "end=null"]
+    assert cli.settings(pairs) == dict(
+        eta=1e-4, n_skip=5, published=True, pick="last", levels=[1, 0.5], name="a=b", end=None
+    )
+
+
+def module(monkeypatch, name, **functions):
+    """Put a module with these functions in the place of a module of the core."""
+    import types
+
+    import dmcmc_core
+
+    fake = types.ModuleType(f"dmcmc_core.{name}")
+    fake.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, f"dmcmc_core.{name}", fake)
+    monkeypatch.setattr(dmcmc_core, name, fake, raising=False)
+
+
+def test_sample_passes_its_arguments_on(monkeypatch):
+    seen = {}
+    module(monkeypatch, "sampling_run", run=lambda **arguments: seen.update(arguments))
+    assert cli.main(f"{SAMPLE} --seed 3 --set eta=1e-2 --set chains=20 --device cuda".split()) == 0
+    assert seen == dict(
+        model="digits",
+        sampler="heun",
+        nfe=9,
+        num=4,
+        seed=3,
+        out=Path("/nowhere/x"),
+        settings={"eta": 0.01, "chains": 20},
+        device="cuda",
+    )
+
+
+def test_what_the_core_refuses_is_one_sentence(monkeypatch, capsys):
+    def refuse(**arguments):
+        raise UserError("unknown sampler 'hun': did you mean 'heun'?")
+
+    module(monkeypatch, "sampling_run", run=refuse)
+    assert cli.main(SAMPLE.split()) == 2
+    assert capsys.readouterr().err == "error: unknown sampler 'hun': did you mean 'heun'?\n"
+
+
+def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
+    def interrupt(**arguments):
+        raise KeyboardInterrupt
+
+    module(monkeypatch, "sampling_run", run=interrupt)
+    assert cli.main(SAMPLE.split()) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
+    import numpy as np
+
+    seen = []
+
+    def evaluate(directory, reference, features, weights=None):
+        seen.append((directory, reference, features, weights))
+        return {"features": features, "n": 4, "frechet": np.float64(1.5), "histogram": np.array([1, 3])}
+
+    module(monkeypatch, "metrics", evaluate=evaluate)
+    words = "evaluate d --reference digits-heldout --features digits-cnn".split()
+    assert cli.main([*words, "--json", "--weights", "w"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "features": "digits-cnn",
+        "n": 4,
+        "frechet": 1.5,
+        "histogram": [1, 3],
+    }
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "features   digits-cnn",
+        "n          4",
+        "frechet    1.5",
+        "histogram  [1, 3]",
+    ]
+    expected = (Path("d"), "digits-heldout", "digits-cnn")
+    assert seen == [(*expected, Path("w")), (*expected, None)]
+
+
+def test_train_passes_kind_and_file_on(monkeypatch, tmp_path):
+    seen = []
+    module(monkeypatch, "training", train=lambda kind, path: seen.append((kind, path)))
+    config = tmp_path / "c.yaml"
+    config.write_text("name: x")
+    assert cli.main(["train", "noise-level", "--config", str(config)]) == 0
+    assert seen == [("noise-level", config)]
+
+
+def test_doctor_says_what_each_missing_thing_costs(toy, monkeypatch, capsys):
+    from dmcmc_core import doctor
+
+    files = [dict(path="exp/paper/one.pth", what="the score net", source="its page")]
+    toy.add("a", files=files, models=["exp/nets/small.safetensors"])
+    monkeypatch.setattr(doctor, "here", lambda: toy.project)
+    monkeypatch.setattr(doctor, "LIBRARIES", (("no_such_module", "no-such", "nothing is drawn"), *doctor.LIBRARIES[:1]))
+    weights = toy.root / "weights.pth"
+    assert cli.main(["doctor", "--json", "--weights", str(weights)]) == 0
+    found = {f["name"]: f for findings in json.loads(capsys.readouterr().out).values() for f in findings}
+    assert not found["no-such"]["found"] and found["no-such"]["cost"] == "nothing is drawn"
+    assert found["numpy"]["found"] and found["numpy"]["cost"] == ""
+    assert (
+        not found["exp/nets/small.safetensors"]["found"]
+        and "a cannot run" in found["exp/nets/small.safetensors"]["cost"]
+    )
+    assert "its page" in found["exp/paper/one.pth"]["detail"] and not found["exp/paper/one.pth"]["found"]
+    assert not found["Inception weights"]["found"] and str(weights) in found["Inception weights"]["detail"]
+
+    weights.write_text("something else")
+    assert cli.main(["doctor", "--weights", str(weights)]) == 0
+    text = capsys.readouterr().out
+    assert "is another file: SHA-256 differs" in text and "without it: nothing is drawn" in text
+
+
+def test_the_core_needs_no_notebook_package():
+    """The verbs that compute are imported where papermill, Jupyter, matplotlib and scikit-learn are not installed."""
+    code = (
+        "import sys\n"
+        "for name in ('papermill', 'jupyter_client', 'ipykernel', 'nbformat', 'nbclient', 'ipywidgets', 'matplotlib',"
+        " 'sklearn', 'PIL'):\n"
+        "    sys.modules[name] = None\n"
+        "from dmcmc_core import cli, doctor, experiments, tables, sampling_run, training, metrics\n"
+        "sys.exit(cli.main(['doctor', '--json']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {f["name"]: f for findings in json.loads(done.stdout).values() for f in findings}
+    assert not found["matplotlib"]["found"] and found["torch"]["found"]

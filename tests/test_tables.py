@@ -1,0 +1,175 @@
+"""Tables and figures: what is written reads back as it was, looks the same twice and says where it comes from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dmcmc_core import plots, tables
+from dmcmc_core.errors import UserError
+from dmcmc_core.tables import Spread
+
+ORIGIN = {"commit": "abc", "seed": 3, "parameters": {"n": 4}, "inputs": {"x": "y"}, "seconds": 9.0, "threads": 2}
+ROWS = [
+    {"method": "heun_churn & 100%", "distance": Spread(1 / 3, 0.01234, 3), "nfe": 9, "holds": True, "x": math.pi},
+    {"method": "a|b", "distance": Spread(20.0, math.nan, 1), "nfe": 25, "holds": False, "x": 1e-7},
+    {"method": "none", "distance": None, "nfe": 49, "holds": True, "x": math.nan},
+]
+
+
+def test_csv_reads_back_to_the_same_bits(tmp_path):
+    path, *_ = tables.write_table(ROWS, ["method", "distance", "nfe", "x"], tmp_path, "t", "Caption")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["method", "distance", "distance_spread", "distance_n", "nfe", "x"]
+    assert float(rows[0]["distance"]) == 1 / 3 and float(rows[0]["distance_spread"]) == 0.01234
+    assert float(rows[0]["x"]) == math.pi and float(rows[1]["x"]) == 1e-7 and math.isnan(float(rows[2]["x"]))
+    assert rows[2]["distance"] == rows[2]["distance_n"] == "" and rows[0]["method"] == "heun_churn & 100%"
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    rows = [{"a": np.float32(0.1), "b": torch.tensor(2.5), "c": np.int64(3)}]
+    path = tables.write_csv(rows, ["a", "b", "c"], tmp_path / "t.csv")
+    assert path.read_text() == f"a,b,c\n{float(np.float32(0.1))!r},2.5,3\n"
+
+
+def test_markdown_and_latex_say_the_same_for_people(tmp_path):
+    columns = {"method": "Method", "distance": "Fréchet distance", "nfe": "NFE", "holds": "Holds", "x": "x_1"}
+    _, markdown, latex = tables.write_table(
+        ROWS, columns, tmp_path, "t", "5% of a & b", ORIGIN, best={"distance": "min", "nfe": "max"}
+    )
+    lines = markdown.read_text().splitlines()
+    assert lines[2:7] == [
+        "| Method | Fréchet distance | NFE | Holds | x_1 |",
+        "|---|---:|---:|---|---:|",
+        "| heun_churn & 100% | **0.333 ± 0.012** | 9 | yes | 3.142 |",
+        "| a\\|b | 20.00 | 25 | no | 1.000e-07 |",
+        "| none |  | **49** | yes | nan |",
+    ]
+    text = latex.read_text()
+    assert r"heun\_churn \& 100\% & \textbf{0.333 $\pm$ 0.012} & 9 & yes & 3.142 \\" in text
+    assert r"\caption{5\% of a \& b}" in text and r"\begin{tabular}{lrrlr}" in text and r"x\_1 \\" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+def test_latex_escapes_every_special_character():
+    assert tables.latex_escape(r"\{}$&#%_~^") == (r"\textbackslash{}\{\}\$\&\#\%\_\textasciitilde{}\textasciicircum{}")
+
+
+def test_provenance_is_embedded_without_what_changes_from_run_to_run(tmp_path):
+    (tmp_path / "provenance.json").write_text(json.dumps(ORIGIN))
+    kept = {"commit": "abc", "seed": 3, "parameters": {"n": 4}}
+    _, markdown, latex = tables.write_table(ROWS, ["method"], tmp_path, "t", "Caption")  # found beside the table
+    embedded = markdown.read_text().partition("<!-- provenance: ")[2].partition(" -->")[0]
+    assert json.loads(embedded) == kept
+    assert json.loads(latex.read_text().splitlines()[0].removeprefix("% provenance: ")) == kept
+
+
+def test_mean_and_spread_over_seeds():
+    rows = [{"arm": arm, "seed": s, "d": s + bonus} for arm, bonus in (("b", 0), ("a", 10)) for s in (1, 2, 3)]
+    first, second = tables.mean_and_spread(rows, "d", ["arm"])
+    assert first == {"arm": "b", "d": Spread(2.0, 1.0, 3)} and second == {"arm": "a", "d": Spread(12.0, 1.0, 3)}
+    (single,) = tables.mean_and_spread(rows[:1], "d", ["arm"])
+    assert math.isnan(single["d"].spread) and single["d"].n == 1
+
+
+def test_table_refuses_unknown_columns_and_orders(tmp_path):
+    with pytest.raises(UserError, match="unknown column 'metod': did you mean 'method'"):
+        tables.write_table(ROWS, ["metod"], tmp_path, "t", "Caption")
+    with pytest.raises(UserError, match="must be 'min' or 'max'"):
+        tables.write_table(ROWS, ["nfe"], tmp_path, "t", "Caption", best={"nfe": "lowest"})
+    assert not list(tmp_path.iterdir())
+
+
+# Figures
+
+SAVE = """
+import sys
+from dmcmc_core import plots
+rows = [dict(integrator=i, arm=a, nfe=n, distance=100 / n**k, spread=1 / n)
+        for k, i in enumerate(("heun", "euler")) for a in plots.ARMS for n in (9, 25)]
+figure = plots.distance_against_nfe(rows, "distance", reference=2.0)
+plots.save_figure(figure, sys.argv[1], "f", rows, {"commit": "abc", "seconds": 1})
+"""
+
+
+def test_a_figure_is_the_same_bytes_in_every_process_and_holds_its_origin(tmp_path):
+    from PIL import Image
+
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVE, str(tmp_path / name)],
+            env={"PYTHONHASHSEED": salt, "PYTHONPATH": ":".join(sys.path)},
+        )
+        for name, salt in (("one", "1"), ("two", "2"))
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["f.csv", "f.pdf", "f.png"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    with Image.open(tmp_path / "one" / "f.png") as image:
+        assert json.loads(image.text["Provenance"]) == {"commit": "abc"} and "Software" not in image.text
+    assert b"CreationDate" not in (tmp_path / "one" / "f.pdf").read_bytes()
+    assert (tmp_path / "one" / "f.csv").read_text().splitlines()[1] == "heun,zero mean,9,100.0,0.1111111111111111"
+
+
+def test_figures_need_their_numbers(tmp_path):
+    figure = plots.noise_level_trace(np.ones((3, 1)))
+    with pytest.raises(UserError, match="needs the rows of plotted numbers"):
+        plots.save_figure(figure, tmp_path, "f", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_distance_panels_show_every_arm_and_the_spread():
+    rows = [
+        dict(integrator=panel, arm=arm, nfe=nfe, distance=Spread(d * nfe, 0.5, 3))
+        for panel, d in (("heun", 1.0), ("euler", 2.0))
+        for arm in ("with DLG", "zero mean")
+        for nfe in (4, 2)
+    ]
+    figure = plots.distance_against_nfe(rows, "distance", panels=["euler", "heun"])
+    first, second = figure.axes
+    assert [a.get_title() for a in figure.axes] == ["euler", "heun"] and first.get_yscale() == "linear"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["zero mean", "with DLG"]
+    line, _, (bars,) = second.containers[0].lines
+    assert line.get_xdata().tolist() == [2, 4] and line.get_ydata().tolist() == [2, 4]
+    assert bars.get_segments()[0][:, 1].tolist() == [1.5, 2.5]
+    rows[0]["distance"] = 100.0
+    assert plots.distance_against_nfe(rows, "distance").axes[0].get_yscale() == "log"
+
+
+def test_mosaic_puts_images_row_by_row():
+    images = torch.arange(3).reshape(3, 1, 1, 1).expand(3, 1, 2, 2) / 2
+    sheet = plots.mosaic(images, ncols=2)
+    assert sheet.shape == (5, 5, 3)
+    assert sheet[0, 0, 0] == 0 and sheet[0, 3, 0] == 0.5 and sheet[3, 0, 0] == 1 and sheet[3, 3, 0] == 1  # white: empty
+    assert (plots.mosaic(images * 2 - 1, 2, (-1, 1)) == sheet).all()
+    assert (plots.as_pictures(np.full((1, 2, 2), 255, np.uint8)) == 1).all()
+    with pytest.raises(UserError, match="C 1 or 3, not"):
+        plots.mosaic(np.zeros((1, 2, 4, 4)))
+
+
+def test_trajectories_and_traces_show_the_noise_levels():
+    figure = plots.trajectories(np.zeros((2, 3, 1, 4, 4)), np.array([10.0, 1.0, 0.1]), row_labels=["heun", "DLG"])
+    assert [a.get_title() for a in figure.axes] == ["σ = 10", "σ = 1", "σ = 0.1"] * 2
+    assert figure.axes[3].get_ylabel() == "DLG"
+    sigmas = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    (axes,) = plots.noise_level_trace(sigmas, picked=[[True, False], [False, True]]).axes
+    assert axes.get_yscale() == "log"
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 3], [1], [2, 4], [4]]
+
+
+def test_drawing_leaves_the_users_style_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.image_grid(np.zeros((4, 4, 4)), title="four")
+    assert dict(matplotlib.rcParams) == before
