@@ -71,7 +71,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
             ``architecture``, ``config``, ``sigma_min``, ``sigma_max``, ``data_range``, and optionally ``name``.
 
     Returns:
-        A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape), ``card`` and ``name``.
+        A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape), ``card``, ``name``.
         A network is in eval mode, without gradients for its weights, and evaluated in blocks of 64 rows.
 
     Raises:

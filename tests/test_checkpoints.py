@@ -1,0 +1,176 @@
+"""Files of networks: what is saved comes back, and everything else is refused in one sentence."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dmcmc_core.checkpoints import ARCHITECTURES, load_model, load_noise_level, read_card, save
+from dmcmc_core.denoiser import InBlocks, count_nfe
+from dmcmc_core.errors import UserError
+from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, levels
+from dmcmc_core.nets.unet import Denoiser
+
+CARD = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = Denoiser((1, 8, 8), 0.3, channels=(8, 16), blocks=(1, 1), embedding=16, dropout=0.5, augment=6)
+    for parameter in net.parameters():  # the last layers start as zero, which would hide mistakes
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    net.mean += torch.rand(1, 8, 8)
+    return net
+
+
+@pytest.fixture
+def path(tmp_path, net):
+    save(net, tmp_path / "tiny.safetensors", CARD)
+    return tmp_path / "tiny.safetensors"
+
+
+def test_what_is_saved_comes_back(path, net):
+    model = load_model(path)
+    assert isinstance(model, InBlocks) and model.block == 64
+    assert (model.shape, model.data_range, model.sigma_min, model.sigma_max) == ((1, 8, 8), (0.0, 1.0), 0.01, 10.0)
+    assert model.name == "tiny" and model.card["parameters"] == sum(p.numel() for p in net.parameters())
+    assert torch.equal(model.mean, net.mean) and not model.net.training
+    x, sigma = torch.randn(64, 1, 8, 8), torch.rand(64) + 0.1
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, sigma), net.eval()(x, sigma), atol=1e-5, rtol=1e-4)
+    assert not model(x, sigma).requires_grad
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.safetensors"]
+
+
+def test_rows_do_not_depend_on_their_company(path):
+    model = load_model(path)
+    x, sigma = torch.randn(100, 1, 8, 8), torch.rand(100) * 3 + 0.01
+    whole = model(x, sigma)
+    for n in (1, 7, 64):
+        assert torch.equal(model(x[:n], sigma[:n]), whole[:n])
+    order = torch.randperm(100)
+    assert torch.equal(model(x[order], sigma[order]), whole[order])
+
+
+def test_preconditioning_is_exact_at_the_ends(net):
+    """Karras et al. 2022, Table 1: without noise D is the identity, with noise alone and F = 0 it is the mean."""
+    x = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(net.eval()(x, torch.tensor(1e-6)), x, atol=1e-4, rtol=0)
+    for parameter in net.net.head[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(net(x * 1e4, torch.tensor(1e4)), net.mean.expand(5, 1, 8, 8), atol=1e-3, rtol=0)
+
+
+def test_shipped_digits_net():
+    model = load_model("digits")
+    card = model.card
+    assert card["architecture"] == "unet" and card["parameters"] <= 400_000 and "train score" in card["training"]
+    assert model.shape == (1, 8, 8) and (model.sigma_min, model.sigma_max) == (0.01, 10.0)
+    counted = count_nfe(model)
+    x = model.mean + 0.05 * torch.randn(10, 1, 8, 8)
+    assert counted(x, torch.tensor(0.05)).shape == x.shape and counted.nfe == 1
+
+
+def test_shipped_noise_level_net_sees_the_noise():
+    from dmcmc_core.data import digits
+
+    net, sigmas, card = load_noise_level("digits")
+    assert sigmas.shape == (1000,) and sigmas[0] == 10.0 and (sigmas.diff() < 0).all()
+    assert sum(p.numel() for p in net.parameters()) == card["parameters"]
+    images = digits("heldout").images
+    for sigma in (0.1, 1.0, 5.0):
+        guess = sigmas[net(images + sigma * torch.randn_like(images)).argmax(1)]
+        assert abs((guess / sigma).log().median()) < 0.1  # 64 pixels give sigma to 1 / sqrt(128) = 0.09
+
+
+def test_published_classifiers_have_the_published_size():
+    for shape, strides in (((3, 32, 32), (2, 2, 2, 2)), ((3, 256, 256), (4, 4, 4, 2))):
+        net = PublishedClassifier(shape, strides=strides)
+        assert sum(p.numel() for p in net.parameters()) == 1_413_416
+        assert net(torch.zeros(1, *shape)).shape == (1, 1000)
+    published = levels(0.01, 50.0)
+    assert published[0] == 50 and round(float(published[-1]), 6) == 0.010086
+    assert round(float(published[0] / published[1]), 5) == 1.00855
+
+
+def test_light_classifier_starts_from_the_likelihood_of_pure_noise():
+    """Untrained it takes the whole image for noise: its most probable level is then the image's root mean square."""
+    net = LightClassifier((1, 8, 8), 0.01, 10.0)
+    torch.nn.init.zeros_(net.basis)
+    x = torch.randn(50, 1, 8, 8)
+    size = x.square().mean((1, 2, 3)).sqrt()
+    guess = levels(0.01, 10.0)[net(x).argmax(1)].float()
+    assert (guess / size - 1).abs().max() < 0.01  # levels lie 0.7 % apart
+
+
+def test_glyphs32_exact():
+    model = load_model("glyphs32-exact")
+    assert model.shape == (3, 32, 32) and (model.sigma_min, model.sigma_max) == (0.01, 50.0)
+    image = model.images[7:8]
+    assert torch.allclose(model(image + 0.05 * torch.randn_like(image), torch.tensor(0.05)), image, atol=1e-4)
+
+
+def test_config_for_files_without_a_card(tmp_path, path, net):
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(path), bare)
+    with pytest.raises(UserError, match="no model card"):
+        load_model(bare)
+    config = {"architecture": "unet", "config": net.config, "sigma_min": 0.02, "sigma_max": 5.0, "data_range": [0, 1]}
+    assert load_model(bare, config=config).sigma_max == 5.0
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    assert load_model(bare, config=tmp_path / "c.json").name == "bare"
+    with pytest.raises(UserError, match="did you mean 'sigma_min'"):
+        load_model(bare, config={**config, "sigma_mim": 1})
+    with pytest.raises(UserError, match="carries its own card"):
+        load_model(path, config=config)
+
+
+def test_files_that_cannot_be_used(tmp_path, path, net):
+    def refused(match, name, load=load_model):
+        with pytest.raises(UserError, match=match) as caught:
+            load(name)
+        assert "\n" not in str(caught.value)
+
+    refused("did you mean 'digits'", "digit")
+    refused("no such file", tmp_path / "none.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    for size in (0, 5, 200, path.stat().st_size - 1):
+        cut.write_bytes(path.read_bytes()[:size])
+        refused("truncated", cut)
+    for suffix in (".pth", ".pkl"):
+        (tmp_path / f"x{suffix}").write_bytes(b"\x80\x04.")
+        refused("only .safetensors", tmp_path / f"x{suffix}")
+
+    tensors, metadata = load_file(path), {"card": json.dumps(read_card(path))}
+    wrong = tmp_path / "wrong.safetensors"
+    stem = tensors["net.stem.weight"]
+    save_file({**tensors, "net.stem.weight": stem[:4].contiguous()}, wrong, metadata)
+    refused(r"'net.stem.weight' has shape \(4, 1, 3, 3\), the network needs \(8, 1, 3, 3\)", wrong)
+    save_file({k: v for k, v in tensors.items() if k != "mean"}, wrong, metadata)
+    refused("'mean' is missing", wrong)
+    save_file({**tensors, "more": stem}, wrong, metadata)
+    refused("unknown tensor 'more'", wrong)
+    save_file(tensors, wrong, {"card": json.dumps({**read_card(path), "architecture": "u-net"})})
+    refused("did you mean 'unet'", wrong)
+    save_file(tensors, wrong, {"card": "{"})
+    refused("not JSON", wrong)
+
+    classifier = tmp_path / "classifier.safetensors"
+    save(LightClassifier((1, 8, 8), 0.01, 10.0, width=8), classifier, CARD)
+    refused("no score network", classifier)
+    refused("no noise-level classifier", path, load_noise_level)
+    refused("did you mean 'digits'", "digitz", load_noise_level)
+
+
+def test_every_architecture_makes_itself_again_from_its_config(tmp_path, net):
+    from dmcmc_core.nets.features import DigitsCNN
+
+    made = [net, LightClassifier((1, 8, 8), 0.01, 10.0), PublishedClassifier((1, 16, 16)), DigitsCNN(features=32)]
+    assert {type(module) for module in made} == set(ARCHITECTURES.values())
+    for module in made:
+        again = type(module)(**json.loads(json.dumps(module.config)))
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in module.state_dict().items()
+        }
