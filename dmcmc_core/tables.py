@@ -105,6 +105,31 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: s
     return path
 
 
+def claim(
+    text: str, holds: Any, here: Any, published: Any = None, source: str | None = None, note: str = ""
+) -> dict[str, Any]:
+    """One line of a notebook's ``metrics.json`` and of its table "published / here".
+
+    Args:
+        text: what is claimed.
+        holds: whether it holds here; False is a result, and ``note`` then says what was found to be the reason.
+        here: what was found, with data set, network, n and seeds.
+        published: what the paper says, None when it says nothing of the kind.
+        source: paper and place of the published number.
+        note: reason or reservation.
+    """
+    shown = None if published is None else _text(published)
+    return dict(claim=text, holds=bool(holds), here=_text(here), published=shown, source=source, note=note)
+
+
+def write_metrics(out_dir: str | Path, claims: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any]) -> Path:
+    """Write ``metrics.json``, a notebook's last act: its claims (see :func:`claim`) and any numbers behind them."""
+    path = Path(out_dir) / "metrics.json"
+    content = {"claims": [dict(c) for c in claims], "numbers": dict(numbers)}
+    write_text(path, json.dumps(content, indent=1, default=lambda value: value.tolist()) + "\n")
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
@@ -127,9 +152,9 @@ def embedded(provenance: Mapping[str, Any]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool | str) and (
-        value is None or isinstance(value, Spread) or hasattr(value, "__float__")
-    )
+    if isinstance(value, bool | str):
+        return False
+    return value is None or isinstance(value, Spread) or hasattr(value, "__float__")
 
 
 def _plain(value: Any) -> Any:

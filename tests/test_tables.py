@@ -88,6 +88,20 @@ def test_table_refuses_unknown_columns_and_orders(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_metrics_are_what_the_runner_reads(tmp_path):
+    from dmcmc_core.experiments import read_metrics, verdict
+
+    claims = [
+        tables.claim("better", np.bool_(True), Spread(1.234, 0.1, 3), 3.86, "a paper"),
+        tables.claim("worse", False, 2, note="because"),
+    ]
+    tables.write_metrics(tmp_path, claims, {"a": np.float32(0.5), "b": torch.tensor([1, 2])})
+    metrics = read_metrics(tmp_path)
+    assert verdict(metrics) == "1 of 2 claims hold" and metrics["numbers"] == {"a": 0.5, "b": [1, 2]}
+    expected = dict(claim="better", holds=True, here="1.23 ± 0.10", published="3.860", source="a paper", note="")
+    assert metrics["claims"][0] == expected
+
+
 # Figures
 
 SAVE = """
