@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -406,7 +407,8 @@ def _commit(project: Project) -> tuple[str | None, bool | None]:
     try:
         sources = [project.package, "notebooks", "exp", "requirements.txt", "pyproject.toml"]
         sources = [name for name in sources if (project.root / name).exists()]
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *sources))
+        made = [":(exclude)exp/runs", ":(exclude)exp/cache"]
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *sources, *made))
     except (OSError, subprocess.SubprocessError):
         return None, None
 
@@ -602,6 +604,8 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)  # in order, if that can be
+        time.sleep(5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -662,7 +666,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     claims = metrics["claims"]
     if not claims:
         return "done, claims nothing"
-    return f"{sum(c['holds'] for c in claims)} of {len(claims)} claim{'s' if len(claims) > 1 else ''} hold"
+    held = sum(c["holds"] for c in claims)
+    return f"{held} of {len(claims)} claims hold" if len(claims) > 1 else f"{held} of 1 claim holds"
 
 
 def reproduce(

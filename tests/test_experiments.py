@@ -368,6 +368,8 @@ def test_provenance_names_the_commit_and_whether_sources_differ(toy):
     git("commit", "-qm", "all")
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=toy.root, capture_output=True, text=True).stdout.strip()
     (toy.root / "figures" / "a.csv").write_text("2")  # a result that was made again
+    (toy.root / "exp" / "runs").mkdir()
+    (toy.root / "exp" / "runs" / "x").touch()
     assert (origin()["commit"], origin()["dirty"]) == (head, False)
     (toy.root / "toy_core" / "base.py").write_text("VALUE = 7\n")
     assert (origin()["commit"], origin()["dirty"]) == (head, True)
