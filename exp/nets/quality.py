@@ -1,7 +1,7 @@
-"""How good is the digits net when integration is fine: python exp/nets/quality.py [FILE]; writes quality.json beside it.
+"""How good the digits net is when integration is fine: python exp/nets/quality.py [FILE], which writes FILE.quality.json.
 
-200 Heun steps from N(data mean, sigma_max^2), three seeds of 600 images, against the 600 held-out digits; and, as what can be
-hoped for, the same distance for two disjoint parts of the training images.
+200 Heun steps from N(data mean, sigma_max^2), three seeds of 600 images, against the 600 held-out digits; and, as what
+can be hoped for, the same distance for two parts of the training images.
 """
 
 from __future__ import annotations
