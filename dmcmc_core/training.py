@@ -7,6 +7,7 @@ while it goes on NAME.state, from which it continues bit for bit after any inter
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -361,6 +362,41 @@ def _task(config: Config, make: Callable[[], nn.Module], loss, measure, card: di
             raise UserError(f"net in the config {config.name!r} does not make a network: {error}") from error
 
 
+class _Run:
+    """All that changes while a network is trained, and its way to disk and back."""
+
+    def __init__(self, module: nn.Module, config: Config, described: dict) -> None:
+        self.module, self.described = module.train(), described
+        self.average = copy.deepcopy(module).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.step, self.rows, self.seconds = 0, [], 0.0
+
+    def update(self, loss: Tensor, config: Config) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - decay)
+
+    def save(self, path: Path) -> None:
+        nets = {name: getattr(self, name).state_dict() for name in ("module", "average", "optimizer")}
+        facts = {name: getattr(self, name) for name in ("step", "rows", "seconds")}
+        state = {"config": self.described, "rng": torch.get_rng_state(), **nets, **facts}
+        _replace(path, lambda part: torch.save(state, part))
+
+    def load(self, path: Path) -> None:
+        state = _load_state(path, self.described)
+        self.step, self.rows, self.seconds = state["step"], state["rows"], state["seconds"]
+        for name in ("module", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+
+
 def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -> Path:
     """The loop: Adam, warm-up and cosine, averaged weights, state on disk; returns the finished file."""
     from tqdm import tqdm
@@ -368,73 +404,37 @@ def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -
     out_dir.mkdir(parents=True, exist_ok=True)
     state_file, log_file, result = (out_dir / f"{config.name}.{end}" for end in ("state", "log", "safetensors"))
     described = {"kind": kind, **dataclasses.asdict(config)}
-    module, average = task.module.train(), _copy_of(task.module)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    step, rows, spent = 0, [], 0.0
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    with torch.random.fork_rng(devices=[]), _interrupts() as interrupted:
+    run = _Run(task.module, config, described)
+    with torch.random.fork_rng(devices=[]), _threads(config.threads), _interrupts() as interrupted:
         torch.manual_seed(config.seed)
         if state_file.is_file():
-            state = _load_state(state_file, described)
-            step, rows, spent = state["step"], state["rows"], state["seconds"]
-            module.load_state_dict(state["module"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"])
-        start = saved = time.monotonic()
-
-        def save_state() -> None:
-            _replace(
-                state_file,
-                lambda path: torch.save(
-                    {
-                        "config": described,
-                        "step": step,
-                        "rows": rows,
-                        "seconds": spent + time.monotonic() - start,
-                        "module": module.state_dict(),
-                        "average": average.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "rng": torch.get_rng_state(),
-                    },
-                    path,
-                ),
-            )
-
-        bar = tqdm(total=config.steps, initial=step, desc=config.name, unit="step", disable=not progress)
-        running = 0.0
-        while step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            loss = task.loss(module)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
-            optimizer.step()
-            step += 1
-            _update(average, module, min(config.ema, (1 + step) / (10 + step)))
-            running = loss.item() if step == 1 else 0.99 * running + 0.01 * loss.item()
+            run.load(state_file)
+        clock = saved = time.monotonic()
+        bar = tqdm(total=config.steps, initial=run.step, desc=config.name, unit="step", disable=not progress)
+        while run.step < config.steps:
+            loss = task.loss(run.module)
+            run.update(loss, config)
             bar.update()
-            if step % config.log_every == 0 or step == config.steps:
-                seconds = round(spent + time.monotonic() - start, 1)
-                row = {"step": step, "seconds": seconds, "loss": loss.item(), **_measured(task, average)}
-                rows.append(row)
-                _write_log(log_file, {"config": described, **task.card}, rows)
-                bar.set_postfix(loss=f"{running:.4f}", held_out=f"{row['held_out_loss']:.4f}")
-            if interrupted() or time.monotonic() - saved > config.save_every:
-                save_state()
-                saved = time.monotonic()
+            now = time.monotonic()
+            run.seconds, clock = run.seconds + now - clock, now
+            if run.step % config.log_every == 0 or run.step == config.steps:
+                with torch.no_grad():
+                    measured = task.measure(run.average)
+                run.rows.append(
+                    {"step": run.step, "seconds": round(run.seconds, 1), "loss": loss.item(), **measured},
+                )
+                _write_log(log_file, {"config": described, **task.card}, run.rows)
+                bar.set_postfix(held_out=f"{measured['held_out_loss']:.4f}")
+            if interrupted() or now - saved > config.save_every:
+                run.save(state_file)
+                saved = now
             if interrupted():
                 bar.close()
-                print(
-                    f"stopped at step {step} of {config.steps}; the same command continues from there", file=sys.stderr
-                )
+                message = f"stopped at step {run.step} of {config.steps}; the same command continues from there"
+                print(message, file=sys.stderr)
                 raise KeyboardInterrupt
         bar.close()
-    torch.set_num_threads(threads)
-    checkpoints.save(average.eval(), result, _card(kind, config, task, rows[-1]))
+    checkpoints.save(run.average, result, _card(kind, config, task, run.rows[-1]))
     state_file.unlink(missing_ok=True)
     return result
 
@@ -443,22 +443,6 @@ def learning_rate(config: Config, step: int) -> float:
     """Linear rise over ``warmup`` steps, then a half cosine down to 0 at ``steps``."""
     rise = min(1.0, (step + 1) / max(config.warmup, 1))
     return config.lr * rise * (1 + math.cos(math.pi * step / config.steps)) / 2
-
-
-def _copy_of(module: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(module).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _update(average: nn.Module, module: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
-
-
-@torch.no_grad()
-def _measured(task: Task, average: nn.Module) -> dict[str, float]:
-    return task.measure(average)
 
 
 def _load_state(path: Path, described: dict) -> dict:
@@ -498,6 +482,16 @@ def _card(kind: str, config: Config, task: Task, last: dict) -> dict:
         "last_log": last,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
     }
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How good the digits net is when integration is fine: python exp/nets/quality.py [FILE], which writes FILE.quality.json.
+"""How good the digits net is when integration is fine: python exp/nets/quality.py [FILE] (writes FILE.quality.json).
 
 200 Heun steps from N(data mean, sigma_max^2), three seeds of 600 images, against the 600 held-out digits; and, as what
 can be hoped for, the same distance for two parts of the training images.
