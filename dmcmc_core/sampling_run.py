@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLev
 from dmcmc_core.streams import Drawn, Streams
 
 SHARD = 256  # images
-TOLERANCES = tuple(10 ** (-k / 4) for k in range(0, 25))  # 1 to 1e-6, tried for an adaptive integrator
+TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT = 64  # images that such a trial integrates
 
 
@@ -143,40 +143,43 @@ def _levels(entry: integrators.Integrator, left: float, nfe: float, spent: float
 def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: NoiseLevelPosterior | None) -> Plan:
     """The plan of an adaptive integrator with the smallest tolerance that keeps to ``nfe`` in a trial on other seeds.
 
+    The trial takes 64 images and leaves 3 % of the budget as a margin, as other images need a little more or less.
+
     Raises:
         UserError: when not even the loosest tolerance does.
     """
     if the.integrator.calls is not None or the.options.get("tol") is not None:
         return the
-    spent = chain_cost(the.chain, num) if the.chain else 0.0
+    fixed = (chain_cost(the.chain, num) if the.chain else 0.0) + (the.tweedie is not None)
     counted = count_nfe(model)
-    begin = next(_pilot_starts(model, the, posterior))
-    best, used = None, math.inf
-    for tol in TOLERANCES:
+    start = _pilot_start(model, the, posterior)
+
+    def used(tol: float) -> float:
         counted.reset()
-        trial = Plan(**{**_shallow(the), "options": {**the.options, "tol": tol}})
-        _integrate(counted, trial, begin, Streams(0, "pilot", range(len(begin.x))))
-        used = min(used, spent + counted.nfe + (the.tweedie is not None))
-        if spent + counted.nfe + (the.tweedie is not None) > nfe:
-            break
-        best = tol
-    if best is None:
+        trial = replace(the, options={**the.options, "tol": tol})
+        _integrate(counted, trial, start, Streams(0, "pilot", range(_PILOT)))
+        return fixed + counted.nfe
+
+    low, high = 0, len(TOLERANCES)  # bisection: tolerances before low keep to the budget, those from high on do not
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if used(TOLERANCES[middle]) <= 0.97 * nfe else (low, middle)
+    if low == 0:
         raise UserError(
-            f"{the.sampler} uses {used:.1f} NFE at its loosest tolerance {TOLERANCES[0]:g}: {nfe:g} is too small"
+            f"{the.sampler} uses {used(TOLERANCES[0]):.1f} NFE at its loosest tolerance {TOLERANCES[0]:g}: "
+            f"{nfe:g}, less a margin of 3 %, is too small"
         )
-    return Plan(**{**_shallow(the), "options": {**the.options, "tol": best}})
+    return replace(the, options={**the.options, "tol": TOLERANCES[low - 1]})
 
 
-def _pilot_starts(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | None) -> Iterator[ChainState]:
+def _pilot_start(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | None) -> ChainState:
     rng = Streams(0, "pilot", range(_PILOT))
     if the.chain is None:
         x = dmcmc.prior(model, rng, _PILOT, the.start, _device(model))
-        yield ChainState(x, x.new_full((_PILOT,), model.sigma_max))
-        return
+        return ChainState(x, x.new_full((_PILOT,), model.sigma_max))
     chain = dmcmc.warm_up(model, posterior, the.chain, rng, _device(model))
     step = dmcmc.kernel(model, posterior, the.chain, the.chain.eta)
-    for window, _ in dmcmc.windows(step, chain, the.chain, rng):
-        yield window.start
+    return next(dmcmc.windows(step, chain, the.chain, rng))[0].start
 
 
 def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
@@ -237,7 +240,8 @@ def run(
     }
     manifest = _open(out, recipe, num)
     if manifest is None or "plan" not in manifest:
-        the = with_tolerance(model, the, nfe, num, posterior)
+        with torch.no_grad():
+            the = with_tolerance(model, the, nfe, num, posterior)
         manifest = recipe | {"plan": asdict(the), "versions": {"torch": torch.__version__, "numpy": np.__version__}}
     else:
         stored = manifest["plan"]
@@ -246,7 +250,7 @@ def run(
                 f"{num} images at {nfe:g} NFE need other settings than the {manifest['num']} in {out}, as warm-up is "
                 "shared out differently: fix levels by a setting, or choose another folder"
             )
-        the = Plan(**{**_shallow(the), "options": stored["options"]})
+        the = replace(the, options=stored["options"])
     manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
     _write_json(out / "manifest.json", manifest)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -339,11 +343,19 @@ def cached(
 ) -> Samples:
     """The images of a run kept under ``cache_dir``, made at most once for the same recipe and code.
 
-    Chains are kept beside them, so that all integrators start from the same ones.
+    Chains are kept beside them, so that all integrators start from the same ones; so are the tolerances of adaptive
+    integrators, which do not depend on the seed.
     """
-    cache = Path(cache_dir) / code_key()
-    about = [fingerprint(model), sampler, nfe, num, seed, sorted((settings or {}).items())]
-    out = cache / "samples" / key(about)
+    cache, settings = Path(cache_dir) / code_key(), dict(settings or {})
+    if split(sampler)[1].calls is None and "tol" not in settings:
+        path = cache / "tolerances" / f"{key([fingerprint(model), sampler, nfe, num, sorted(settings.items())])}.json"
+        if not path.is_file():
+            the = plan(model, sampler, nfe, num, settings)
+            with torch.no_grad():
+                the = with_tolerance(model, the, nfe, num, load_posterior(model, the))
+            _write_json(path, {"tol": the.options["tol"]})
+        settings |= json.loads(path.read_text())
+    out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
     manifest = run(model, sampler, nfe, num, seed, out, settings, progress=progress, chains_dir=cache / "chains")
     return Samples(load_images(out), manifest)
 
@@ -408,10 +420,6 @@ def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams) ->
 def _device(model: Denoiser) -> torch.device:
     mean = getattr(model, "mean", None)
     return mean.device if mean is not None else torch.device("cpu")
-
-
-def _shallow(the: Plan) -> dict[str, Any]:
-    return {f.name: getattr(the, f.name) for f in fields(the)}
 
 
 def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
