@@ -15,6 +15,7 @@ eq. 4 with s = 1); the reverse SDE of the variance-exploding diffusion is in Son
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,9 +174,10 @@ def heun_churn(
         published: share s_churn out over the N + 1 nodes, as the DMCMC code does, instead of the N steps.
     """
     x, noise = state(x), noise or torch.randn_like
+    schedules.check(sigmas, rows=x.shape[0])
     share = min(s_churn / (sigmas.shape[-1] - (not published)), 2**0.5 - 1)
     for now, after, done in steps(x, sigmas, callback):
-        churned = now * (1 + share * ((s_tmin <= now) & (now <= s_tmax)))
+        churned = torch.where((s_tmin <= now) & (now <= s_tmax), now * (1 + share), now)
         x = x + like((churned**2 - now**2).sqrt() * s_noise, x) * noise(x)
         x = heun_step(denoiser, x, churned, after)
         done(x)
@@ -334,8 +336,8 @@ def predictor_corrector(
         last: as for :func:`reverse_diffusion`.
     """
     x, noise = state(x), noise or torch.randn_like
+    schedules.check(sigmas, rows=x.shape[0])
     for i in range(sigmas.shape[-1] - 1):
-        schedules.check(sigmas, rows=x.shape[0])
         now = sigmas[..., i].to(x.device)
         for _ in range(corrections):
             x = langevin_correction(score(denoiser, x, now), x, noise(x), snr, joint)
@@ -381,7 +383,7 @@ def rk45(
             more call); None refuses such a grid.
 
     Raises:
-        UserError: besides the grid's, tol <= 0, or more than ``max_steps`` steps.
+        UserError: besides the grid's, tol <= 0, more than ``max_steps`` steps, or a denoiser that is not finite.
     """
     x = state(x)
     schedules.check(sigmas, rows=x.shape[0])
@@ -395,7 +397,10 @@ def rk45(
 
     def derivative(u: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         ratio = end[rows] / start[rows]
-        return like(ratio.log(), y) * (y - denoiser(y, (start[rows] * ratio**u).to(y)))
+        dy = like(ratio.log(), y) * (y - denoiser(y, (start[rows] * ratio**u).to(y)))
+        if not torch.isfinite(dy).all():  # no step would ever be small enough
+            raise UserError("rk45 cannot go on: the denoiser gave values that are not finite")
+        return dy
 
     if (end < start).all():  # a single level followed by 0 leaves only the last step
         x = (_rk45_joint if joint else _rk45_rows)(derivative, x, tol, max_steps)
@@ -407,13 +412,17 @@ def rk45(
 
 
 def _rk45_joint(f: Callable, x: Tensor, tol: float, max_steps: int) -> Tensor:
-    rows = torch.arange(len(x), device=x.device)
+    rows, calls = torch.arange(len(x), device=x.device), itertools.count()
 
     def flat(u: float, y: np.ndarray) -> np.ndarray:
+        if next(calls) >= 2 + 6 * max_steps:
+            raise _too_many(max_steps, tol)
         y = torch.from_numpy(y).to(x).reshape(x.shape)
         return f(torch.full((len(x),), u, dtype=torch.float64, device=x.device), y, rows).double().cpu().numpy().ravel()
 
     solution = solve_ivp(flat, (0.0, 1.0), x.double().cpu().numpy().ravel(), method="RK45", rtol=tol, atol=tol)
+    if not solution.success:
+        raise UserError(f"rk45 did not arrive at tol={tol:g}: {solution.message}")
     return torch.from_numpy(solution.y[:, -1]).to(x).reshape(x.shape)
 
 
@@ -440,7 +449,11 @@ def _rk45_rows(f: Callable, x: Tensor, tol: float, max_steps: int) -> Tensor:
         last = step >= 1 - u[active]
         u[moved] += step[accepted]
         active = active[~(accepted & last)]
-    raise UserError(f"rk45 did not arrive in {max_steps} steps at tol={tol:g}: raise tol or max_steps")
+    raise _too_many(max_steps, tol)
+
+
+def _too_many(max_steps: int, tol: float) -> UserError:
+    return UserError(f"rk45 did not arrive in {max_steps} steps at tol={tol:g}: raise tol or max_steps")
 
 
 def _first_step(f: Callable, x: Tensor, k: Tensor, tol: float) -> Tensor:
