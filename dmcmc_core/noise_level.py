@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+import dmcmc_core.nets.noise_level as nets_noise_level
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Randomness
@@ -34,7 +35,7 @@ def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
     """
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
-    return sigma_min * (sigma_max / sigma_min) ** torch.linspace(1, 1e-3, n, dtype=torch.float64)
+    return nets_noise_level.levels(sigma_min, sigma_max, n)
 
 
 class ExactPosterior:
@@ -68,7 +69,7 @@ class ClassifierPosterior:
 
 def draw(posterior: NoiseLevelPosterior, x: Tensor, rng: Randomness) -> Tensor:
     """sigma ~ p(sigma | x), (B,) in the dtype of ``x``: one uniform per row through the cumulative probabilities."""
-    cumulative = posterior.log_probs(x).double().exp().cumsum(-1)
+    cumulative = posterior.log_probs(x).exp().double().cumsum(-1)
     u = rng.uniform(cumulative[:, 0]) * cumulative[:, -1]
     level = torch.searchsorted(cumulative, u[:, None], right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
     return posterior.levels.to(x)[level]

@@ -113,9 +113,15 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         raise UserError(
             f"{sampler} spends {spent:.2f} NFE per image before its integrator begins: {nfe:g} is too small"
         )
+    levels = settings.get("levels")
     if entry.calls is None:
         options.setdefault("tol", None)
-    levels = settings.get("levels") or (None if entry.calls is None else _levels(entry, left, nfe, spent, sampler))
+    elif levels is None:
+        levels = _levels(entry, left, nfe, spent, sampler)
+    elif not isinstance(levels, int) or levels < 1 or entry.calls(levels) > left + 1e-9:
+        raise UserError(
+            f"levels={levels!r} is not a whole number that {sampler} can pay for: {left:.2f} NFE are left for it"
+        )
     posterior = settings.get("posterior", "exact" if hasattr(model, "log_prob_levels") else "classifier")
     return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior if chained else None)
 
