@@ -67,7 +67,7 @@ class Streams:
     def uniform(self, like: Tensor) -> Tensor:
         out = self._draw("uniforms", self.state.uniforms, like)
         self.state = self.state._replace(uniforms=self.state.uniforms + 1)
-        return out
+        return out.clamp(max=1 - torch.finfo(out.dtype).eps / 2)  # rounding may have arrived at 1
 
     def _draw(self, kind: str, number: int, like: Tensor) -> Tensor:
         """Draw ``number`` of a kind: row ``number % ahead`` of page ``number // ahead``."""
