@@ -146,6 +146,7 @@ def image_panels(
     sheets = [mosaic(images, ncols, data_range) for images in panels.values()]
     shape = sheets[0].shape
     figure = Figure(figsize=(3.2 * len(sheets), 3.2 * shape[0] / shape[1] + 0.3), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
     for axes, title, sheet in zip(figure.subplots(1, len(sheets), squeeze=False)[0], panels, sheets, strict=True):
         axes.imshow(sheet, interpolation="nearest")
         axes.set_title(title)
@@ -161,6 +162,7 @@ def distance_against_nfe(
     title: str | None = None,
     ncols: int = 3,
     reference: float | None = None,
+    reference_label: str = "reference",
 ) -> Figure:
     """Distance against network evaluations, one panel per integrator, one line per arm, error bars from the spread.
 
@@ -171,7 +173,7 @@ def distance_against_nfe(
         panels: integrators in order; as they appear in the rows when None.
         title: above all panels.
         ncols: panels per row.
-        reference: distance of a level to compare with (training against held-out images), a grey line.
+        reference, reference_label: a distance to compare with (training against held-out images), a grey line.
 
     The y axes are logarithmic when the distances of any panel span more than a factor of ten.
     """
@@ -200,13 +202,11 @@ def distance_against_nfe(
             )
             values += [v for v in distance if np.isfinite(v) and v > 0]
         if reference is not None:
-            handles["reference"] = axes.axhline(reference, color="#888888", linewidth=1, zorder=1)
+            handles[reference_label] = axes.axhline(reference, color="#888888", linewidth=1, zorder=1)
         ranges.append(max(values) / min(values) if values else 1.0)
         axes.set_title(panel)
         if n >= len(panels) - ncols:
             axes.set_xlabel("network evaluations per image")
-        if n % ncols == 0:
-            axes.set_ylabel(ylabel)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes, factor in zip(grid.flat, ranges, strict=False):
@@ -218,6 +218,7 @@ def distance_against_nfe(
         else:
             axes.set_ylim(bottom=0)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    figure.supylabel(ylabel, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
