@@ -1,0 +1,146 @@
+"""The one form of a model: its conversions, its blocks, its counter."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from exact import F64, digits_net, mixture
+
+from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.denoiser import Adapter, InBlocks, apply_in_blocks, count_nfe, epsilon, like, per_row, score
+from dmcmc_core.errors import UserError
+
+torch.set_num_threads(1)
+
+
+# Conversions
+
+
+@pytest.mark.parametrize("predicts", ["x0", "epsilon", "score"])
+@pytest.mark.parametrize("sigma", [torch.tensor(0.7), torch.linspace(0.1, 5, 6)])
+def test_adapter_undoes_every_prediction(predicts, sigma):
+    """A model rewritten to predict the noise or the score is the same denoiser again."""
+    model, x = mixture(), mixture().sample(6, 2.0)
+    rewritten = {"x0": model, "epsilon": lambda x, s: epsilon(model, x, s), "score": lambda x, s: score(model, x, s)}
+    again = Adapter(rewritten[predicts], (3,), predicts=predicts)
+    assert torch.allclose(again(x, sigma), model(x, sigma), rtol=1e-12, atol=1e-12)
+
+
+def test_score_and_epsilon_are_tweedies():
+    model, x, sigma = mixture(), mixture().sample(6, 2.0), torch.linspace(0.5, 3, 6, dtype=F64)
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(model.log_prob(x, sigma).sum(), x)
+    x = x.detach()
+    assert torch.allclose(score(model, x, sigma), gradient, rtol=1e-10, atol=1e-10)
+    assert torch.allclose(epsilon(model, x, sigma), -sigma[:, None] * gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_adapter_hands_over_one_level_per_row():
+    seen = []
+    model = Adapter(lambda x, sigma: seen.append(sigma) or x, (1, 2, 2))
+    model(torch.zeros(3, 1, 2, 2), torch.tensor(2.0))
+    assert seen[0].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_shapes_of_levels():
+    x = torch.zeros(3, 1, 2, 2)
+    assert like(torch.tensor(2.0), x).shape == (1, 1, 1, 1) and like(torch.ones(3), x).shape == (3, 1, 1, 1)
+    assert per_row(2.0, x).tolist() == [2.0] * 3 and per_row(torch.ones(3, dtype=F64), x).dtype == x.dtype
+
+
+def test_bad_adapters():
+    with pytest.raises(UserError, match="predicts must be 'x0', 'epsilon' or 'score', not 'noise'"):
+        Adapter(lambda x, sigma: x, (2,), predicts="noise")
+    with pytest.raises(UserError, match="0 < sigma_min < sigma_max is needed, not sigma_min=2, sigma_max=1"):
+        Adapter(lambda x, sigma: x, (2,), sigma_min=2, sigma_max=1)
+    with pytest.raises(UserError, match="block must be at least 1 row, not 0"):
+        InBlocks(mixture(), 0)
+
+
+# Blocks
+
+
+def empirical():
+    return EmpiricalData(torch.rand(300, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+
+
+MODELS = {"digits": digits_net, "mixture": mixture, "empirical": empirical}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_do_not_depend_on_the_other_rows(name):
+    """Nor on the place in the block, nor on the number of threads."""
+    model = MODELS[name]()
+    if model is None:
+        pytest.skip("the digits net is not there")
+    generator = torch.Generator().manual_seed(1)
+    x = 0.5 + torch.randn(130, *model.shape, generator=generator)
+    sigma = torch.logspace(-2, 1, 130)[torch.randperm(130, generator=generator)]
+    with torch.no_grad():
+        y = model(x, sigma)
+        for n in (1, 2, 7, 17, 63, 64, 65, 100):
+            assert torch.equal(model(x[:n], sigma[:n]), y[:n]), n
+        order = torch.randperm(130, generator=generator)
+        assert torch.equal(model(x[order], sigma[order]), y[order])
+        torch.set_num_threads(2)
+        try:
+            assert torch.equal(model(x.clone(), sigma), y)
+        finally:
+            torch.set_num_threads(1)
+
+
+def test_without_blocks_the_bits_do_depend_on_them():
+    """What the blocks are for: a plain linear layer of the size of a small net's, 64 rows against fewer."""
+    weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(1))
+    bare = Adapter(lambda x, sigma: (x @ weight).tanh() @ weight.T, (256,))
+    sigma, blocks = torch.tensor(1.0), InBlocks(bare, 64)
+    assert any(not torch.equal(bare(x[:n], sigma), bare(x, sigma)[:n]) for n in range(1, 18))
+    assert all(torch.equal(blocks(x[:n], sigma), blocks(x, sigma)[:n]) for n in range(1, 18))
+
+
+def test_blocks_are_full_and_put_together_in_order():
+    seen = []
+
+    def watched(x, sigma):
+        seen.append((len(x), sigma.tolist()))
+        return x * like(sigma, x)
+
+    model = InBlocks(Adapter(watched, (2,)), block=4)
+    x, sigma = torch.arange(18.0).reshape(9, 2), torch.arange(1.0, 10.0)
+    assert torch.equal(model(x, sigma), x * sigma[:, None])
+    assert seen == [(4, [1.0, 2.0, 3.0, 4.0]), (4, [5.0, 6.0, 7.0, 8.0]), (4, [9.0] * 4)]
+    assert model(x[:0], sigma[:0]).shape == (0, 2)
+
+
+def test_apply_in_blocks_of_several_tensors():
+    a, b = torch.rand(7, 3), torch.rand(7)
+    assert torch.equal(apply_in_blocks(lambda a, b: a.sum(1) + b, 3, a, b), a.sum(1) + b)
+
+
+# Counting
+
+
+def test_rows_are_counted_and_padding_is_not():
+    model = count_nfe(InBlocks(mixture(), 64))
+    x = torch.zeros(10, 3, dtype=F64)
+    for _ in range(5):
+        model(x, torch.tensor(1.0))
+    assert (model.calls, model.rows, model.nfe) == (5, 50, 5.0)
+    model(x[:4], torch.tensor(1.0))  # as when some rows have finished
+    assert (model.calls, model.rows, model.nfe) == (6, 54, 5.4)
+    model.reset()
+    assert (model.calls, model.rows, model.nfe) == (0, 0, 0.0)
+
+
+def test_wrappers_show_what_is_inside():
+    model = count_nfe(InBlocks(mixture(), 8))
+    assert model.shape == (3,) and model.sigma_max == 10.0 and model.block == 8
+    assert model.log_prob(torch.zeros(1, 3, dtype=F64), torch.tensor(1.0)).shape == (1,)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = model.no_such_thing
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(
+            twin(torch.zeros(1, 3), torch.tensor(1.0)), model.denoiser(torch.zeros(1, 3), torch.tensor(1.0))
+        )
