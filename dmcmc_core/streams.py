@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dmcmc_core.errors import UserError
 
-_AHEAD = 4096  # numbers per stream made at once: small draws would otherwise cost more in calls than in arithmetic
+_AHEAD = 512  # numbers per stream made at once: fewer cost more in calls than in arithmetic, more fill the memory
 
 
 class Randomness(Protocol):
