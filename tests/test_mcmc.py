@@ -1,0 +1,300 @@
+"""Kernels on (x, sigma) against exact draws from the joint distribution; and that a wrong kernel would be seen."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from exact import F64, covariance
+
+from dmcmc_core import analytic, mcmc, noise_level
+from dmcmc_core.analytic import GaussianMixture
+from dmcmc_core.denoiser import count_nfe, like, score
+from dmcmc_core.errors import UserError
+from dmcmc_core.mcmc import ChainState, gibbs, langevin, langevin_gibbs, mala, then
+from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, argmax, draw, entropy, log_levels
+from dmcmc_core.streams import Streams
+
+torch.set_num_threads(1)
+
+CHAINS, BURN_IN, STEPS = 400, 60, 120
+LEVELS = torch.logspace(math.log10(2.0), math.log10(0.1), 9, dtype=F64)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """Two unequal components in the plane, one of them slanted, near enough for chains to go between."""
+    monkeypatch.setattr(analytic, "BLOCK", CHAINS)  # small rows: one call for all chains
+    covariances = torch.stack([covariance([0.04, 0.4]), 0.15 * torch.eye(2, dtype=F64)])
+    means = torch.tensor([[-0.6, 0.0], [1.0, 0.4]], dtype=F64)
+    return GaussianMixture(means, covariances, torch.tensor([0.7, 0.3]), sigma_min=0.1, sigma_max=2.0)
+
+
+# The joint distribution
+
+
+def statistics(model, x, sigma):
+    """What is compared, (..., S): moments of x and log sigma, their products, and the share of the first component."""
+    a, b, s = x[..., 0], x[..., 1], sigma.log()
+    first = model._log_joint(*model._offsets(x.reshape(-1, 2)), sigma.reshape(-1)).softmax(-1)[:, 0].reshape(a.shape)
+    near = (sigma < 0.5).to(x)
+    return torch.stack(
+        [a, b, s, a * a, a * b, b * b, s * s, a * s, a * a * s, b * b * near, first, first * near, near], -1
+    )
+
+
+class Result(NamedTuple):
+    """Largest deviation in standard errors, smallest effective sample size of a statistic, mean acceptance."""
+
+    worst: float
+    effective: float
+    acceptance: float
+
+
+def run(model, kernel):
+    """Independent chains from one bad start; the spread of their means is the standard error, whatever their mixing."""
+    rng = Streams(4, "chain", range(CHAINS))
+    state = ChainState(model.means[1].expand(CHAINS, 2).clone(), torch.full((CHAINS,), 2.0, dtype=F64))
+    seen, acceptance = [], []
+    for i in range(BURN_IN + STEPS):
+        state, info = kernel(state, rng)
+        if i >= BURN_IN:
+            seen.append(statistics(model, *state))
+            acceptance.append(info.acceptance.mean().item())
+    seen = torch.stack(seen, 1)  # (chains, steps, statistics)
+    n = 20_000
+    sigma = LEVELS[torch.randint(len(LEVELS), (n,), generator=torch.Generator().manual_seed(0))]
+    exact = statistics(model, model.sample(n, sigma, seed=8), sigma)
+    of_chains = seen.mean(1).var(0) / CHAINS
+    z = (seen.mean((0, 1)) - exact.mean(0)).abs() / (of_chains + exact.var(0) / n).sqrt()
+    return Result(z.max().item(), (exact.var(0) / of_chains).min().item(), sum(acceptance) / len(acceptance))
+
+
+@pytest.mark.parametrize(("eta", "step"), [(0.8, "sigma2"), (0.25, "constant")])
+def test_adjusted_kernel_and_exact_posterior_reach_the_joint_distribution(model, eta, step):
+    """Within 4 standard errors (the largest of 13), from at least 1,000 effective draws, most proposals accepted."""
+    result = run(model, then(mala(model, eta, step), gibbs(ExactPosterior(model, LEVELS))))
+    assert result.effective > 1000, result
+    assert 0.5 < result.acceptance < 0.99, result
+    assert result.worst < 4, result
+
+
+def unadjusted(model, eta):
+    return langevin(model, eta, "sigma2")
+
+
+def other_drift(model, eta):
+    """Twice the drift, tested as if it were the right one."""
+
+    def kernel(state, rng):
+        x, sigma = state
+        e = like(eta * sigma**2, x)
+        s = score(model, x, sigma)
+        y = x + e * s + e.sqrt() * rng(x)
+        back = (x - y - e / 2 * score(model, y, sigma)).pow(2).sum(1) - (y - x - e / 2 * s).pow(2).sum(1)
+        ratio = model.log_prob(y, sigma) - model.log_prob(x, sigma) - back / (2 * e[:, 0])
+        accepted = rng.uniform(sigma) < ratio.exp()
+        return ChainState(torch.where(accepted[:, None], y, x), sigma), mcmc.Info(
+            ratio.exp().clamp(max=1), sigma, sigma
+        )
+
+    return kernel
+
+
+def no_way_back(model, eta):
+    """The test without the proposal's own density, as for a symmetric one."""
+
+    def kernel(state, rng):
+        x, sigma = state
+        e = like(eta * sigma**2, x)
+        y = x + e / 2 * score(model, x, sigma) + e.sqrt() * rng(x)
+        ratio = model.log_prob(y, sigma) - model.log_prob(x, sigma)
+        accepted = rng.uniform(sigma) < ratio.exp()
+        return ChainState(torch.where(accepted[:, None], y, x), sigma), mcmc.Info(
+            ratio.exp().clamp(max=1), sigma, sigma
+        )
+
+    return kernel
+
+
+@pytest.mark.parametrize("wrong", [unadjusted, other_drift, no_way_back])
+def test_a_wrong_step_is_seen(model, wrong):
+    """The same comparison, the same number of draws: 8 standard errors and more."""
+    result = run(model, then(wrong(model, 1.0), gibbs(ExactPosterior(model, LEVELS))))
+    assert result.effective > 1000 and result.worst > 8, result
+
+
+class Wrong(ExactPosterior):
+    """A posterior whose log probabilities or whose levels are not those of the model."""
+
+    def __init__(self, model, temper=1.0, shift=0):
+        super().__init__(model, LEVELS)
+        self.temper, self.shift = temper, shift
+
+    def log_probs(self, x):
+        return (super().log_probs(x) * self.temper).log_softmax(-1).roll(self.shift, -1)
+
+
+@pytest.mark.parametrize("wrong", [{"temper": 0.6}, {"temper": 1.4}, {"shift": 1}, {"shift": -1}])
+def test_a_wrong_posterior_is_seen(model, wrong):
+    result = run(model, then(mala(model, 0.8, "sigma2"), gibbs(Wrong(model, **wrong))))
+    assert result.worst > 8, result
+
+
+def test_the_most_likely_level_is_no_draw(model):
+    """What the published code does is not a Gibbs step, and the comparison says so."""
+    assert run(model, then(mala(model, 0.8, "sigma2"), gibbs(ExactPosterior(model, LEVELS), "argmax"))).worst > 8
+
+
+def test_one_step_from_exact_draws_leaves_them_exact(model):
+    """Invariance alone, of each half of the step, whatever the mixing: 20,000 draws, one step."""
+    n = 20_000
+    sigma = LEVELS[torch.randint(len(LEVELS), (n,), generator=torch.Generator().manual_seed(1))]
+    state, rng = ChainState(model.sample(n, sigma, seed=1), sigma), Streams(0, "chain", range(n))
+    before = statistics(model, *state)
+    for kernel in (mala(model, 0.8, "sigma2"), gibbs(ExactPosterior(model, LEVELS))):
+        after = statistics(model, *kernel(state, rng)[0])
+        moved = after - before
+        z = moved.mean(0).abs() / (moved.std(0) / n**0.5).clamp(min=1e-12)
+        assert z.max() < 4 and moved.abs().max() > 0.1
+    moved = statistics(model, *langevin(model, 1.2, "sigma2")(state, rng)[0]) - before
+    assert (moved.mean(0).abs() / (moved.std(0) / n**0.5).clamp(min=1e-12)).max() > 8
+
+
+# Pieces
+
+
+def test_langevin_formula(model):
+    """x + (e / 2) score + sqrt(e) z with e = eta, or eta sigma^2; one call."""
+    sigma = torch.tensor([0.2, 1.0], dtype=F64)
+    counted, x = count_nfe(model), model.sample(2, sigma)
+    z = Streams(0, "chain", range(2))(x)
+    for step, e in (("constant", torch.full_like(sigma, 0.3)), ("sigma2", 0.3 * sigma**2)):
+        state, info = langevin(counted, 0.3, step)(ChainState(x, sigma), Streams(0, "chain", range(2)))
+        expected = x + e[:, None] / 2 * score(model, x, sigma) + e.sqrt()[:, None] * z
+        assert torch.allclose(state.x, expected, rtol=0, atol=1e-14)
+        assert torch.equal(state.sigma, sigma) and torch.equal(info.step_size, e) and torch.equal(info.sigma, sigma)
+        assert (info.acceptance == 1).all()
+    assert counted.calls == 2
+
+
+def test_adjusted_kernel_costs_two_calls_and_keeps_what_it_rejects(model):
+    counted, sigma = count_nfe(model), torch.full((CHAINS,), 0.1, dtype=F64)
+    x = model.sample(CHAINS, sigma)
+    state, info = mala(counted, 5.0)(ChainState(x, sigma), Streams(0, "chain", range(CHAINS)))
+    assert counted.calls == 2
+    stayed = (state.x == x).all(1)
+    assert 0 < stayed.sum() and (stayed.float().mean() - (1 - info.acceptance).mean()).abs() < 0.1
+    state, info = mala(model, 1e-6)(ChainState(x, sigma), Streams(0, "chain", range(CHAINS)))
+    assert info.acceptance.min() > 0.999 and (state.x != x).all()
+
+
+def test_composition_is_one_after_the_other(model):
+    posterior, sigma = ExactPosterior(model, LEVELS), torch.full((3,), 0.5, dtype=F64)
+    start, rng = ChainState(model.sample(3, sigma), sigma), Streams(0, "chain", range(3))
+    middle, info = langevin(model, 0.1)(start, rng)
+    end, _ = gibbs(posterior)(middle, rng)
+    whole, of_whole = langevin_gibbs(model, posterior, 0.1)(start, Streams(0, "chain", range(3)))
+    assert torch.equal(whole.x, middle.x) and torch.equal(whole.sigma, end.sigma)
+    assert all(torch.equal(a, b) for a, b in zip(info, of_whole, strict=True))
+
+
+def test_state_handed_in_is_left_alone(model):
+    sigma = torch.full((3,), 0.5, dtype=F64)
+    start = ChainState(model.sample(3, sigma), sigma)
+    x = start.x.clone()
+    for kernel in (langevin(model, 0.1), mala(model, 0.1), gibbs(ExactPosterior(model, LEVELS))):
+        kernel(start, Streams(0, "chain", range(3)))
+        assert torch.equal(start.x, x) and (start.sigma == 0.5).all()
+
+
+# The noise level
+
+
+def classifier(probabilities):
+    """A posterior that answers the same to every image."""
+    logits = torch.tensor(probabilities).log() + 3.0
+    levels = log_levels(50.0, 0.01, len(probabilities))
+    return ClassifierPosterior(lambda x: logits.expand(len(x), -1), levels), levels
+
+
+def test_draws_have_the_classifiers_probabilities():
+    probabilities = [0.5, 0.0, 0.3, 0.15, 0.05]
+    posterior, levels = classifier(probabilities)
+    n = 20_000
+    sigma = draw(posterior, torch.zeros(n, 1, 2, 2), Streams(0, "chain", range(n)))
+    counts = (sigma[:, None] == levels.float()).sum(0)
+    assert counts.sum() == n and counts[1] == 0
+    p = torch.tensor(probabilities)
+    z = (counts / n - p).abs() / (p * (1 - p) / n).sqrt().clamp(min=1e-12)
+    assert z.max() < 4
+
+
+def test_draw_at_the_ends_of_the_uniform():
+    """The smallest uniform takes the first level that has any probability, the largest the last one."""
+    posterior, levels = classifier([0.0, 0.4, 0.6, 0.0])
+
+    class Fixed:
+        def __init__(self, u):
+            self.u = u
+
+        def uniform(self, like):
+            return torch.full_like(like, self.u)
+
+    x = torch.zeros(1, 1, 2, 2)
+    assert draw(posterior, x, Fixed(0.0)) == levels[1].float()
+    assert draw(posterior, x, Fixed(1 - 2.0**-53)) == levels[2].float()
+
+
+def test_argmax_is_the_most_likely_level_and_draws_nothing():
+    posterior, levels = classifier([0.1, 0.2, 0.6, 0.1])
+    rng = Streams(0, "chain", range(3))
+    assert (argmax(posterior, torch.zeros(3, 1, 2, 2), rng) == levels[2].float()).all()
+    assert rng.state == (0, 0)
+
+
+def test_classifier_runs_in_blocks_of_float32():
+    seen = []
+    posterior = ClassifierPosterior(lambda x: seen.append((len(x), x.dtype)) or x, torch.ones(3), block=4)
+    x = torch.randn(6, 3, dtype=F64)
+    assert torch.allclose(posterior.log_probs(x), x.float().log_softmax(-1))
+    assert seen == [(4, torch.float32)] * 2
+
+
+def test_exact_posterior_is_bayes(model):
+    x = model.sample(4, 0.5)
+    log_p = torch.stack([model.log_prob(x, s) for s in LEVELS], 1)
+    assert torch.allclose(ExactPosterior(model, LEVELS).log_probs(x).exp(), log_p.softmax(1), atol=1e-12)
+    default = ExactPosterior(model)
+    assert len(default.levels) == 1000 and default.levels[0] == pytest.approx(2.0)
+
+
+def test_levels_are_the_published_ones():
+    """Class 999 is 0.010086 for sigma_max 50 and 0.010105 for 348; the ratios are 1.00855 and 1.01051."""
+    for top, last, ratio in ((50.0, 0.010086, 1.00855), (348.0, 0.010105, 1.01051)):
+        levels = log_levels(top, 0.01)
+        assert levels[0] == top and levels[-1].item() == pytest.approx(last, rel=1e-4)
+        assert torch.allclose(levels[:-1] / levels[1:], torch.full((999,), ratio, dtype=F64), rtol=1e-5)
+
+
+def test_entropy():
+    assert entropy(torch.full((1, 8), 1 / 8).log()).item() == pytest.approx(math.log(8))
+    assert entropy(torch.tensor([[1.0, 0.0]]).log()).item() == 0
+
+
+def test_errors(model):
+    posterior = ExactPosterior(model, LEVELS)
+    for eta in (0.0, -1.0, math.nan, math.inf):
+        for kernel in (langevin, mala):
+            with pytest.raises(UserError, match="eta must be positive and finite"):
+                kernel(model, eta)
+    with pytest.raises(UserError, match="step must be 'constant' or 'sigma2', not 'sigma'"):
+        langevin(model, 1.0, "sigma")
+    with pytest.raises(UserError, match="did you mean 'argmax'"):
+        gibbs(posterior, "agmax")
+    with pytest.raises(UserError, match="needs a model with log_prob"):
+        mala(lambda x, sigma: x, 1.0)
+    with pytest.raises(UserError, match="needs a model with log_prob_levels"):
+        ExactPosterior(lambda x, sigma: x)
+    with pytest.raises(UserError, match="0 < sigma_min < sigma_max is needed, not sigma_min=2, sigma_max=1"):
+        noise_level.log_levels(1, 2)
