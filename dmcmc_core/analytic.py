@@ -77,10 +77,11 @@ class GaussianMixture:
     def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
         """log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
         x = x.to(self.means)
+        some = levels.to(x)[:, None].split(max(1, _NUMBERS // (8 * self._block * self.means.numel())))
 
         def block(rows: Tensor) -> Tensor:
             offsets = self._offsets(rows)
-            return torch.stack([self._log_joint(*offsets, s).logsumexp(-1) for s in levels.to(x)], -1)
+            return torch.cat([self._log_joint(*offsets, s).logsumexp(-1) for s in some]).T.contiguous()
 
         return apply_in_blocks(block, self._block, x.flatten(1))
 
@@ -106,8 +107,8 @@ class GaussianMixture:
         return r, r if self.axes is None else torch.einsum("bki,kij->bkj", r, self.axes)
 
     def _log_joint(self, r: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-        """log (weight_k N(x; mean_k, C_k + sigma^2 I)), (B, K)."""
-        v = self.variances + sigma.reshape(-1, 1, 1) ** 2
+        """log (weight_k N(x; mean_k, C_k + sigma^2 I)), (B, K); (L, B, K) for sigma of shape (L, 1)."""
+        v = self.variances + sigma[..., None, None] ** 2
         return self.weights.log() - (z**2 / v + v.log() + math.log(2 * math.pi)).sum(-1) / 2
 
     def _posterior_mean(self, x: Tensor, sigma: Tensor) -> Tensor:
