@@ -40,7 +40,7 @@ class Integrator:
     Attributes:
         order: global order of convergence in the step size; the weak order where ``stochastic``.
         schedule: name of the grid its paper uses, in :data:`dmcmc_core.schedules.SCHEDULES`.
-        calls: network calls for n levels followed by 0; None where the integrator adapts its steps.
+        calls: (n, **options) -> network calls for n levels followed by 0; None where the integrator adapts its steps.
         defaults: options that let it walk n levels followed by 0.
     """
 
@@ -49,20 +49,20 @@ class Integrator:
     order: int
     stochastic: bool
     schedule: str
-    calls: Callable[[int], int] | None
+    calls: Callable[..., int] | None
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, denoiser: Denoiser, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
         return self.function(denoiser, x, sigmas, **self.defaults | options)
 
-    def levels(self, nfe: float) -> int:
-        """The most levels that ``nfe`` network calls per image pay for."""
+    def levels(self, nfe: float, **options: Any) -> int:
+        """The most levels that ``nfe`` network calls per image pay for, at these options of the integrator."""
         if self.calls is None:
             raise UserError(f"{self.name} adapts its steps: its tolerance, not a number of levels, sets its NFE")
-        if nfe < self.calls(1):
-            raise UserError(f"{self.name} needs at least {self.calls(1)} NFE, not {nfe:g}")
+        if nfe < self.calls(1, **options):
+            raise UserError(f"{self.name} needs at least {self.calls(1, **options)} NFE, not {nfe:g}")
         n = 1
-        while self.calls(n + 1) <= nfe:
+        while self.calls(n + 1, **options) <= nfe:
             n += 1
         return n
 
@@ -71,7 +71,7 @@ INTEGRATORS: dict[str, Integrator] = {}
 
 
 def integrator(
-    *, order: int, stochastic: bool, schedule: str, calls: Callable[[int], int] | None, **defaults: Any
+    *, order: int, stochastic: bool, schedule: str, calls: Callable[..., int] | None, **defaults: Any
 ) -> Callable:
     """Enter a function in the registry; the function itself stays as it is."""
 
@@ -113,7 +113,7 @@ def tweedie(denoiser: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
     return denoiser(x, torch.as_tensor(sigma).to(x))
 
 
-@integrator(order=1, stochastic=False, schedule="karras", calls=lambda n: n)
+@integrator(order=1, stochastic=False, schedule="karras", calls=lambda n, **_: n)
 def euler(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback | None = None
 ):
@@ -125,7 +125,7 @@ def euler(
     return x
 
 
-@integrator(order=2, stochastic=False, schedule="karras", calls=lambda n: 2 * n - 1)
+@integrator(order=2, stochastic=False, schedule="karras", calls=lambda n, **_: 2 * n - 1)
 def heun(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback | None = None
 ):
@@ -149,7 +149,7 @@ def heun_step(denoiser: Denoiser, x: Tensor, now: Tensor, after: Tensor) -> Tens
     return x + dt * (d + epsilon(denoiser, x_euler, after)) / 2
 
 
-@integrator(order=1, stochastic=True, schedule="karras", calls=lambda n: 2 * n - 1)
+@integrator(order=1, stochastic=True, schedule="karras", calls=lambda n, **_: 2 * n - 1)
 def heun_churn(
     denoiser: Denoiser,
     x: Tensor,
@@ -184,7 +184,7 @@ def heun_churn(
     return x
 
 
-@integrator(order=1, stochastic=False, schedule="log_uniform", calls=lambda n: n)
+@integrator(order=1, stochastic=False, schedule="log_uniform", calls=lambda n, **_: n)
 def probability_flow(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback | None = None
 ):
@@ -200,7 +200,7 @@ def probability_flow(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n: n)
+@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n, **_: n)
 def reverse_diffusion(
     denoiser: Denoiser,
     x: Tensor,
@@ -230,7 +230,7 @@ def reverse_diffusion(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n: n, last="tweedie")
+@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n, **_: n, last="tweedie")
 def euler_maruyama(
     denoiser: Denoiser,
     x: Tensor,
@@ -273,7 +273,7 @@ def euler_maruyama(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="karras", calls=lambda n: n)
+@integrator(order=1, stochastic=True, schedule="karras", calls=lambda n, **_: n)
 def ancestral(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback | None = None
 ):
@@ -291,7 +291,7 @@ def ancestral(
     return x
 
 
-@integrator(order=2, stochastic=False, schedule="karras", calls=lambda n: n)
+@integrator(order=2, stochastic=False, schedule="karras", calls=lambda n, **_: n)
 def dpmpp_2m(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback | None = None
 ):
@@ -312,7 +312,13 @@ def dpmpp_2m(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n: 2 * n)
+def _with_corrections(n: int, corrections: int = 1, **_: Any) -> int:
+    if not isinstance(corrections, int) or corrections < 0:
+        raise UserError(f"corrections must be a whole number, at least 0, not {corrections!r}")
+    return n * (1 + corrections)
+
+
+@integrator(order=1, stochastic=True, schedule="log_uniform", calls=_with_corrections)
 def predictor_corrector(
     denoiser: Denoiser,
     x: Tensor,
@@ -337,6 +343,7 @@ def predictor_corrector(
     """
     x, noise = state(x), noise or torch.randn_like
     schedules.check(sigmas, rows=x.shape[0])
+    _with_corrections(1, corrections)
     for i in range(sigmas.shape[-1] - 1):
         now = sigmas[..., i].to(x.device)
         for _ in range(corrections):

@@ -117,8 +117,8 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     if entry.calls is None:
         options.setdefault("tol", None)
     elif levels is None:
-        levels = _levels(entry, left, nfe, spent, sampler)
-    elif not isinstance(levels, int) or levels < 1 or entry.calls(levels) > left + 1e-9:
+        levels = _levels(entry, left, options, nfe, spent, sampler)
+    elif not isinstance(levels, int) or levels < 1 or entry.calls(levels, **options) > left + 1e-9:
         raise UserError(
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {left:.2f} NFE are left for it"
         )
@@ -137,9 +137,11 @@ def chain_cost(chain: ChainSettings, num: int) -> float:
     return rows * (chain.warmup_calls + math.ceil(num / chain.chains) * chain.window_calls) / num
 
 
-def _levels(entry: integrators.Integrator, left: float, nfe: float, spent: float, sampler: str) -> int:
+def _levels(
+    entry: integrators.Integrator, left: float, options: dict[str, Any], nfe: float, spent: float, sampler: str
+) -> int:
     try:
-        return entry.levels(left + 1e-9)
+        return entry.levels(left + 1e-9, **options)
     except UserError as error:
         raise UserError(
             f"{sampler} at {nfe:g} NFE leaves {left:.2f} after {spent:.2f} for the chains: {error}"
@@ -230,6 +232,8 @@ def run(
     """
     if int(num) != num or num < 1:
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
+    if int(shard) != shard or shard < 1:
+        raise UserError(f"shard must be a whole number of images, at least 1, not {shard}")
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
     split(sampler)  # a wrong name should not wait for the model
     model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
@@ -242,6 +246,7 @@ def run(
         "seed": int(seed),
         "nfe": nfe,
         "block": BLOCK,
+        "shard": int(shard),
         "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
     }
     manifest = _open(out, recipe, num)
@@ -289,11 +294,10 @@ def _chained(counted, the, num, seed, out, where, posterior, size, rank, world, 
         chains = range(low, min(low + BLOCK, c, num))
         if group % world != rank:
             continue
-        for number, start in enumerate(starts(counted.denoiser, the, posterior, seed, chains, where)):
+        begun = starts(counted.denoiser, the, posterior, seed, chains, where)
+        for number, start in zip(range(math.ceil((num - low) / c)), begun, strict=False):  # no window beyond the last
             first = number * c + low
             indices = range(first, min(first + len(chains), num))
-            if not len(indices):
-                break
             if not _has(out, first, len(indices)):
                 counted.reset()
                 start = ChainState(*(t[: len(indices)] for t in start))
@@ -407,10 +411,13 @@ def fingerprint(model: Denoiser) -> str:
     if known is None:
         net = getattr(model, "net", None)
         parts = list(net.state_dict().values()) if net is not None else []
-        parts += [getattr(model, n) for n in ("images", "means", "weights", "variances") if hasattr(model, n)]
+        parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
+        parts = [t for t in parts if t is not None]
         if not parts:
             raise UserError("a model without a network, images or means cannot be told from another: give it a .net")
-        digest = hashlib.sha256(repr((tuple(model.shape), model.sigma_min, model.sigma_max)).encode())
+        digest = hashlib.sha256(
+            repr((tuple(model.shape), tuple(model.data_range), model.sigma_min, model.sigma_max)).encode()
+        )
         for tensor in parts:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         known = digest.hexdigest()
@@ -431,7 +438,7 @@ def _device(model: Denoiser) -> torch.device:
 def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
     """The manifest of an earlier run of this recipe; None in a new folder."""
     if not (out / "manifest.json").is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(p.suffix != ".part" for p in out.iterdir()):  # those an interruption may leave
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder")
         return None
     manifest = read_manifest(out)
