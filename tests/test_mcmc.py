@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from exact import F64, covariance
+from exact import F64, covariance, images_mixture
 
 from dmcmc_core import analytic, mcmc, noise_level
-from dmcmc_core.analytic import GaussianMixture
+from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import count_nfe, like, score
 from dmcmc_core.errors import UserError
 from dmcmc_core.mcmc import ChainState, gibbs, langevin, langevin_gibbs, mala, then
@@ -267,6 +267,22 @@ def test_exact_posterior_is_bayes(model):
     assert torch.allclose(ExactPosterior(model, LEVELS).log_probs(x).exp(), log_p.softmax(1), atol=1e-12)
     default = ExactPosterior(model)
     assert len(default.levels) == 1000 and default.levels[0] == pytest.approx(2.0)
+
+
+def test_draws_of_a_row_do_not_depend_on_the_others():
+    """Probabilities and levels to the last bit, from the exact posteriors and from a classifier."""
+    mixture, data = (
+        images_mixture(),
+        EmpiricalData(torch.rand(300, 1, 2, 2, generator=torch.Generator().manual_seed(0))),
+    )
+    weight = torch.randn(4, 1000, generator=torch.Generator().manual_seed(1))
+    net = ClassifierPosterior(lambda x: x.flatten(1) @ weight, log_levels(50.0, 0.01))
+    x = mixture.sample(100, torch.logspace(-2, 0.6, 100))
+    for posterior in (ExactPosterior(mixture), ExactPosterior(data), net):
+        log_probs, sigma = posterior.log_probs(x.clone()), draw(posterior, x.clone(), Streams(0, "chain", range(100)))
+        for rows in (range(1), range(7), range(64), [93, 4, 50]):
+            assert torch.equal(posterior.log_probs(x[list(rows)]), log_probs[list(rows)])
+            assert torch.equal(draw(posterior, x[list(rows)], Streams(0, "chain", rows)), sigma[list(rows)])
 
 
 def test_levels_are_the_published_ones():

@@ -1,0 +1,392 @@
+"""Runs on disk: the same image in any division and after any interruption, budgets kept, nothing mixed up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exact import images_mixture
+
+from dmcmc_core import sampling_run
+from dmcmc_core.analytic import GaussianMixture
+from dmcmc_core.data import to_uint8
+from dmcmc_core.denoiser import Adapter
+from dmcmc_core.errors import UserError
+from dmcmc_core.integrators import INTEGRATORS
+from dmcmc_core.sampling_run import cached, default_n_skip, fingerprint, load_images, plan, read_manifest, run
+from dmcmc_core.schedules import karras
+from dmcmc_core.streams import Streams
+
+torch.set_num_threads(1)
+
+CHAINS = {"chains": 6, "warmup_levels": 2, "warmup_steps": 2}
+PLAIN, CHAINED = "heun_churn", "dlg+heun_churn"
+SETTINGS = {PLAIN: {}, CHAINED: CHAINS}
+SAMPLERS = [*INTEGRATORS, *(f"dlg+{name}" for name in INTEGRATORS)]
+
+
+@pytest.fixture
+def model():
+    return images_mixture()
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Rows that any mixture was asked for, counted below everything that the run itself counts."""
+    rows, inner = [], GaussianMixture.__call__
+    monkeypatch.setattr(
+        GaussianMixture, "__call__", lambda self, x, sigma: rows.append(len(x)) or inner(self, x, sigma)
+    )
+    return rows
+
+
+def make(model, sampler, out, nfe=12, num=20, seed=0, settings=None, **options):
+    settings = SETTINGS.get(sampler, {}) if settings is None else settings
+    return run(model, sampler, nfe, num, seed, out, settings, progress=False, **options)
+
+
+def files(folder, pattern="*"):
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(Path(folder).rglob(pattern)) if p.is_file()
+    }
+
+
+# Image i
+
+
+@pytest.mark.parametrize("sampler", [PLAIN, CHAINED])
+def test_image_i_is_the_same_in_any_number_and_any_shards(model, sampler, tmp_path):
+    """Levels are fixed, as a budget would pay for other numbers of them where warm-up is shared out differently."""
+    settings = SETTINGS[sampler] | {"levels": 3} | ({"n_skip": 3} if sampler == CHAINED else {})
+    make(model, sampler, tmp_path / "whole", num=20, settings=settings)
+    whole = load_images(tmp_path / "whole")
+    assert len(whole.flatten(1).unique(dim=0)) > 15
+    for num, shard in ((20, 7), (20, 1), (5, 256), (13, 4)):
+        out = tmp_path / f"{num}-{shard}"
+        make(model, sampler, out, num=num, shard=shard, settings=settings)
+        assert torch.equal(load_images(out), whole[:num]), (num, shard)
+    make(model, sampler, tmp_path / "other", num=20, seed=1, settings=settings)
+    assert not torch.equal(load_images(tmp_path / "other")[1], whole[0])
+    assert not (load_images(tmp_path / "other") == whole).all()
+
+
+def test_images_are_those_of_the_integrator(model, tmp_path):
+    """From N(mean, sigma_max^2), image i with stream i, rounded to uint8."""
+    make(model, "heun_churn", tmp_path / "a", num=3, nfe=9, seed=4)
+    rng = Streams(4, "image", range(3))
+    x = model.mean + model.sigma_max * rng(torch.zeros(3, 1, 2, 2))
+    expected = INTEGRATORS["heun_churn"](model, x, karras(5, 4.0, 0.01), noise=rng)
+    (path,) = (tmp_path / "a").glob("shard-*.npz")
+    stored = np.load(path)["arr_0"]
+    assert stored.dtype == np.uint8 and stored.shape == (3, 2, 2, 1)
+    assert np.array_equal(stored, to_uint8(expected, model.data_range))
+    assert torch.equal(load_images(tmp_path / "a"), expected.clamp(0, 1).mul(255).round() / 255)
+
+
+def test_a_wide_run_of_more_chains_than_a_block(model, tmp_path):
+    """Groups of 64 chains: image i comes from window i // C and chain i mod C, whatever the group."""
+    settings = {"chains": 70, "n_skip": 1, "warmup_levels": 1, "warmup_steps": 0, "levels": 1}
+    make(model, "dlg+euler", tmp_path / "wide", num=150, settings=settings)
+    names = [p.name for p in sorted((tmp_path / "wide").glob("shard-*.npz"))]
+    assert names == [f"shard-{i:08d}.npz" for i in (0, 64, 70, 134, 140)]
+    make(model, "dlg+euler", tmp_path / "narrow", num=67, settings=settings)
+    assert torch.equal(load_images(tmp_path / "narrow"), load_images(tmp_path / "wide")[:67])
+
+
+@pytest.mark.parametrize("sampler", [PLAIN, CHAINED, "rk45"])
+def test_two_processes_make_the_same_images(model, sampler, tmp_path, monkeypatch):
+    settings = {"chains": 70, "n_skip": 1, "warmup_levels": 1, "warmup_steps": 0} if sampler == CHAINED else {}
+    nfe, num = {"rk45": (60, 20), PLAIN: (12, 20), CHAINED: (12, 150)}[sampler]
+    make(model, sampler, tmp_path / "one", nfe, num, settings=settings, shard=4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        manifest = make(model, sampler, tmp_path / "two", nfe, num, settings=settings, shard=4)
+        assert manifest["complete"] == (rank == "0")
+        if rank == "1":
+            assert 0 < manifest["images"] < num
+            with pytest.raises(UserError, match="is not complete"):
+                load_images(tmp_path / "two")
+    assert torch.equal(load_images(tmp_path / "two"), load_images(tmp_path / "one"))
+    alone = read_manifest(tmp_path / "one")
+    assert {k: manifest[k] for k in ("nfe_full", "nfe_paper", "rows")} == {
+        k: alone[k] for k in ("nfe_full", "nfe_paper", "rows")
+    }
+
+
+KILL = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from exact import images_mixture
+from dmcmc_core import sampling_run
+replace, left = os.replace, [{after}]
+def dying(a, b):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)  # the new file is whole but does not have its name yet
+    replace(a, b)
+os.replace = dying
+sampling_run.run(images_mixture(), {sampler!r}, 12, 20, 0, {out!r}, {settings!r}, progress=False, shard=4)
+"""
+
+
+@pytest.mark.parametrize(("sampler", "after"), [(PLAIN, 1), (PLAIN, 4), (CHAINED, 2), (CHAINED, 3), (CHAINED, 6)])
+def test_a_killed_run_goes_on_to_the_same_images(model, sampler, after, tmp_path):
+    """Killed while it writes its manifest, its shards, its chains; what was whole is not made again."""
+    make(model, sampler, tmp_path / "whole", shard=4)
+    out, tests = tmp_path / "killed", Path(__file__).resolve().parent
+    path = [str(tests), str(tests.parent)]
+    code = KILL.format(path=path, after=after, sampler=sampler, out=str(out), settings=SETTINGS[sampler])
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    left = files(out, "*.npz")
+    assert (out / "manifest.json").is_file() == (after > 1)
+    if after > 1:
+        assert not read_manifest(out)["complete"]
+        with pytest.raises(UserError, match="is not complete"):
+            load_images(out)
+    make(model, sampler, out, shard=4)
+    assert torch.equal(load_images(out), load_images(tmp_path / "whole"))
+    assert files(out, "*.npz").items() >= left.items()
+    assert read_manifest(out) == read_manifest(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_run_again(model, tmp_path, evaluated):
+    first = make(model, CHAINED, tmp_path / "a")
+    before = files(tmp_path / "a", "*.npz")
+    evaluated.clear()
+    assert make(model, CHAINED, tmp_path / "a") == first
+    assert not evaluated and files(tmp_path / "a", "*.npz") == before
+
+
+def test_more_images_are_added_to_those_there(model, tmp_path, evaluated):
+    make(model, "heun", tmp_path / "a", num=10, shard=4)
+    before = files(tmp_path / "a", "*.npz")
+    evaluated.clear()
+    make(model, "heun", tmp_path / "a", num=20, shard=4)
+    make(model, "heun", tmp_path / "b", num=20, shard=4)
+    assert torch.equal(load_images(tmp_path / "a"), load_images(tmp_path / "b"))
+    kept = dict(list(before.items())[:2])  # 0 to 3 and 4 to 7; the third had only two images
+    assert files(tmp_path / "a", "*.npz").items() >= kept.items()
+    with pytest.raises(UserError, match="already holds a run of 20 images: num=10 would take some away"):
+        make(model, "heun", tmp_path / "a", num=10, shard=4)
+
+
+# Budgets
+
+
+@pytest.mark.parametrize("nfe", [10, 16.5])
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not s.endswith("rk45")])
+def test_the_full_count_is_the_largest_within_the_budget(model, sampler, nfe, tmp_path, evaluated):
+    """Counted where the mixture is evaluated; 25 images are no multiple of 6 chains. One level more would cost more."""
+    settings, num = CHAINS if sampler.startswith("dlg") else {}, 25
+    manifest = make(model, sampler, tmp_path / "a", nfe, num, settings=settings)
+    assert manifest["nfe_full"] == sum(evaluated) / num <= nfe
+    assert manifest["nfe_paper"] <= manifest["nfe_full"]
+    assert sum(manifest["rows"].values()) == sum(evaluated)
+    levels, calls = manifest["plan"]["levels"], INTEGRATORS[sampler.removeprefix("dlg+")].calls
+    assert calls(levels + 1) - calls(levels) > nfe - manifest["nfe_full"]
+    with pytest.raises(UserError, match=f"levels={levels + 1} is not a whole number that .* can pay for"):
+        plan(model, sampler, nfe, num, settings | {"levels": levels + 1})
+    assert plan(model, sampler, nfe, num, settings | {"levels": 1}).levels == 1
+
+
+def test_rows_are_told_apart(model, tmp_path):
+    """7 chains for 20 images, 3 windows of 4 steps; 3 + 2 calls of warm-up; Heun at 4 levels; one Tweedie step."""
+    settings = {"chains": 7, "n_skip": 4, "warmup_levels": 3, "warmup_steps": 2, "tweedie": 0.01, "levels": 4}
+    manifest = make(model, "dlg+heun", tmp_path / "a", 40, settings=settings)
+    assert manifest["rows"] == {"integrator": 20 * 7, "tweedie": 20, "chains": 7 * 3 * 4, "warmup": 7 * 5}
+    assert manifest["nfe_paper"] == (140 + 84) / 20 and manifest["nfe_full"] == (140 + 20 + 84 + 35) / 20
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dlg+heun"])
+def test_options_that_cost_are_paid_for(model, sampler, tmp_path):
+    """A Tweedie step, the adjusted kernel and corrections leave less for levels."""
+    settings = CHAINS if sampler.startswith("dlg") else {}
+    bare = plan(model, sampler, 15, 60, settings).levels
+    assert plan(model, sampler, 15, 60, settings | {"tweedie": 0.01}).levels < bare
+    if settings:
+        assert plan(model, sampler, 15, 60, settings | {"kernel": "mala"}).levels < bare
+    corrected = sampler.replace("heun", "predictor_corrector")
+    manifest = make(model, corrected, tmp_path / "a", 20, 60, settings=settings | {"corrections": 3})
+    assert 16 < manifest["nfe_full"] <= 20
+
+
+@pytest.mark.parametrize("sampler", ["rk45", "dlg+rk45"])
+def test_adaptive_integrators_get_the_smallest_tolerance_that_fits(model, sampler, tmp_path):
+    """In a trial on other seeds; what the run then used is in the manifest."""
+    settings = CHAINS if sampler.startswith("dlg") else {}
+    used, tolerances = [], []
+    for nfe in (40, 80):
+        manifest = make(model, sampler, tmp_path / str(nfe), nfe, 40, settings=settings)
+        used.append(manifest["nfe_full"])
+        tolerances.append(manifest["plan"]["options"]["tol"])
+        assert 0.6 * nfe < manifest["nfe_full"] <= nfe
+    assert tolerances[1] < tolerances[0] and used[1] > used[0]
+    manifest = make(model, sampler, tmp_path / "given", 40, 40, settings=settings | {"tol": 0.5})
+    assert manifest["plan"]["options"]["tol"] == 0.5
+    with pytest.raises(UserError, match="uses 21.0 NFE at its loosest tolerance 1: 9.* is too small"):
+        make(model, "rk45", tmp_path / "few", 9)
+    assert not (tmp_path / "few").exists()
+
+
+def test_a_third_of_the_budget_goes_to_the_chains():
+    assert [default_n_skip(nfe) for nfe in (1, 9, 10, 50)] == [1, 3, 3, 17]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "nfe", "settings", "message"),
+    [
+        ("predictor_corrector", 1, {}, "leaves 1.00 after 0.00 for the chains: predictor_corrector needs at least 2"),
+        ("heun", 0.5, {}, "spends 0.00 NFE per image before its integrator begins: 0.5 is too small"),
+        ("dlg+heun", 3, CHAINS, "dlg.heun spends 2.40 NFE per image before its integrator begins: 3 is too small"),
+        ("dlg+predictor_corrector", 10, CHAINS | {"n_skip": 6}, "leaves 1.60 after 8.40 for the chains"),
+    ],
+)
+def test_too_small_a_budget(model, sampler, nfe, settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make(model, sampler, tmp_path / "a", nfe, settings=settings)
+    assert not (tmp_path / "a").exists()
+
+
+# The manifest, and what may be in a folder
+
+
+def test_manifest(model, tmp_path):
+    make(model, CHAINED, tmp_path / "a", num=20, seed=3)
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["asked"] == {"sampler": CHAINED, "settings": dict(sorted(CHAINS.items()))}
+    assert manifest["seed"] == 3 and manifest["nfe"] == 12 and manifest["num"] == manifest["images"] == 20
+    assert manifest["model"] == "GaussianMixture" and manifest["model_sha256"] == fingerprint(model)
+    assert manifest["block"] == 64 and manifest["complete"] and manifest["shape"] == [1, 2, 2]
+    assert manifest["data_range"] == [0.0, 1.0] and manifest["versions"]["torch"] == torch.__version__
+    chosen = manifest["plan"]
+    assert chosen["chain"]["chains"] == 6 and chosen["chain"]["n_skip"] == 4 and chosen["posterior"] == "exact"
+    assert chosen["schedule"] == "karras" and chosen["start"] == chosen["chain"]["start"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "its seed is 0, not 1"),
+        ({"nfe": 13}, "its nfe is 12, not 13"),
+        ({"sampler": "euler"}, "its asked is"),
+        ({"settings": {"s_churn": 2.0}}, "its asked is"),
+        ({"model": images_mixture(5.0)}, "its model_sha256 is"),
+        ({"shard": 3}, "its shard is 256, not 3"),
+    ],
+)
+def test_a_folder_with_another_run_is_refused(model, change, message, tmp_path):
+    make(model, PLAIN, tmp_path / "a")
+    before = files(tmp_path / "a")
+    with pytest.raises(UserError, match=f"holds another run: {message}"):
+        make(**{"model": model, "sampler": PLAIN, "out": tmp_path / "a"} | change)
+    assert files(tmp_path / "a") == before
+
+
+def test_a_folder_of_other_things_is_refused(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no run of this program"):
+        make(model, PLAIN, tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+    with pytest.raises(UserError, match="holds no manifest.json"):
+        load_images(tmp_path)
+
+
+def test_chains_of_more_images_cost_less_and_so_need_another_folder(model, tmp_path):
+    make(model, CHAINED, tmp_path / "a", num=6)
+    with pytest.raises(UserError, match="600 images at 12 NFE need other settings than the 6"):
+        make(model, CHAINED, tmp_path / "a", num=600)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampler": "huen"}, "unknown sampler 'huen': did you mean 'heun'"),
+        ({"sampler": "dlg+huen"}, "did you mean 'dlg.heun'"),
+        ({"sampler": "dlq+heun"}, "did you mean 'dlg.heun'"),
+        (
+            {"sampler": "heun_churn", "settings": {"s_chrn": 1}},
+            "unknown setting of heun_churn 's_chrn': did you mean 's_churn'",
+        ),
+        ({"sampler": "heun", "settings": {"n_skip": 3}}, "unknown setting of heun 'n_skip'"),
+        ({"sampler": "dlg+heun", "settings": {"nskip": 3}}, "did you mean 'n_skip'"),
+        ({"sampler": "heun", "settings": {"schedule": "karas"}}, "did you mean 'karras'"),
+        ({"sampler": "heun", "settings": {"start": "one"}}, "start must be one of 'zero', 'mean', not 'one'"),
+        ({"sampler": "heun", "num": 0}, "num must be a whole number of images, at least 1, not 0"),
+        ({"sampler": "heun", "shard": 0}, "shard must be a whole number of images, at least 1, not 0"),
+        ({"sampler": "predictor_corrector", "settings": {"corrections": -1}}, "corrections must be a whole number"),
+        ({"sampler": "dlg+heun", "settings": {"posterior": "exakt"}}, "posterior must be one of 'exact', 'classifier'"),
+        ({"sampler": "dlg+heun", "settings": CHAINS | {"posterior": "classifier"}}, "no name to find its noise-level"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(model, arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make(model, out=tmp_path / "a", nfe=40, **arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_values_that_are_not_finite_are_not_stored(tmp_path):
+    model = Adapter(lambda x, sigma: x / 0, (1, 2, 2), mean=torch.zeros(1, 2, 2))
+    model.means = torch.zeros(1)  # what tells it from others
+    with pytest.raises(UserError, match="not finite from image 0 on"):
+        make(model, "euler", tmp_path / "a", 5)
+    assert not list((tmp_path / "a").glob("shard-*"))
+
+
+# Sharing
+
+
+def test_integrators_share_the_chains(model, tmp_path, evaluated):
+    """Window files are written once; the second integrator pays only for itself, but both count the chains."""
+    settings = CHAINS | {"n_skip": 4}
+    first = make(model, "dlg+heun", tmp_path / "a", settings=settings, chains_dir=tmp_path / "chains")
+    before = files(tmp_path / "chains")
+    assert sum("window" in name for name in before) == 4 and sum("warmup" in name for name in before) == 1
+    evaluated.clear()
+    second = make(model, "dlg+euler", tmp_path / "b", settings=settings, chains_dir=tmp_path / "chains")
+    assert files(tmp_path / "chains") == before
+    assert sum(evaluated) == second["rows"]["integrator"]
+    assert first["rows"]["chains"] == second["rows"]["chains"] == 6 * 4 * 4
+    assert first["rows"]["warmup"] == second["rows"]["warmup"] > 0
+    make(model, "dlg+euler", tmp_path / "c", settings=settings)
+    assert torch.equal(load_images(tmp_path / "c"), load_images(tmp_path / "b"))
+    make(model, "dlg+euler", tmp_path / "d", settings=settings | {"eta": 0.3}, chains_dir=tmp_path / "chains")
+    assert len(files(tmp_path / "chains")) == 2 * len(before)
+
+
+def test_cached_runs_once(model, tmp_path, evaluated):
+    first = cached(model, CHAINED, 12, 20, 0, CHAINS, tmp_path)
+    assert first.images.shape == (20, 1, 2, 2) and first.manifest["complete"]
+    evaluated.clear()
+    again = cached(images_mixture(), CHAINED, 12, 20, 0, CHAINS, tmp_path)
+    assert not evaluated and torch.equal(again.images, first.images) and again.manifest == first.manifest
+    assert not torch.equal(cached(model, CHAINED, 12, 20, 1, CHAINS, tmp_path).images, first.images)
+    assert evaluated
+
+
+def test_cached_depends_on_the_code(model, tmp_path, monkeypatch, evaluated):
+    cached(model, "euler", 3, 4, 0, None, tmp_path)
+    evaluated.clear()
+    monkeypatch.setattr(sampling_run, "code_key", lambda: "other")
+    cached(model, "euler", 3, 4, 0, None, tmp_path)
+    assert evaluated
+
+
+def test_fingerprints_tell_models_apart():
+    eye, turned = torch.diag(torch.tensor([1.0, 2.0])), torch.diag(torch.tensor([2.0, 1.0]))
+    models = [
+        images_mixture(),
+        images_mixture(5.0),
+        *(GaussianMixture(torch.zeros(1, 2), c[None], torch.ones(1)) for c in (eye, turned)),
+        GaussianMixture(torch.zeros(1, 2), eye[None], torch.ones(1), data_range=(0.0, 1.0)),
+        GaussianMixture(torch.zeros(1, 2).double(), eye[None], torch.ones(1)),
+    ]
+    assert len({fingerprint(m) for m in models}) == len(models)
+    assert fingerprint(images_mixture()) == fingerprint(models[0])
+    with pytest.raises(UserError, match="cannot be told from another"):
+        fingerprint(Adapter(lambda x, sigma: x, (2,)))
