@@ -169,6 +169,13 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
     return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), card
 
 
+def load_weights(net: nn.Module, path: str | Path) -> None:
+    """Fill a network with the tensors of a safetensors file; UserError where they do not fit it."""
+    tensors = _read(Path(path))[1]
+    _check(tensors, net.state_dict(), Path(path), type(net).__name__)
+    net.load_state_dict(tensors)
+
+
 def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, architecture: str) -> None:
     for key in wanted:
         if key not in found:

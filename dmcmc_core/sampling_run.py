@@ -8,6 +8,7 @@ the shards), before or after an interruption.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -394,6 +395,7 @@ def key(about: Any) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
+@functools.cache  # the modules as this process has imported them
 def code_key() -> str:
     """Hash of the modules that decide what an image is: this one and all below it, and the torch version."""
     above = {"cli", "__main__", "explorer", "experiments", "doctor", "plots", "tables", "training", "metrics"}

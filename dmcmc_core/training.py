@@ -74,6 +74,8 @@ class ScoreConfig(Config):
     p_mean: float = -1.6
     p_std: float = 1.2
     p_uniform: float = 0.3
+    init: str = ""
+    """A network of the same architecture to begin from, a file in the folder of the result; empty: random weights."""
     exact_above: float = math.inf
     """At noise levels above it the target is not the image drawn but the exact E[x0 | x, sigma] of the training images:
     the same minimum without the variance of the draw (Xu et al. 2023, arXiv 2302.00670). Nothing is augmented there."""
@@ -175,6 +177,8 @@ def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Pa
     def make() -> nn.Module:
         labels = len(augment.labels) if augment.probability else 0
         net = Denoiser(train_set.images.shape[1:], sigma_data, augment=labels, **config.net)
+        if config.init:
+            checkpoints.load_weights(net, out_dir / config.init)
         net.mean.copy_(mean)
         return net.to(memory_format=torch.channels_last)
 
