@@ -456,9 +456,7 @@ def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
 
 def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> dict[str, Any]:
     """Count what is there; complete once every image is."""
-    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz"))]
-    n = sum(len(s["arr_0"]) for s in shards)
-    rows = sum(int(s["rows"]) for s in shards)
+    n, rows = _count(out)
     manifest |= {"complete": n == num, "images": n}
     if n == num:
         warmup = window = 0
@@ -471,7 +469,15 @@ def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path
             "rows": {"integrator": rows - final, "tweedie": final, "chains": window, "warmup": warmup},
         }
     _write_json(out / "manifest.json", manifest)
+    if _count(out)[0] != n:  # another process ended meanwhile, and may have said so before this one wrote
+        return _close(out, manifest, the, num, where)
     return manifest
+
+
+def _count(out: Path) -> tuple[int, int]:
+    """Images in a folder, and the rows that were evaluated for them."""
+    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz"))]
+    return sum(len(s["arr_0"]) for s in shards), sum(int(s["rows"]) for s in shards)
 
 
 def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> tuple[int, int]:
