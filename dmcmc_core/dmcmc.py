@@ -45,9 +45,9 @@ class ChainSettings:
         warmup_steps: chain steps before the first window, the first half of them at ``warmup_eta`` (None: eta).
     """
 
-    chains: int = 100
+    chains: int = 64
     n_skip: int = 5
-    eta: float = 0.5
+    eta: float = 0.3
     step: str = "sigma2"
     kernel: str = "langevin"
     rule: str = "draw"
@@ -55,9 +55,9 @@ class ChainSettings:
     published: bool = False
     start: str = "mean"
     warmup: str = "dpmpp_2m"
-    warmup_levels: int = 8
-    renoise: float = 0.5
-    warmup_steps: int = 4
+    warmup_levels: int = 6
+    renoise: float = 2.0
+    warmup_steps: int = 0
     warmup_eta: float | None = None
 
     def __post_init__(self) -> None:

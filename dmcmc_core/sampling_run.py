@@ -111,8 +111,10 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         spent += chain_cost(chain, num)
     left = nfe - spent
     if left < 1:
+        why = f"; the chains' warm-up is shared by {num} images, so ask for more, or lower n_skip or warmup_levels"
         raise UserError(
-            f"{sampler} spends {spent:.2f} NFE per image before its integrator begins: {nfe:g} is too small"
+            f"{nfe:g} NFE are too few: {sampler} spends {spent:.2f} per image before its integrator begins"
+            + (why if chain else "")
         )
     levels = settings.get("levels")
     if entry.calls is None:
