@@ -308,8 +308,8 @@ VERBS = {
         sample_arguments,
         "draw images from a model with a sampler",
         "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
-        f"example:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out /tmp/images "
-        "--set n_skip=5 --set eta=0.01",
+        f"example:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
+        "--set n_skip=5 --set eta=0.3",
     ),
     "evaluate": Verb(
         evaluate,
