@@ -316,7 +316,7 @@ VERBS = {
         evaluate_arguments,
         "compare images with a reference",
         "Fréchet distance, KID, precision, recall, density and coverage of images against a reference.",
-        f"example:\n  {PROGRAM} evaluate /tmp/images --reference digits-heldout --features digits-cnn --json",
+        f"example:\n  {PROGRAM} evaluate images --reference digits-heldout --features digits-cnn --json",
     ),
     "train": Verb(
         train,
