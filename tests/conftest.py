@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+
+# A job in the background may have been started with SIGINT ignored, and its children would then never see Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
