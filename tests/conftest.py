@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-
 # A job in the background may have been started with SIGINT ignored, and its children would then never see Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
