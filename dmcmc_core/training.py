@@ -164,7 +164,8 @@ def train(kind: str, config_path: str | Path, out_dir: str | Path | None = None,
     """
     runs = {"score": train_score, "noise-level": train_noise_level, "features": train_features}
     config = read_config(kind, config_path)
-    return runs[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress)
+    with _threads(config.threads):  # the statistics of the data too: sums of other threads differ in the last digit
+        return runs[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress)
 
 
 def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Path:
@@ -409,7 +410,7 @@ def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -
     state_file, log_file, result = (out_dir / f"{config.name}.{end}" for end in ("state", "log", "safetensors"))
     described = {"kind": kind, **dataclasses.asdict(config)}
     run = _Run(task.module, config, described)
-    with torch.random.fork_rng(devices=[]), _threads(config.threads), _interrupts() as interrupted:
+    with torch.random.fork_rng(devices=[]), _interrupts() as interrupted:
         torch.manual_seed(config.seed)
         if state_file.is_file():
             run.load(state_file)

@@ -355,7 +355,7 @@ def test_integrators_share_the_chains(model, tmp_path, evaluated):
     assert first["rows"]["warmup"] == second["rows"]["warmup"] > 0
     make(model, "dlg+euler", tmp_path / "c", settings=settings)
     assert torch.equal(load_images(tmp_path / "c"), load_images(tmp_path / "b"))
-    make(model, "dlg+euler", tmp_path / "d", settings=settings | {"eta": 0.3}, chains_dir=tmp_path / "chains")
+    make(model, "dlg+euler", tmp_path / "d", settings=settings | {"eta": 0.7}, chains_dir=tmp_path / "chains")
     assert len(files(tmp_path / "chains")) == 2 * len(before)
 
 
