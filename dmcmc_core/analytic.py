@@ -144,9 +144,11 @@ class EmpiricalData:
         sigma_max: float = 50.0,
         data_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
+        images = torch.as_tensor(images)
         if images.ndim < 2 or not len(images) or not images.is_floating_point() or not torch.isfinite(images).all():
             raise UserError(
-                f"images must be finite floats of shape (K, *shape), not {images.dtype} {tuple(images.shape)}"
+                "images must be floats of shape (K, *shape) without NaN or infinity, "
+                f"not {images.dtype} of shape {tuple(images.shape)}, or with such values"
             )
         self.shape, self.data_range = tuple(images.shape[1:]), data_range
         self.sigma_min, self.sigma_max = sigma_min, sigma_max

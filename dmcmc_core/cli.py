@@ -165,18 +165,27 @@ def readme(a: argparse.Namespace) -> int:
 # sample
 
 
+SAMPLERS = (
+    "euler, heun, heun_churn, probability_flow, rk45, reverse_diffusion, euler_maruyama, ancestral, dpmpp_2m, "
+    "predictor_corrector"
+)
+SETTINGS = (
+    "a setting; may be repeated. All samplers: start (the data mean where it is known, else zero), schedule, levels, "
+    "tweedie. dlg+NAME: chains (64), n_skip (a third of the budget), eta (0.3), step (sigma2, constant), kernel, rule, "
+    "pick, published, renoise (2.0), warmup_levels (6), warmup_steps (0), posterior. And the integrator's own options"
+)
+
+
 def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", required=True, metavar="M", help="digits, glyphs32-exact, or the path of a checkpoint")
     p.add_argument(
-        "--sampler", required=True, metavar="S", help="an integrator's name, or dlg+NAME to start it from chains"
+        "--sampler", required=True, metavar="S", help="NAME or dlg+NAME (chains first), NAME one of " + SAMPLERS
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
     p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
     p.add_argument("--seed", type=int, default=0, metavar="s", help="image i of a seed is always the same (default: 0)")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
-    p.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a setting; may be repeated"
-    )
+    p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SETTINGS)
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -187,7 +196,7 @@ def sample(a: argparse.Namespace) -> int:
             raise UserError(f"--{name} must be at least 1, not {value}")
     from dmcmc_core import sampling_run
 
-    sampling_run.run(
+    manifest = sampling_run.run(
         model=a.model,
         sampler=a.sampler,
         nfe=a.nfe,
@@ -197,6 +206,7 @@ def sample(a: argparse.Namespace) -> int:
         settings=chosen,
         device=a.device,
     )
+    print(f"{manifest['images']} images in {a.out}, {manifest.get('nfe_full', 0):.2f} NFE each (warm-up included)")
     return 0
 
 

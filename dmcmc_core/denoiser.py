@@ -76,10 +76,14 @@ class Adapter:
         if not 0 < sigma_min < sigma_max:
             raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
         self.function, self.predicts = function, predicts
+        if isinstance(function, torch.nn.Module):
+            self.net = function  # runs on disk are named by the hash of its weights
         self.shape, self.data_range, self.mean = tuple(shape), data_range, mean
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if x.shape[1:] != self.shape:
+            raise UserError(f"x must have shape (B, {', '.join(map(str, self.shape))}), not {tuple(x.shape)}")
         out = self.function(x, per_row(sigma, x))
         if self.predicts == "epsilon":
             return x - like(sigma, x) * out

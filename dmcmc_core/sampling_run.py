@@ -33,7 +33,7 @@ from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
 from dmcmc_core.streams import Drawn, Streams
 
-SHARD = 256  # images
+SHARD = BLOCK  # images
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT = 64  # images that such a trial integrates
 
@@ -201,7 +201,10 @@ def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
         return ExactPosterior(model)
     name = getattr(model, "name", None)
     if name is None:
-        raise UserError("the model has no name to find its noise-level classifier by: use a plain integrator")
+        raise UserError(
+            "DLG needs a noise-level posterior: train one (train noise-level) and set model.name to the path of its "
+            "file, or use a plain integrator"
+        )
     net, levels, _ = checkpoints.load_noise_level(name, device=str(_device(model)))
     return ClassifierPosterior(net, levels)
 
@@ -240,6 +243,7 @@ def run(
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
     split(sampler)  # a wrong name should not wait for the model
     model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
+    _check_range(model)
     the = plan(model, sampler, nfe, num, settings)
     posterior = load_posterior(model, the)
     out = Path(out)
@@ -275,6 +279,19 @@ def run(
         for n in work(counted, the, num, int(seed), out, where, posterior, shard, rank, world, manifest):
             bar.update(n)
     return _close(out, manifest, the, num, where)
+
+
+def _check_range(model: Denoiser) -> None:
+    """Images are written as uint8 over the data range: it must be finite, and an exact model's own images inside it."""
+    low, high = model.data_range
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise UserError(f"images cannot be written over the data range {low} to {high}: give the model a data_range")
+    images = getattr(model, "images", None)
+    if images is not None and not (low - 1e-3 <= images.min() and images.max() <= high + 1e-3):
+        raise UserError(
+            f"the model's images go from {images.min():g} to {images.max():g}, outside its data range {low} to {high}: "
+            "give it the right data_range"
+        )
 
 
 def _plain(counted, the, num, seed, out, where, posterior, size, rank, world, manifest) -> Iterator[int]:
@@ -418,7 +435,10 @@ def fingerprint(model: Denoiser) -> str:
         parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
         parts = [t for t in parts if t is not None]
         if not parts:
-            raise UserError("a model without a network, images or means cannot be told from another: give it a .net")
+            raise UserError(
+                "a run is named by the hash of its model, and this one has no weights: set adapter.net to the "
+                "torch.nn.Module behind it"
+            )
         digest = hashlib.sha256(
             repr((tuple(model.shape), tuple(model.data_range), model.sigma_min, model.sigma_max)).encode()
         )

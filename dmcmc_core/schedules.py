@@ -85,6 +85,8 @@ def check(sigmas: Tensor, rows: int | None = None) -> Tensor:
         UserError: wrong shape, a level that is not finite or is negative, levels that do not strictly descend, or rows
             of which only some end at 0.
     """
+    if not isinstance(sigmas, Tensor):
+        raise UserError(f"sigmas must be a tensor, not a {type(sigmas).__name__}: schedules.explicit(...) makes one")
     if sigmas.ndim not in (1, 2) or sigmas.shape[-1] < 2:
         raise UserError(f"sigmas must have shape (N + 1,) or (B, N + 1) with N >= 1, not {tuple(sigmas.shape)}")
     if rows is not None and sigmas.ndim == 2 and len(sigmas) != rows:

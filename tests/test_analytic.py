@@ -289,5 +289,5 @@ def test_memory_is_bounded():
     [torch.zeros(0, 3), torch.zeros(4), torch.zeros(4, 3, dtype=torch.uint8), torch.full((4, 3), math.nan)],
 )
 def test_empirical_refuses(images):
-    with pytest.raises(UserError, match="images must be finite floats"):
+    with pytest.raises(UserError, match="images must be floats of shape"):
         EmpiricalData(images)

@@ -80,7 +80,7 @@ def module(monkeypatch, name, **functions):
 
 def test_sample_passes_its_arguments_on(monkeypatch):
     seen = {}
-    module(monkeypatch, "sampling_run", run=lambda **arguments: seen.update(arguments))
+    module(monkeypatch, "sampling_run", run=lambda **given: seen.update(given) or {"images": 4})
     assert cli.main(f"{SAMPLE} --seed 3 --set eta=1e-2 --set chains=20 --device cuda".split()) == 0
     assert seen == dict(
         model="digits",
