@@ -107,7 +107,7 @@ def load_noise_level(name_or_path: str | Path, device: str = "cpu") -> tuple[nn.
     net, card = _network(path, device, None)
     if not card["architecture"].startswith("noise-level"):
         raise UserError(f"{path} holds {card['architecture']!r}, which is no noise-level classifier")
-    return net, noise_level.levels(card["sigma_min"], card["sigma_max"], net.config["n_levels"]).to(device), card
+    return net, noise_level.log_levels(card["sigma_max"], card["sigma_min"], net.config["n_levels"]).to(device), card
 
 
 def _file(name: str, names, kind: str) -> Path:

@@ -71,12 +71,12 @@ class ChainSettings:
         integrators.one_of("start", self.start, "zero", "mean")
         if not self.renoise > 0:
             raise UserError(f"renoise must be above 0, not {self.renoise}")
-        integrators.by_name(self.warmup)
+        integrators.INTEGRATORS[self.warmup]
 
     @property
     def warmup_calls(self) -> int:
         """Network calls of a chain before its first window."""
-        entry = integrators.by_name(self.warmup)
+        entry = integrators.INTEGRATORS[self.warmup]
         if entry.calls is None:
             raise UserError(
                 f"warmup={self.warmup!r} adapts its steps; choose an integrator with a fixed number of calls"
@@ -151,7 +151,7 @@ def warm_up(
     device: str | torch.device = "cpu",
 ) -> Chain:
     """Chains that have reached the joint distribution of (x, sigma): images from noise, noise added, some steps."""
-    entry = integrators.by_name(settings.warmup)
+    entry = integrators.INTEGRATORS[settings.warmup]
     grid = schedules.SCHEDULES[entry.schedule](settings.warmup_levels, denoiser.sigma_max, denoiser.sigma_min)
     x = prior(denoiser, rng, len(rng.indices), settings.start, device)
     x = entry(denoiser, x, grid, noise=rng)

@@ -914,7 +914,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
 def state(project: Project, item: Item, profile: str) -> tuple[str, str]:
     """Verdict and time of an item's run under a profile, as far as there is one."""
     if profile not in item.parameters:
-        return "no such profile", ""
+        return f"only under {', '.join(p for p in PROFILES if p in item.parameters)}", ""
     if missing_files(project, item, profile):
         return "files missing", ""
     folder = project.folder(item, run_key(ingredients(project, item, profile)))

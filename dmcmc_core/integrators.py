@@ -67,7 +67,14 @@ class Integrator:
         return n
 
 
-INTEGRATORS: dict[str, Integrator] = {}
+class Registry(dict[str, Integrator]):
+    """Integrators by name; a name that is not there is answered with the nearest one that is."""
+
+    def __missing__(self, name: str) -> Integrator:
+        raise unknown("integrator", name, self)
+
+
+INTEGRATORS = Registry()
 
 
 def integrator(
@@ -83,23 +90,21 @@ def integrator(
     return register
 
 
-def by_name(name: str) -> Integrator:
-    """The registered integrator of that name; UserError with the nearest name if there is none."""
-    if name not in INTEGRATORS:
-        raise unknown("integrator", name, INTEGRATORS)
-    return INTEGRATORS[name]
-
-
 def steps(x: Tensor, sigmas: Tensor, callback: Callback | None) -> Iterator[tuple[Tensor, Tensor, Callable]]:
     """Consecutive noise levels, each of shape () or (B,), and what to call when the step between them is done."""
-    schedules.check(sigmas, rows=x.shape[0])
     levels = sigmas.to(x.device).unbind(-1)
     for i, (now, after) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         yield now, after, lambda y, i=i, s=after: callback(i + 1, len(levels) - 1, s, y) if callback else None
 
 
-def state(x: Tensor) -> Tensor:
-    """``x`` in float32 at least."""
+def state(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """``x`` in float32 at least, once it, the grid and the model are found to fit each other."""
+    schedules.check(sigmas, rows=x.shape[0])
+    highest, start = getattr(denoiser, "sigma_max", float("inf")), sigmas[..., 0].max().item()
+    if start > highest * 1.001:  # a level that went through float32 or a logarithm is still the same
+        raise UserError(f"sigmas must start at or below the model's sigma_max = {highest:g}, not at {start:g}")
+    if not torch.isfinite(x).all():
+        raise UserError("x must be finite: it holds NaN or infinity")
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -118,7 +123,7 @@ def euler(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise | None = None, callback: Callback | None = None
 ):
     """Euler's method in sigma, which is DDIM (Song et al. 2021, arXiv 2010.02502). One call a step, order 1."""
-    x = state(x)
+    x = state(denoiser, x, sigmas)
     for now, after, done in steps(x, sigmas, callback):
         x = x + like(after - now, x) * epsilon(denoiser, x, now)
         done(x)
@@ -133,7 +138,7 @@ def heun(
 
     Two calls a step, one for a step to 0 (plain Euler): 2 N - 1 for N levels followed by 0, order 2.
     """
-    x = state(x)
+    x = state(denoiser, x, sigmas)
     for now, after, done in steps(x, sigmas, callback):
         x = heun_step(denoiser, x, now, after)
         done(x)
@@ -173,8 +178,7 @@ def heun_churn(
         s_noise: standard deviation of the added noise, slightly above 1 against a loss of detail.
         published: share s_churn out over the N + 1 nodes, as the DMCMC code does, instead of the N steps.
     """
-    x, noise = state(x), noise or torch.randn_like
-    schedules.check(sigmas, rows=x.shape[0])
+    x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     share = min(s_churn / (sigmas.shape[-1] - (not published)), 2**0.5 - 1)
     for now, after, done in steps(x, sigmas, callback):
         churned = torch.where((s_tmin <= now) & (now <= s_tmax), now * (1 + share), now)
@@ -193,7 +197,7 @@ def probability_flow(
     Song et al. 2021 (arXiv 2011.13456), eq. 46 in its probability-flow form. One call a step, order 1. Its step from
     sigma_min to 0 goes half of the way to the denoised image, as published.
     """
-    x = state(x)
+    x = state(denoiser, x, sigmas)
     for now, after, done in steps(x, sigmas, callback):
         x = x + like(now**2 - after**2, x) / 2 * score(denoiser, x, now)
         done(x)
@@ -218,7 +222,7 @@ def reverse_diffusion(
         last: what the last step returns, its ``mean`` without noise (None: if it goes to 0, as published) or the noisy
             ``sample`` (None: if it ends above 0).
     """
-    x, noise = state(x), noise or torch.randn_like
+    x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     end = sigmas[..., -1]
     noisy_end = one_of("last", last or ("mean" if at_zero(end) else "sample"), "mean", "sample") == "sample"
     for i, (now, after, done) in enumerate(steps(x, sigmas, callback), start=2):
@@ -252,7 +256,7 @@ def euler_maruyama(
         published: on a log-uniform grid of N levels followed by 0, N steps of h = log(sigma_max / sigma_min) / N, one
             from every level, and the mean of the last: the DMCMC code's dt = 1 / N over nodes 1 / (N - 1) apart.
     """
-    x, noise = state(x), noise or torch.randn_like
+    x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     to_zero = at_zero(sigmas[..., -1])
     if to_zero and not published and one_of("last", last, None, "tweedie") is None:
         raise UserError(
@@ -281,7 +285,7 @@ def ancestral(
 
     Ho et al. 2020 (arXiv 2006.11239), eq. 6-7; in VE terms Song et al. 2021 (arXiv 2011.13456), eq. 47.
     """
-    x, noise = state(x), noise or torch.randn_like
+    x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     for now, after, done in steps(x, sigmas, callback):
         up = after * (1 - (after / now) ** 2).sqrt()
         x = x + like(after**2 / now - now, x) * epsilon(denoiser, x, now)
@@ -299,7 +303,7 @@ def dpmpp_2m(
 
     One call a step, order 2. The first step and a step to 0 (the denoised image) are of order 1.
     """
-    x, h_last, d_last = state(x), None, None
+    x, h_last, d_last = state(denoiser, x, sigmas), None, None
     for now, after, done in steps(x, sigmas, callback):
         d = denoiser(x, now.to(x))
         h = (now / after).log()
@@ -341,8 +345,7 @@ def predictor_corrector(
         joint: one step size for the batch, from the means of the norms, as published; else one per sample.
         last: as for :func:`reverse_diffusion`.
     """
-    x, noise = state(x), noise or torch.randn_like
-    schedules.check(sigmas, rows=x.shape[0])
+    x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     _with_corrections(1, corrections)
     for i in range(sigmas.shape[-1] - 1):
         now = sigmas[..., i].to(x.device)
@@ -392,8 +395,7 @@ def rk45(
     Raises:
         UserError: besides the grid's, tol <= 0, more than ``max_steps`` steps, or a denoiser that is not finite.
     """
-    x = state(x)
-    schedules.check(sigmas, rows=x.shape[0])
+    x = state(denoiser, x, sigmas)
     if not tol > 0:
         raise UserError(f"tol must be above 0, not {tol}")
     to_zero = at_zero(sigmas[..., -1])

@@ -110,19 +110,23 @@ def _covariance(values, name: str, d: int) -> tuple[Tensor, Tensor]:
 # ---- kernel distance -------------------------------------------------------------------------------------------------
 
 
-def kid(x: Tensor, y: Tensor, rows: int = ROWS) -> float:
+def kid(x: Tensor, y: Tensor, *, within_y: float | None = None, rows: int = ROWS) -> float:
     """Unbiased squared maximum mean discrepancy of features (n, d) and (m, d), kernel (x . y / d + 1)^3, all pairs.
 
     Binkowski et al. 2018 (arXiv 1801.01401, Section 4), of Inception features the KID. Its mean over draws from equal
-    distributions is 0, so single values may be negative.
+    distributions is 0, so single values may be negative. ``within_y`` may carry ``within(y)`` from an earlier call.
 
     Raises:
         UserError: for fewer than two rows, different numbers of features, or features that are not finite.
     """
     x, y = _pair(x, y, least=2)
-    n, m = len(x), len(y)
-    within_x, within_y = ((_kernel_sum(z, z, rows) - _kernel(z, z, paired=True)) for z in (x, y))
-    return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * _kernel_sum(x, y, rows) / (n * m)
+    within_y = within(y, rows) if within_y is None else within_y
+    return within(x, rows) + within_y - 2 * _kernel_sum(x, y, rows) / (len(x) * len(y))
+
+
+def within(x: Tensor, rows: int = ROWS) -> float:
+    """Mean of KID's kernel over all pairs of different rows of features (n, d)."""
+    return (_kernel_sum(x, x, rows) - _kernel(x, x, paired=True)) / (len(x) * (len(x) - 1))
 
 
 def kid_subsets(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, seed: int = 2020) -> tuple[float, float]:
@@ -293,8 +297,9 @@ class Nearest(NamedTuple):
 def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False, rows: int = ROWS) -> Nearest:
     """Nearest member of ``data`` (K, *shape) to each of ``images`` (n, *shape), by L2 over the pixels.
 
-    Found through inner products of float64 rows; the distance itself is then computed from the difference, so a copy is
-    at exactly 0. With ``exclude_self`` image i is not compared with member i: the two sets are the same one.
+    Found through inner products in the dtype of the images; the distance itself is then computed from the difference in
+    float64, so a copy is at exactly 0. With ``exclude_self`` image i is not compared with member i: the two sets are
+    the same one.
 
     Raises:
         UserError: for different shapes, an empty set, or values that are not finite.
@@ -304,10 +309,12 @@ def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False,
     x, y = _pair(images.flatten(1), data.flatten(1).to(images.device), least=1)
     if exclude_self and not (len(x) == len(y) > 1):
         raise UserError(f"exclude_self compares a set of at least 2 with itself, not {len(x)} images with {len(y)}")
-    middle = y.double().mean(0)  # inner products of centred rows lose fewer digits
-    best, index = x.new_full((len(x),), torch.inf, dtype=torch.float64), x.new_zeros(len(x), dtype=torch.int64)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
+    middle = y.mean(0)  # inner products of centred rows lose fewer digits
+    best, index = x.new_full((len(x),), torch.inf), x.new_zeros(len(x), dtype=torch.int64)
     for i, j in _tiles(len(x), len(y), rows):
-        a, b = x[i].double() - middle, y[j].double() - middle
+        a, b = x[i] - middle, y[j] - middle
         squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
         if exclude_self and i == j:
             squared.fill_diagonal_(torch.inf)
@@ -621,6 +628,8 @@ class Reference(NamedTuple):
     """(d, d) float64."""
     radii: Tensor
     """(n,) float64, to the k-th neighbour."""
+    within: float
+    """Of :func:`within`."""
     k: int
 
     @property
@@ -640,7 +649,8 @@ def make_reference(
         extractor = load_features(extractor, device=device)
     features = extract(images, extractor, device=device)
     _enough(features, extractor.name, f"reference {name!r}")
-    return Reference(name, extractor, tuple(images.shape[1:]), features, *statistics(features), radii(features, k), k)
+    once = (*statistics(features), radii(features, k), within(features))
+    return Reference(name, extractor, tuple(images.shape[1:]), features, *once, k)
 
 
 def measure(images: Tensor, reference: Reference) -> dict:
@@ -669,7 +679,7 @@ def measure(images: Tensor, reference: Reference) -> dict:
         "reference_n": reference.n,
         "k": k,
         "frechet": frechet_distance(*statistics(x), reference.mu, reference.cov),
-        "kid": kid(x, reference.features),
+        "kid": kid(x, reference.features, within_y=reference.within),
         **prdc(x, reference.features, k, reference_radii=reference.radii)._asdict(),
     }
 

@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-import dmcmc_core.nets.noise_level as nets_noise_level
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks
 from dmcmc_core.errors import UserError
+from dmcmc_core.nets.noise_level import log_levels
 from dmcmc_core.streams import Randomness
 
 
@@ -26,16 +26,6 @@ class NoiseLevelPosterior(Protocol):
     def log_probs(self, x: Tensor) -> Tensor:
         """log p(levels | x), (B, *shape) -> (B, L), normalised over L."""
         ...
-
-
-def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
-    """The n levels of the DMCMC code, (n,) float64: sigma_min (sigma_max / sigma_min)^t, t evenly from 1 to 1/1000.
-
-    Evenly spaced in log sigma, so the uniform prior over them is p(sigma) ~ 1 / sigma. Class 0 is sigma_max.
-    """
-    if not 0 < sigma_min < sigma_max:
-        raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
-    return nets_noise_level.levels(sigma_min, sigma_max, n)
 
 
 class ExactPosterior:
@@ -69,15 +59,20 @@ class ClassifierPosterior:
 
 def draw(posterior: NoiseLevelPosterior, x: Tensor, rng: Randomness) -> Tensor:
     """sigma ~ p(sigma | x), (B,) in the dtype of ``x``: one uniform per row through the cumulative probabilities."""
-    cumulative = posterior.log_probs(x).exp().double().cumsum(-1)
-    u = rng.uniform(cumulative[:, 0]) * cumulative[:, -1]
-    level = torch.searchsorted(cumulative, u[:, None], right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
-    return posterior.levels.to(x)[level]
+    cumulative = posterior.log_probs(x).exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    reached = (1 - rng.uniform(total)) * total  # above 0, so that no level without probability is ever the first
+    return at(posterior.levels, torch.searchsorted(cumulative, reached)[:, 0], x)
 
 
 def argmax(posterior: NoiseLevelPosterior, x: Tensor, rng: Randomness | None = None) -> Tensor:
     """The most likely level, (B,) in the dtype of ``x``: what the DMCMC code does instead of drawing."""
-    return posterior.levels.to(x)[posterior.log_probs(x).argmax(-1)]
+    return at(posterior.levels, posterior.log_probs(x).argmax(-1), x)
+
+
+def at(levels: Tensor, index: Tensor, x: Tensor) -> Tensor:
+    """The levels of those indices, in the dtype and on the device of ``x``."""
+    return levels.to(index.device)[index].to(x)
 
 
 RULES = {"draw": draw, "argmax": argmax}

@@ -95,6 +95,8 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     chain_names = {f.name for f in fields(ChainSettings)} if chained else set()
     known = own | chain_names | {"start", "schedule", "levels", "tweedie"} | ({"posterior"} if chained else set())
     for name in settings:
+        if name not in known and name in {f.name for f in fields(ChainSettings)}:
+            raise UserError(f"{name} is a setting of the chains, which {sampler} has not: use dlg+{sampler}")
         if name not in known:
             raise unknown(f"setting of {sampler}", name, known)
     options = {name: settings[name] for name in settings if name in own}
@@ -109,19 +111,17 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
         chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe)} | chosen)
         spent += chain_cost(chain, num)
-    left = nfe - spent
-    if left < 1:
-        why = f"; the chains' warm-up is shared by {num} images, so ask for more, or lower n_skip or warmup_levels"
-        raise UserError(
-            f"{nfe:g} NFE are too few: {sampler} spends {spent:.2f} per image before its integrator begins"
-            + (why if chain else "")
-        )
+    least = spent + (entry.calls(1, **options) if entry.calls else 1)
+    if nfe < least:
+        why = f": {chain_cost(chain, num):.2f} for the chains, whose warm-up {num} images share" if chain else ""
+        raise UserError(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
+    left = nfe - spent + 1e-9
     levels = settings.get("levels")
     if entry.calls is None:
         options.setdefault("tol", None)
     elif levels is None:
-        levels = _levels(entry, left, options, nfe, spent, sampler)
-    elif not isinstance(levels, int) or levels < 1 or entry.calls(levels, **options) > left + 1e-9:
+        levels = entry.levels(left, **options)
+    elif not isinstance(levels, int) or levels < 1 or entry.calls(levels, **options) > left:
         raise UserError(
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {left:.2f} NFE are left for it"
         )
@@ -138,17 +138,6 @@ def chain_cost(chain: ChainSettings, num: int) -> float:
     """Network calls of the chains per image, warm-up shared out over ``num`` images."""
     rows = min(chain.chains, num)
     return rows * (chain.warmup_calls + math.ceil(num / chain.chains) * chain.window_calls) / num
-
-
-def _levels(
-    entry: integrators.Integrator, left: float, options: dict[str, Any], nfe: float, spent: float, sampler: str
-) -> int:
-    try:
-        return entry.levels(left + 1e-9, **options)
-    except UserError as error:
-        raise UserError(
-            f"{sampler} at {nfe:g} NFE leaves {left:.2f} after {spent:.2f} for the chains: {error}"
-        ) from None
 
 
 def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: NoiseLevelPosterior | None) -> Plan:

@@ -31,7 +31,7 @@ from dmcmc_core.data import digits, glyphs32
 from dmcmc_core.denoiser import like
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.features import DigitsCNN
-from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cross_entropy, levels
+from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cross_entropy, log_levels
 from dmcmc_core.nets.unet import Denoiser
 
 
@@ -241,7 +241,7 @@ def train_noise_level(config: NoiseLevelConfig, out_dir: Path, progress: bool = 
     augment = Augmentation(**_checked(config.augment, Augmentation))
     shape, ends = list(train_set.images.shape[1:]), {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
     arguments = {"shape": shape, **(ends if config.architecture == "light" else {}), **config.net}
-    sigmas = levels(config.sigma_min, config.sigma_max, config.net.get("n_levels", 1000)).float()
+    sigmas = log_levels(config.sigma_max, config.sigma_min, config.net.get("n_levels", 1000)).float()
 
     def noisy(x0: Tensor) -> tuple[Tensor, Tensor]:
         level = torch.randint(len(sigmas), (len(x0),))

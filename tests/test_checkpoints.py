@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from dmcmc_core.checkpoints import ARCHITECTURES, load_model, load_noise_level, read_card, save
 from dmcmc_core.denoiser import InBlocks, count_nfe
 from dmcmc_core.errors import UserError
-from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, levels
+from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, log_levels
 from dmcmc_core.nets.unet import Denoiser
 
 CARD = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
@@ -90,7 +90,7 @@ def test_published_classifiers_have_the_published_size():
         net = PublishedClassifier(shape, strides=strides)
         assert sum(p.numel() for p in net.parameters()) == 1_413_416
         assert net(torch.zeros(1, *shape)).shape == (1, 1000)
-    published = levels(0.01, 50.0)
+    published = log_levels(50.0, 0.01)
     assert published[0] == 50 and round(float(published[-1]), 6) == 0.010086
     assert round(float(published[0] / published[1]), 5) == 1.00855
 
@@ -101,7 +101,7 @@ def test_light_classifier_starts_from_the_likelihood_of_pure_noise():
     torch.nn.init.zeros_(net.basis)
     x = torch.randn(50, 1, 8, 8)
     size = x.square().mean((1, 2, 3)).sqrt()
-    guess = levels(0.01, 10.0)[net(x).argmax(1)].float()
+    guess = log_levels(10.0, 0.01)[net(x).argmax(1)].float()
     assert (guess / size - 1).abs().max() < 0.01  # levels lie 0.7 % apart
 
 

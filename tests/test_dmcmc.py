@@ -255,7 +255,7 @@ def shares(pick, rule="draw", chains=300, n=16):
     """
     means = torch.tensor([[0.0, 0.0], [2.0, 0.5], [0.5, 2.0]], dtype=F64)
     scales, weights = torch.tensor(WIDTHS), torch.tensor([0.5, 0.2, 0.3])
-    model = GaussianMixture(means, scales, weights, sigma_min=0.002, sigma_max=5.0)
+    model = GaussianMixture(means, scales, weights, sigma_min=0.002, sigma_max=10**0.7)
     posterior = ExactPosterior(model, torch.logspace(0.7, -1.7, 25, dtype=F64))
     settings = ChainSettings(
         chains=chains, n_skip=6, eta=0.8, kernel="mala", pick=pick, rule=rule, warmup_levels=6, warmup_steps=60

@@ -380,7 +380,7 @@ def test_overview_and_readme_are_generated(toy):
     toy.add("b", parameters={"smoke": {"n": 1}})
     text = experiments.overview(project=toy.project)
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["a", "b"]
-    assert "not run" in text and "no such profile" in text
+    assert "not run" in text and "only under smoke" in text
     experiments.write_readme(toy.project)
     readme = (toy.root / "README.md").read_text()
     assert readme.startswith("# Toy\n<!-- items -->\n| Item |") and readme.endswith("<!-- items -->\nend\n")

@@ -464,6 +464,17 @@ def test_bad_grids_are_refused(name, sigmas, message):
         INTEGRATORS[name](model, model.sample(2, 4.0), torch.tensor(sigmas))
 
 
+@pytest.mark.parametrize("name", INTEGRATORS)
+def test_what_the_model_cannot_answer_is_refused(name):
+    model = images_mixture()
+    x = model.sample(2, 4.0)
+    with pytest.raises(UserError, match="at or below the model's sigma_max = 4, not at 80"):
+        INTEGRATORS[name](model, x, torch.tensor([80.0, 1.0, 0.0]))
+    x[1] = math.nan
+    with pytest.raises(UserError, match="x must be finite"):
+        INTEGRATORS[name](model, x, torch.tensor([4.0, 1.0, 0.0]))
+
+
 def test_the_callers_tensors_are_left_alone():
     model, x, sigma = made("mixture")
     for name in INTEGRATORS:
@@ -475,4 +486,4 @@ def test_the_callers_tensors_are_left_alone():
 
 def test_unknown_integrator_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'heun_churn'"):
-        integrators.by_name("heun_chrn")
+        integrators.INTEGRATORS["heun_chrn"]

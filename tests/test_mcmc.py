@@ -231,7 +231,7 @@ def test_draws_have_the_classifiers_probabilities():
 
 
 def test_draw_at_the_ends_of_the_uniform():
-    """The smallest uniform takes the first level that has any probability, the largest the last one."""
+    """The largest uniform takes the first level that has any probability, the smallest the last one."""
     posterior, levels = classifier([0.0, 0.4, 0.6, 0.0])
 
     class Fixed:
@@ -242,8 +242,8 @@ def test_draw_at_the_ends_of_the_uniform():
             return torch.full_like(like, self.u)
 
     x = torch.zeros(1, 1, 2, 2)
-    assert draw(posterior, x, Fixed(0.0)) == levels[1].float()
-    assert draw(posterior, x, Fixed(1 - 2.0**-53)) == levels[2].float()
+    assert draw(posterior, x, Fixed(1 - 2.0**-24)) == levels[1].float()
+    assert draw(posterior, x, Fixed(0.0)) == levels[2].float()
 
 
 def test_argmax_is_the_most_likely_level_and_draws_nothing():

@@ -9,12 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmcmc_core.errors import UserError
 
-def levels(sigma_min: float, sigma_max: float, n: int = 1000) -> Tensor:
-    """(n,) float64, descending: sigma_min (sigma_max / sigma_min)^t at t = linspace(1, 1e-3, n).
 
-    As in the code of Denoising MCMC (Kim & Ye, arXiv 2209.14593): class 0 is sigma_max, the last just above sigma_min.
+def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
+    """The n levels of the DMCMC code, (n,) float64: sigma_min (sigma_max / sigma_min)^t, t evenly from 1 to 1/1000.
+
+    Kim & Ye 2023 (arXiv 2209.14593). Evenly spaced in log sigma: the uniform prior over them is p(sigma) ~ 1 / sigma.
+    Class 0 is sigma_max, the last just above sigma_min.
+
+    Raises:
+        UserError: unless 0 < sigma_min < sigma_max.
     """
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
     t = torch.linspace(1, 1e-3, n, dtype=torch.float64)
     return sigma_min * (sigma_max / sigma_min) ** t
 
@@ -62,7 +70,7 @@ class LightClassifier(nn.Module):
 
     Args:
         shape: (C, H, W) of one image.
-        sigma_min, sigma_max: ends of the levels, see :func:`levels`.
+        sigma_min, sigma_max: ends of the levels, see :func:`log_levels`.
         n_levels: number of noise levels.
         width: of the two hidden layers.
         rank: of the correction.
@@ -88,7 +96,7 @@ class LightClassifier(nn.Module):
         }
         pixels = math.prod(shape)
         self.floor = sigma_min**2
-        sigma = levels(sigma_min, sigma_max, n_levels)
+        sigma = log_levels(sigma_max, sigma_min, n_levels)
         self.register_buffer("known", torch.stack([-sigma.log(), -(sigma**-2) / 2]).float(), persistent=False)
         self.hidden = nn.Sequential(
             nn.Linear(2 * pixels + 1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 + rank)
