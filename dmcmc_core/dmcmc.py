@@ -16,12 +16,17 @@ from torch import Tensor
 from dmcmc_core import integrators, schedules
 from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.mcmc import ChainState, Info, Kernel, gibbs, langevin, mala, then
-from dmcmc_core.noise_level import NoiseLevelPosterior
+from dmcmc_core.mcmc import ChainState, Info, Kernel, StepSize, gibbs, hamiltonian, langevin, mala, residual_gibbs, then
+from dmcmc_core.noise_level import NoiseLevelPosterior, ResidualPosterior, expected_residual, log_levels
 from dmcmc_core.streams import Drawn, Randomness, Streams
 
-KERNELS = {"langevin": langevin, "mala": mala}
-CALLS = {"langevin": 1, "mala": 2}  # network calls of one step
+KERNELS = ("langevin", "mala", "hamiltonian", "underdamped")
+CALIBRATION = 16
+"""Images that a :class:`ResidualPosterior` is calibrated on, each at NODES levels."""
+NODES = 12
+
+
+AnyPosterior = NoiseLevelPosterior | ResidualPosterior
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,10 @@ class ChainSettings:
         chains: C, chains side by side.
         n_skip: steps in a window; one image leaves every chain per window.
         eta: step size, in squared data units (``step="constant"``, the paper's) or in units of sigma^2 (``"sigma2"``).
-        kernel: ``langevin`` (the paper's) or ``mala`` (exact; models with log_prob).
+        kernel: ``langevin`` (the paper's), ``mala`` (exact; models with log_prob), ``hamiltonian`` or ``underdamped``
+            (exact where the model has log_prob, unadjusted elsewhere); see :mod:`dmcmc_core.mcmc`.
+        leapfrogs: of a ``hamiltonian`` step.
+        persistence: share of the momentum that an ``underdamped`` step keeps.
         rule: ``draw`` the noise level from its posterior (the paper) or take its ``argmax`` (the paper's code).
         pick: where integration starts: the ``smallest`` noise level among the state at the beginning of the window and
             the n_skip after it, or the ``last`` state.
@@ -50,6 +58,8 @@ class ChainSettings:
     eta: float = 0.3
     step: str = "sigma2"
     kernel: str = "langevin"
+    leapfrogs: int = 3
+    persistence: float = 0.9
     rule: str = "draw"
     pick: str = "smallest"
     published: bool = False
@@ -61,7 +71,7 @@ class ChainSettings:
     warmup_eta: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("chains", 1), ("n_skip", 1), ("warmup_levels", 1), ("warmup_steps", 0)):
+        for name, least in (("chains", 1), ("n_skip", 1), ("leapfrogs", 1), ("warmup_levels", 1), ("warmup_steps", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise UserError(f"{name} must be a whole number, at least {least}, not {value!r}")
@@ -74,19 +84,27 @@ class ChainSettings:
         integrators.INTEGRATORS[self.warmup]
 
     @property
-    def warmup_calls(self) -> int:
-        """Network calls of a chain before its first window."""
+    def first_calls(self) -> int:
+        """Network calls of the images that warm-up begins with."""
         entry = integrators.INTEGRATORS[self.warmup]
         if entry.calls is None:
             raise UserError(
                 f"warmup={self.warmup!r} adapts its steps; choose an integrator with a fixed number of calls"
             )
-        return entry.calls(self.warmup_levels) + self.warmup_steps * CALLS[self.kernel]
+        return entry.calls(self.warmup_levels)
 
-    @property
-    def window_calls(self) -> int:
+    def step_calls(self, residual: bool = False) -> int:
+        """Network calls of a step; with the ``residual`` posterior a Langevin step shares its one call."""
+        calls = {"langevin": 1, "mala": 2, "hamiltonian": self.leapfrogs + 1, "underdamped": 2}[self.kernel]
+        return calls + (residual and self.kernel != "langevin")
+
+    def warmup_calls(self, residual: bool = False) -> int:
+        """Network calls of a chain before its first window."""
+        return self.first_calls + residual + self.warmup_steps * self.step_calls(residual)
+
+    def window_calls(self, residual: bool = False) -> int:
         """Network calls of a chain in one window."""
-        return self.n_skip * CALLS[self.kernel]
+        return self.n_skip * self.step_calls(residual)
 
 
 PUBLISHED: dict[str, Any] = {
@@ -128,9 +146,25 @@ class Window(NamedTuple):
     acceptance: Tensor
 
 
-def kernel(denoiser: Denoiser, posterior: NoiseLevelPosterior, settings: ChainSettings, eta: float) -> Kernel:
+def kernel(denoiser: Denoiser, posterior: AnyPosterior, settings: ChainSettings, eta: StepSize) -> Kernel:
     """One step of the chain: in x at fixed sigma, then sigma; Denoising Langevin Gibbs with the published settings."""
-    return then(KERNELS[settings.kernel](denoiser, eta, settings.step), gibbs(posterior, settings.rule))
+    step, adjusted = settings.step, hasattr(denoiser, "log_prob")
+    if settings.kernel == "langevin":
+        in_x = langevin(denoiser, eta, step)
+    elif settings.kernel == "mala":
+        in_x = mala(denoiser, eta, step)
+    elif settings.kernel == "hamiltonian":
+        in_x = hamiltonian(denoiser, eta, step, leapfrogs=settings.leapfrogs, adjusted=adjusted)
+    else:
+        in_x = hamiltonian(denoiser, eta, step, persistence=settings.persistence, adjusted=adjusted)
+    return then(in_x, in_sigma(denoiser, posterior, settings))
+
+
+def in_sigma(denoiser: Denoiser, posterior: AnyPosterior, settings: ChainSettings) -> Kernel:
+    """The chain's step in sigma."""
+    if isinstance(posterior, ResidualPosterior):
+        return residual_gibbs(denoiser, posterior, settings.rule)
+    return gibbs(posterior, settings.rule)
 
 
 def prior(denoiser: Denoiser, rng: Randomness, rows: int, start: str, device: str | torch.device = "cpu") -> Tensor:
@@ -143,21 +177,38 @@ def prior(denoiser: Denoiser, rng: Randomness, rows: int, start: str, device: st
     return m + denoiser.sigma_max * rng(m.expand(rows, *denoiser.shape))
 
 
+def first_images(
+    denoiser: Denoiser, settings: ChainSettings, rng: Streams, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Images straight from noise, one per stream: where chains begin, and what a residual is calibrated on."""
+    entry = integrators.INTEGRATORS[settings.warmup]
+    grid = schedules.SCHEDULES[entry.schedule](settings.warmup_levels, denoiser.sigma_max, denoiser.sigma_min)
+    x = prior(denoiser, rng, len(rng.indices), settings.start, device)
+    return entry(denoiser, x, grid, noise=rng)
+
+
+def calibrated(
+    denoiser: Denoiser, settings: ChainSettings, seed: int, device: str | torch.device = "cpu"
+) -> ResidualPosterior:
+    """The posterior that needs no classifier, for any denoiser: CALIBRATION images, NODES calls on each of them."""
+    rng = Streams(seed, "calibration", range(CALIBRATION))
+    levels = log_levels(denoiser.sigma_max, denoiser.sigma_min).to(device)
+    images = first_images(denoiser, settings, rng, device)
+    return ResidualPosterior(levels, expected_residual(denoiser, images, levels, rng, NODES))
+
+
 def warm_up(
     denoiser: Denoiser,
-    posterior: NoiseLevelPosterior,
+    posterior: AnyPosterior,
     settings: ChainSettings,
     rng: Streams,
     device: str | torch.device = "cpu",
 ) -> Chain:
     """Chains that have reached the joint distribution of (x, sigma): images from noise, noise added, some steps."""
-    entry = integrators.INTEGRATORS[settings.warmup]
-    grid = schedules.SCHEDULES[entry.schedule](settings.warmup_levels, denoiser.sigma_max, denoiser.sigma_min)
-    x = prior(denoiser, rng, len(rng.indices), settings.start, device)
-    x = entry(denoiser, x, grid, noise=rng)
+    x = first_images(denoiser, settings, rng, device)
     x = x + settings.renoise * rng(x)
     state = ChainState(x, x.new_full((len(x),), settings.renoise))
-    state, _ = gibbs(posterior, settings.rule)(state, rng)
+    state, _ = in_sigma(denoiser, posterior, settings)(state, rng)
     for i in range(settings.warmup_steps):
         early = i < settings.warmup_steps // 2 and settings.warmup_eta is not None
         step = kernel(denoiser, posterior, settings, settings.warmup_eta if early else settings.eta)
@@ -201,7 +252,7 @@ def pick(states: list[ChainState], infos: list[Info], settings: ChainSettings, e
 
 def denoising_mcmc(
     denoiser: Denoiser,
-    posterior: NoiseLevelPosterior,
+    posterior: AnyPosterior,
     integrate: integrators.Integrator,
     levels: int,
     settings: ChainSettings = ChainSettings(),  # noqa: B008

@@ -14,15 +14,21 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, like, score
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.noise_level import RULES, NoiseLevelPosterior
+from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.streams import Randomness
 
 
 class ChainState(NamedTuple):
-    """Where a chain is: ``x`` (B, *shape) and its noise level ``sigma`` (B,)."""
+    """Where a chain is: ``x`` (B, *shape) and its noise level ``sigma`` (B,).
+
+    Some kernels leave more for the next step: ``denoised``, D of this very x at the level before this one
+    (:func:`residual_gibbs`), and ``momentum`` (:func:`hamiltonian`); both as x.
+    """
 
     x: Tensor
     sigma: Tensor
+    denoised: Tensor | None = None
+    momentum: Tensor | None = None
 
 
 class Info(NamedTuple):
@@ -36,10 +42,14 @@ class Info(NamedTuple):
 Kernel = Callable[[ChainState, Randomness], tuple[ChainState, Info]]
 
 
-def langevin(denoiser: Denoiser, eta: float, step: str = "constant") -> Kernel:
+StepSize = float | Callable[[Tensor], Tensor]
+"""A step size: a number, see :func:`step_size`, or any function of sigma (B,) -> squared data units (B,)."""
+
+
+def langevin(denoiser: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     """Unadjusted Langevin in x: x + (e / 2) score(x, sigma) + sqrt(e) z, as in Kim & Ye 2023 (arXiv 2209.14593).
 
-    One network call a step.
+    One network call a step; none where the state brings its ``denoised`` along.
 
     Args:
         eta: e itself in squared data units (``constant``, the paper's), or e / sigma^2 (``sigma2``).
@@ -48,51 +58,121 @@ def langevin(denoiser: Denoiser, eta: float, step: str = "constant") -> Kernel:
     size = step_size(eta, step)
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
-        x, sigma = state
+        x, sigma, denoised, _ = state
+        if denoised is None:
+            denoised = denoiser(x, sigma)
         e = size(sigma)
-        x = x + like(e, x) / 2 * score(denoiser, x, sigma) + like(e.sqrt(), x) * rng(x)
+        x = x + like(e / (2 * sigma**2), x) * (denoised - x) + like(e.sqrt(), x) * rng(x)
         return ChainState(x, sigma), Info(torch.ones_like(sigma), e, sigma)
 
     return kernel
 
 
-def mala(model, eta: float, step: str = "constant") -> Kernel:
+def hamiltonian(
+    model: Denoiser,
+    eta: StepSize,
+    step: str = "constant",
+    *,
+    leapfrogs: int = 1,
+    persistence: float = 0.0,
+    adjusted: bool = True,
+) -> Kernel:
+    """Generalized Hamiltonian Monte Carlo in x at fixed sigma: some momentum kept, some new, leapfrogs, the test.
+
+    Horowitz 1991, "A generalized guided Monte Carlo algorithm". With momenta p ~ N(0, I) and h = sqrt(e),
+
+        O    p <- a p + sqrt(1 - a^2) z
+        BAB  p <- p + (h / 2) score(x),  x <- x + h p,  p <- p + (h / 2) score(x),    ``leapfrogs`` times
+
+    then a Metropolis test of the leapfrogs, which turns the momentum round where it rejects: exact for any step.
+    a = 0 with one leapfrog is the Metropolis-adjusted Langevin algorithm, with more Hamiltonian Monte Carlo (Duane et
+    al. 1987); one leapfrog with a = exp(-friction h) is underdamped Langevin dynamics in the splitting OBABO, whose
+    two halves of O meet between steps. ``leapfrogs`` + 1 network calls a step.
+
+    Args:
+        eta, step: e = h^2, as for :func:`langevin`.
+        leapfrogs: at least 1.
+        persistence: a, in [0, 1).
+        adjusted: test, which needs ``model.log_prob(x, sigma)``; else accept all, with a bias that grows with h.
+    """
+    if adjusted and not hasattr(model, "log_prob"):
+        raise UserError("an adjusted kernel needs a model with log_prob(x, sigma), as exact models have; use langevin")
+    if not isinstance(leapfrogs, int) or leapfrogs < 1:
+        raise UserError(f"leapfrogs must be a whole number, at least 1, not {leapfrogs!r}")
+    if not 0 <= persistence < 1:
+        raise UserError(f"persistence must be at least 0 and below 1, not {persistence}")
+    size = step_size(eta, step)
+
+    def log_density(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
+        return model.log_prob(x, sigma) - p.flatten(1).square().sum(1) / 2
+
+    def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
+        x, sigma, _, kept = state
+        p = rng(x)
+        if persistence and kept is not None:
+            p = persistence * kept + (1 - persistence**2) ** 0.5 * p
+        e = size(sigma)
+        h = like(e.sqrt(), x)
+        y, q, s = x, p, score(model, x, sigma)
+        before = log_density(x, p, sigma) if adjusted else None
+        for _ in range(leapfrogs):
+            q = q + h / 2 * s
+            y = y + h * q
+            s = score(model, y, sigma)
+            q = q + h / 2 * s
+        if not adjusted:
+            return ChainState(y, sigma, momentum=q), Info(torch.ones_like(sigma), e, sigma)
+        acceptance = (log_density(y, q, sigma) - before).clamp(max=0).exp()
+        accepted = like(rng.uniform(sigma) < acceptance, x) > 0
+        moved = ChainState(torch.where(accepted, y, x), sigma, momentum=torch.where(accepted, q, -p))
+        return moved, Info(acceptance, e, sigma)
+
+    return kernel
+
+
+def mala(model, eta: StepSize, step: str = "constant") -> Kernel:
     """Metropolis-adjusted Langevin in x, exact for any step: the proposal of :func:`langevin`, then the test.
 
     Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step.
     """
-    if not hasattr(model, "log_prob"):
-        raise UserError("the adjusted kernel needs a model with log_prob(x, sigma), as exact models have; use langevin")
-    size = step_size(eta, step)
-
-    def log_q(to: Tensor, x: Tensor, s: Tensor, e: Tensor) -> Tensor:
-        return -(to - x - like(e, x) / 2 * s).flatten(1).pow(2).sum(1) / (2 * e)
-
-    def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
-        x, sigma = state
-        e = size(sigma)
-        s = score(model, x, sigma)
-        log_p = model.log_prob(x, sigma)
-        y = x + like(e, x) / 2 * s + like(e.sqrt(), x) * rng(x)
-        s_y = score(model, y, sigma)
-        log_ratio = model.log_prob(y, sigma) - log_p + log_q(x, y, s_y, e) - log_q(y, x, s, e)
-        acceptance = log_ratio.clamp(max=0).exp()
-        accepted = rng.uniform(sigma) < acceptance
-        return ChainState(torch.where(like(accepted, x) > 0, y, x), sigma), Info(acceptance, e, sigma)
-
-    return kernel
+    return hamiltonian(model, eta, step)
 
 
 def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
     """The noise level anew, x as it is: sigma ~ p(sigma | x), or its most likely value (``argmax``), as in the code."""
-    if rule not in RULES:
-        raise unknown("rule for the noise level", rule, RULES)
+    choose = _rule(rule)
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
-        sigma = RULES[rule](posterior, state.x, rng)
-        return ChainState(state.x, sigma), Info(torch.ones_like(sigma), torch.zeros_like(sigma), state.sigma)
+        level = choose(posterior.log_probs(state.x), rng)
+        return _at_level(state, posterior.levels, level)
 
     return kernel
+
+
+def residual_gibbs(denoiser: Denoiser, posterior: ResidualPosterior, rule: str = "draw") -> Kernel:
+    """The noise level anew from the residual of the denoiser at the present one: no classifier, nothing trained.
+
+    One network call, whose answer stays in the state for a Langevin step: both together still cost one.
+    """
+    choose = _rule(rule)
+
+    def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
+        denoised = denoiser(state.x, state.sigma)
+        level = choose(posterior.log_probs(state.x - denoised), rng)
+        return _at_level(state._replace(denoised=denoised), posterior.levels, level)
+
+    return kernel
+
+
+def _rule(name: str) -> Callable[[Tensor, Randomness], Tensor]:
+    if name not in RULES:
+        raise unknown("rule for the noise level", name, RULES)
+    return RULES[name]
+
+
+def _at_level(state: ChainState, levels: Tensor, level: Tensor) -> tuple[ChainState, Info]:
+    sigma = levels.to(level.device)[level].to(state.sigma)
+    return state._replace(sigma=sigma), Info(torch.ones_like(sigma), torch.zeros_like(sigma), state.sigma)
 
 
 def then(first: Kernel, second: Kernel) -> Kernel:
@@ -106,14 +186,16 @@ def then(first: Kernel, second: Kernel) -> Kernel:
 
 
 def langevin_gibbs(
-    denoiser: Denoiser, posterior: NoiseLevelPosterior, eta: float, step: str = "constant", rule: str = "draw"
+    denoiser: Denoiser, posterior: NoiseLevelPosterior, eta: StepSize, step: str = "constant", rule: str = "draw"
 ) -> Kernel:
     """Denoising Langevin Gibbs: a Langevin step in x, then the noise level; Kim & Ye 2023 (arXiv 2209.14593)."""
     return then(langevin(denoiser, eta, step), gibbs(posterior, rule))
 
 
-def step_size(eta: float, step: str) -> Callable[[Tensor], Tensor]:
-    """sigma (B,) -> step size (B,) in squared data units."""
+def step_size(eta: StepSize, step: str) -> Callable[[Tensor], Tensor]:
+    """sigma (B,) -> step size (B,) in squared data units; what already is such a function is taken as it is."""
+    if callable(eta):
+        return eta
     if not 0 < eta < float("inf"):
         raise UserError(f"eta must be positive and finite, not {eta}")
     if step not in ("constant", "sigma2"):

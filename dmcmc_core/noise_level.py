@@ -1,7 +1,7 @@
 """The posterior of the noise level given the noisy image, p(sigma | x), over a grid of levels with a uniform prior.
 
-DMCMC draws from it in every Gibbs step (Kim & Ye 2023, arXiv 2209.14593, Section 3): by a trained classifier, or
-exactly where the model is exact.
+DMCMC draws from it in every Gibbs step (Kim & Ye 2023, arXiv 2209.14593, Section 3): by a trained classifier, exactly
+where the model is exact, or with nothing but the denoiser.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import BLOCK, apply_in_blocks
+from dmcmc_core.denoiser import BLOCK, Denoiser, apply_in_blocks
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.noise_level import log_levels
 from dmcmc_core.streams import Randomness
@@ -57,22 +58,66 @@ class ClassifierPosterior:
         return apply_in_blocks(self.net, self.block, x.to(torch.float32)).log_softmax(-1)
 
 
-def draw(posterior: NoiseLevelPosterior, x: Tensor, rng: Randomness) -> Tensor:
-    """sigma ~ p(sigma | x), (B,) in the dtype of ``x``: one uniform per row through the cumulative probabilities."""
-    cumulative = posterior.log_probs(x).exp().cumsum(-1)
+class ResidualPosterior:
+    """p(sigma | x) from the denoiser alone: the size of its residual x - D(x, sigma) against the size to expect.
+
+    Noised densities obey the heat equation, d p / d(sigma^2 / 2) = div grad p; with Tweedie's score in it
+
+        d log p(x; sigma) / d log sigma = |x - D|^2 / sigma^2 - (d - tr dD/dx).
+
+    The first term is the residual, measured by one network call at a level near by, where the chain was; the second
+    hardly depends on x, and its mean is the size to expect of the first: m(sigma) = E |x - D|^2 / sigma^2. Integrated,
+
+        log p(sigma | x) = -|x - D|^2 / (2 sigma^2) - integral of m(sigma) d log sigma + const,
+
+    exact where D does not change with sigma, as far below the distance between images, or far above all of them.
+
+    Args:
+        levels: (L,), descending.
+        expected: (L,), m at each of them; :func:`expected_residual` measures it.
+    """
+
+    def __init__(self, levels: Tensor, expected: Tensor) -> None:
+        if levels.shape != expected.shape or not torch.isfinite(expected).all():
+            raise UserError(f"{len(levels)} levels need as many finite expected residuals, not {tuple(expected.shape)}")
+        self.levels, self.expected = levels, expected
+        self._integral = torch.cat([expected.new_zeros(1), torch.cumulative_trapezoid(expected, levels.log())])
+
+    def log_probs(self, residual: Tensor) -> Tensor:
+        """log p(levels | x), (B, L) float64, given the residual x - D(x, sigma near by), (B, *shape)."""
+        square = residual.flatten(1).double().square().sum(1, keepdim=True)
+        levels, integral = (t.to(square) for t in (self.levels, self._integral))
+        return (-square / (2 * levels**2) - integral).log_softmax(-1)
+
+
+def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: Randomness, nodes: int = 12) -> Tensor:
+    """Mean of |x - D(x, sigma)|^2 / sigma^2 over noised ``images`` (n, *shape) at ``levels`` (L,): (L,) float64.
+
+    By Stein's lemma it is d - E z.(D(x, sigma) - x0) / sigma, which has no spread where D recovers x0. Measured at
+    ``nodes`` levels evenly in log sigma, in between interpolated: ``nodes`` network calls.
+    """
+    d = images[0].numel()
+    at = torch.logspace(*levels[[-1, 0]].log10().tolist(), nodes, dtype=torch.float64)
+    values = []
+    for sigma in at.to(images):
+        z = rng(images)
+        error = denoiser(images + sigma * z, sigma) - images
+        values.append(d - (z * error).flatten(1).double().sum(1).mean().item() / sigma.item())
+    interpolated = np.interp(levels.log().cpu(), at.log(), values)
+    return torch.from_numpy(interpolated).to(levels.device)
+
+
+def draw(log_probs: Tensor, rng: Randomness) -> Tensor:
+    """Indices (B,) with the probabilities of ``log_probs`` (B, L): one uniform per row through their cumulative sum."""
+    cumulative = log_probs.exp().cumsum(-1)
     total = cumulative[:, -1:]
-    reached = (1 - rng.uniform(total)) * total  # above 0, so that no level without probability is ever the first
-    return at(posterior.levels, torch.searchsorted(cumulative, reached)[:, 0], x)
+    reached = (1 - rng.uniform(total)) * total  # above 0, so that no index without probability is ever the first
+    return torch.searchsorted(cumulative, reached)[:, 0]
 
 
-def argmax(posterior: NoiseLevelPosterior, x: Tensor, rng: Randomness | None = None) -> Tensor:
-    """The most likely level, (B,) in the dtype of ``x``: what the DMCMC code does instead of drawing."""
-    return at(posterior.levels, posterior.log_probs(x).argmax(-1), x)
-
-
-def at(levels: Tensor, index: Tensor, x: Tensor) -> Tensor:
-    """The levels of those indices, in the dtype and on the device of ``x``."""
-    return levels.to(index.device)[index].to(x)
+def argmax(log_probs: Tensor, rng: Randomness | None = None) -> Tensor:
+    """The most likely index, (B,): what the DMCMC code does instead of drawing."""
+    return log_probs.argmax(-1)
 
 
 RULES = {"draw": draw, "argmax": argmax}

@@ -30,12 +30,13 @@ from dmcmc_core.denoiser import BLOCK, CountNFE, Denoiser, count_nfe
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.mcmc import ChainState
-from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
+from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.streams import Drawn, Streams
 
 SHARD = BLOCK  # images
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT = 64  # images that such a trial integrates
+POSTERIORS = ("exact", "classifier", "residual")
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,17 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     if schedule not in schedules.SCHEDULES:
         raise unknown("schedule", schedule, schedules.SCHEDULES)
     tweedie = settings.get("tweedie")
-    chain, spent = None, float(tweedie is not None)
+    chain, posterior, spent = None, None, float(tweedie is not None)
     if chained:
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
         chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe)} | chosen)
-        spent += chain_cost(chain, num)
+        posterior = settings.get("posterior", default_posterior(model))
+        integrators.one_of("posterior", posterior, *POSTERIORS)
+        spent += chain_cost(chain, num, posterior)
     least = spent + (entry.calls(1, **options) if entry.calls else 1)
     if nfe < least:
-        why = f": {chain_cost(chain, num):.2f} for the chains, whose warm-up {num} images share" if chain else ""
+        chains = chain_cost(chain, num, posterior) if chain else 0
+        why = f": {chains:.2f} for the chains, whose warm-up {num} images share" if chain else ""
         raise UserError(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
     left = nfe - spent + 1e-9
     levels = settings.get("levels")
@@ -125,8 +129,7 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         raise UserError(
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {left:.2f} NFE are left for it"
         )
-    posterior = settings.get("posterior", "exact" if hasattr(model, "log_prob_levels") else "classifier")
-    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior if chained else None)
+    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior)
 
 
 def default_n_skip(nfe: float) -> int:
@@ -134,10 +137,22 @@ def default_n_skip(nfe: float) -> int:
     return max(1, round(nfe / 3))
 
 
-def chain_cost(chain: ChainSettings, num: int) -> float:
-    """Network calls of the chains per image, warm-up shared out over ``num`` images."""
-    rows = min(chain.chains, num)
-    return rows * (chain.warmup_calls + math.ceil(num / chain.chains) * chain.window_calls) / num
+def default_posterior(model: Denoiser) -> str:
+    """The best that there is: the exact one, a classifier that ships or was trained, else the denoiser's own."""
+    if hasattr(model, "log_prob_levels"):
+        return "exact"
+    try:
+        checkpoints.load_noise_level(model.name)
+    except (AttributeError, UserError):
+        return "residual"
+    return "classifier"
+
+
+def chain_cost(chain: ChainSettings, num: int, posterior: str | None) -> float:
+    """Network calls of the chains per image, warm-up and calibration shared out over ``num`` images."""
+    rows, residual = min(chain.chains, num), posterior == "residual"
+    calls = rows * (chain.warmup_calls(residual) + math.ceil(num / chain.chains) * chain.window_calls(residual))
+    return (calls + residual * dmcmc.CALIBRATION * (chain.first_calls + dmcmc.NODES)) / num
 
 
 def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: NoiseLevelPosterior | None) -> Plan:
@@ -150,7 +165,7 @@ def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: 
     """
     if the.integrator.calls is not None or the.options.get("tol") is not None:
         return the
-    fixed = (chain_cost(the.chain, num) if the.chain else 0.0) + (the.tweedie is not None)
+    fixed = (chain_cost(the.chain, num, the.posterior) if the.chain else 0.0) + (the.tweedie is not None)
     counted = count_nfe(model)
     start = _pilot_start(model, the, posterior)
 
@@ -177,25 +192,26 @@ def _pilot_start(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | No
     if the.chain is None:
         x = dmcmc.prior(model, rng, _PILOT, the.start, _device(model))
         return ChainState(x, x.new_full((_PILOT,), model.sigma_max))
+    posterior = posterior or dmcmc.calibrated(model, the.chain, 0, _device(model))
     chain = dmcmc.warm_up(model, posterior, the.chain, rng, _device(model))
     step = dmcmc.kernel(model, posterior, the.chain, the.chain.eta)
     return next(dmcmc.windows(step, chain, the.chain, rng))[0].start
 
 
 def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
-    """The noise-level posterior that the plan names, None if it has no chains."""
-    if the.posterior is None:
-        return None
-    if integrators.one_of("posterior", the.posterior, "exact", "classifier") == "exact":
+    """The noise-level posterior that the plan names; None without chains, and for ``residual``, calibrated by them."""
+    if the.posterior == "exact":
         return ExactPosterior(model)
-    name = getattr(model, "name", None)
-    if name is None:
-        raise UserError(
-            "DLG needs a noise-level posterior: train one (train noise-level) and set model.name to the path of its "
-            "file, or use a plain integrator"
-        )
-    net, levels, _ = checkpoints.load_noise_level(name, device=str(_device(model)))
-    return ClassifierPosterior(net, levels)
+    if the.posterior == "classifier":
+        name = getattr(model, "name", None)
+        if name is None:
+            raise UserError(
+                "posterior='classifier' needs a trained one: train it (train noise-level) and set model.name to the "
+                "path of its file, or choose posterior='residual', which needs no training"
+            )
+        net, levels, _ = checkpoints.load_noise_level(name, device=str(_device(model)))
+        return ClassifierPosterior(net, levels)
+    return None
 
 
 def run(
@@ -309,7 +325,7 @@ def _chained(counted, the, num, seed, out, where, posterior, size, rank, world, 
             indices = range(first, min(first + len(chains), num))
             if not _has(out, first, len(indices)):
                 counted.reset()
-                start = ChainState(*(t[: len(indices)] for t in start))
+                start = ChainState(start.x[: len(indices)], start.sigma[: len(indices)])
                 _save_shard(out, first, _integrate(counted, the, start, Streams(seed, "image", indices)), counted)
             yield len(indices)
 
@@ -321,6 +337,9 @@ def starts(
     folder = chain_folder(model, the, seed, where) / f"{chains.start:06d}-{chains.stop:06d}"
     rng = Streams(seed, "chain", chains)
     counted = count_nfe(model)
+    if the.posterior == "residual":
+        posterior = _calibrated(counted, the, seed, folder.parent / "posterior.npz")
+        counted.reset()
     path = folder / "warmup.npz"
     if path.is_file():
         chain = _load_chain(path, model)
@@ -342,6 +361,14 @@ def starts(
             _save_npz(path, **_chain_arrays(chain), **_window_arrays(window), rows=counted.rows)
             yield window.start
         number += 1
+
+
+def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> ResidualPosterior:
+    if not path.is_file():
+        made = dmcmc.calibrated(counted, the.chain, seed, _device(counted))
+        _save_npz(path, levels=made.levels, expected=made.expected, rows=counted.rows)
+    data = np.load(path)
+    return ResidualPosterior(*(torch.from_numpy(data[n]).to(_device(counted)) for n in ("levels", "expected")))
 
 
 def chain_folder(model: Denoiser, the: Plan, seed: int, where: Path) -> Path:
@@ -494,7 +521,8 @@ def _count(out: Path) -> tuple[int, int]:
 def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> tuple[int, int]:
     about = {"model": manifest["model_sha256"], "chain": asdict(the.chain), "posterior": the.posterior}
     folder = Path(where) / key(about | {"seed": manifest["seed"]})
-    warmup = window = 0
+    warmup = int(np.load(folder / "posterior.npz")["rows"]) if the.posterior == "residual" else 0
+    window = 0
     c = the.chain.chains
     for low in range(0, min(c, num), BLOCK):
         group = folder / f"{low:06d}-{min(low + BLOCK, c, num):06d}"
@@ -516,12 +544,8 @@ def _save_shard(out: Path, first: int, x: Tensor, counted: CountNFE) -> None:
 
 
 def _chain_arrays(chain: Chain) -> dict[str, Any]:
-    return {
-        "x": chain.state.x,
-        "sigma": chain.state.sigma,
-        "emitted": chain.emitted,
-        "drawn": np.array(chain.drawn),
-    }
+    state = {name: value for name, value in chain.state._asdict().items() if value is not None}
+    return state | {"emitted": chain.emitted, "drawn": np.array(chain.drawn)}
 
 
 def _window_arrays(window: Window) -> dict[str, Any]:
@@ -536,8 +560,8 @@ def _window_arrays(window: Window) -> dict[str, Any]:
 
 def _load_chain(path: Path, model: Denoiser) -> Chain:
     data, device = np.load(path), _device(model)
-    x, sigma, emitted = (torch.from_numpy(data[n]).to(device) for n in ("x", "sigma", "emitted"))
-    return Chain(ChainState(x, sigma), emitted, Drawn(*data["drawn"].tolist()))
+    state = {n: torch.from_numpy(data[n]).to(device) for n in ChainState._fields if n in data}
+    return Chain(ChainState(**state), torch.from_numpy(data["emitted"]).to(device), Drawn(*data["drawn"].tolist()))
 
 
 def _load_start(path: Path, model: Denoiser) -> ChainState:

@@ -67,7 +67,7 @@ def test_images_are_made_only_when_asked_for():
     images = denoising_mcmc(model, posterior, INTEGRATORS["heun"], 3, SMALL)
     assert model.calls == 0
     next(images)
-    assert model.calls == SMALL.warmup_calls + SMALL.window_calls + 5
+    assert model.calls == SMALL.warmup_calls() + SMALL.window_calls() + 5
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -137,10 +137,10 @@ def starts(settings=SMALL, indices=None, n=4, **options):
 
 
 def same(a, b):
-    return all(torch.equal(p, q) for s, t in zip(a, b, strict=True) for p, q in zip(s, t, strict=True))
+    return all(torch.equal(p, q) for s, t in zip(a, b, strict=True) for p, q in zip(s[:2], t[:2], strict=True))
 
 
-@pytest.mark.parametrize("kernel", ["langevin", "mala"])
+@pytest.mark.parametrize("kernel", ["langevin", "mala", "hamiltonian", "underdamped"])
 @pytest.mark.parametrize("published", [True, False])
 def test_chains_go_on_exactly_from_a_saved_state(published, kernel):
     settings = ChainSettings(chains=6, n_skip=3, warmup_levels=3, warmup_steps=2, published=published, kernel=kernel)
@@ -189,7 +189,7 @@ def test_images_are_the_integrators_from_each_samples_own_level():
     images, window, _ = next(denoising_mcmc(model, posterior, INTEGRATORS["heun"], 4, SMALL))
     assert len(window.start.sigma.unique()) > 1
     for i in range(6):
-        alone = ChainState(*(t[i : i + 1] for t in window.start))
+        alone = ChainState(*(t[i : i + 1] for t in window.start[:2]))
         got = dmcmc.denoise(model, alone, INTEGRATORS["heun"], 4, Streams(0, "image", [i]))
         assert torch.equal(got[0], images[i])
 
@@ -207,15 +207,15 @@ def test_cost_is_n_skip_and_the_integrators_calls(name, kernel):
     next(images)
     per_step = {"langevin": 1, "mala": 2}[kernel]
     window = 3 * per_step + INTEGRATORS[name].calls(4)
-    assert settings.window_calls == 3 * per_step
-    assert model.nfe == model.calls == settings.warmup_calls + window
+    assert settings.window_calls() == 3 * per_step
+    assert model.nfe == model.calls == settings.warmup_calls() + window
     next(images)
-    assert model.nfe == settings.warmup_calls + 2 * window
+    assert model.nfe == settings.warmup_calls() + 2 * window
 
 
 def test_published_settings_cost_what_the_paper_says():
     """KAR2 with N = 20 is 37 calls, then 20 steps: 57 a chain."""
-    assert ChainSettings(**PUBLISHED).warmup_calls == 57
+    assert ChainSettings(**PUBLISHED).warmup_calls() == 57
 
 
 # Warm-up
@@ -317,4 +317,4 @@ def test_bad_kernel_settings(settings, message):
 
 def test_an_adaptive_warm_up_has_no_fixed_cost():
     with pytest.raises(UserError, match="warmup='rk45' adapts its steps"):
-        _ = ChainSettings(warmup="rk45").warmup_calls
+        _ = ChainSettings(warmup="rk45").warmup_calls()

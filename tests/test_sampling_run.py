@@ -75,6 +75,20 @@ def test_image_i_is_the_same_in_any_number_and_any_shards(model, sampler, tmp_pa
     assert not (load_images(tmp_path / "other") == whole).all()
 
 
+@pytest.mark.parametrize("kernel", ["langevin", "underdamped"])
+def test_the_residual_posterior_is_counted_and_saved_exactly(model, kernel, evaluated, tmp_path):
+    """No classifier: its calibration and its calls are in the count, and windows go on from what is on disk."""
+    settings = CHAINS | {"posterior": "residual", "kernel": kernel, "n_skip": 2, "levels": 2}
+    whole = make(model, "dlg+heun", tmp_path / "whole", 40, num=18, settings=settings)
+    the = plan(model, "dlg+heun", 40, 18, settings)
+    assert whole["nfe_full"] == pytest.approx(sampling_run.chain_cost(the.chain, 18, "residual") + 3)
+    assert sum(evaluated) == sum(whole["rows"].values())
+    make(model, "dlg+heun", tmp_path / "parts", 40, num=6, settings=settings)
+    parts = make(model, "dlg+heun", tmp_path / "parts", 40, num=18, settings=settings)
+    assert torch.equal(load_images(tmp_path / "parts"), load_images(tmp_path / "whole"))
+    assert parts["nfe_full"] == whole["nfe_full"]
+
+
 def test_images_are_those_of_the_integrator(model, tmp_path):
     """From N(mean, sigma_max^2), image i with stream i, rounded to uint8."""
     make(model, "heun_churn", tmp_path / "a", num=3, nfe=9, seed=4)
@@ -324,7 +338,7 @@ def test_chains_of_more_images_cost_less_and_so_need_another_folder(model, tmp_p
         ({"sampler": "dlg+heun", "settings": {"posterior": "exakt"}}, "posterior must be one of 'exact', 'classifier'"),
         (
             {"sampler": "dlg+heun", "settings": CHAINS | {"posterior": "classifier"}},
-            "DLG needs a noise-level posterior",
+            "posterior=.classifier. needs a trained one",
         ),
     ],
 )
