@@ -79,12 +79,12 @@ def test_image_i_is_the_same_in_any_number_and_any_shards(model, sampler, tmp_pa
 def test_the_residual_posterior_is_counted_and_saved_exactly(model, kernel, evaluated, tmp_path):
     """No classifier: its calibration and its calls are in the count, and windows go on from what is on disk."""
     settings = CHAINS | {"posterior": "residual", "kernel": kernel, "n_skip": 2, "levels": 2}
-    whole = make(model, "dlg+heun", tmp_path / "whole", 40, num=18, settings=settings)
-    the = plan(model, "dlg+heun", 40, 18, settings)
+    whole = make(model, "dlg+heun", tmp_path / "whole", 60, num=18, settings=settings)
+    the = plan(model, "dlg+heun", 60, 18, settings)
     assert whole["nfe_full"] == pytest.approx(sampling_run.chain_cost(the.chain, 18, "residual") + 3)
     assert sum(evaluated) == sum(whole["rows"].values())
-    make(model, "dlg+heun", tmp_path / "parts", 40, num=6, settings=settings)
-    parts = make(model, "dlg+heun", tmp_path / "parts", 40, num=18, settings=settings)
+    make(model, "dlg+heun", tmp_path / "parts", 60, num=6, settings=settings)
+    parts = make(model, "dlg+heun", tmp_path / "parts", 60, num=18, settings=settings)
     assert torch.equal(load_images(tmp_path / "parts"), load_images(tmp_path / "whole"))
     assert parts["nfe_full"] == whole["nfe_full"]
 
