@@ -7,6 +7,7 @@ Bad input ends with one sentence on stderr and status 2, a notebook that failed 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import signal
 import sys
@@ -165,6 +166,7 @@ def readme(a: argparse.Namespace) -> int:
 # sample
 
 
+AUTO = "dlg+auto"
 SAMPLERS = (
     "euler, heun, heun_churn, probability_flow, rk45, reverse_diffusion, euler_maruyama, ancestral, dpmpp_2m, "
     "predictor_corrector"
@@ -179,7 +181,12 @@ SETTINGS = (
 def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", required=True, metavar="M", help="digits, glyphs32-exact, or the path of a checkpoint")
     p.add_argument(
-        "--sampler", required=True, metavar="S", help="NAME or dlg+NAME (chains first), NAME one of " + SAMPLERS
+        "--sampler",
+        required=True,
+        metavar="S",
+        help="NAME or dlg+NAME (chains first), NAME one of "
+        + SAMPLERS
+        + "; or dlg+auto, which finds its settings itself",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
     p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
@@ -189,6 +196,21 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 
 
+def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The sampler and the settings that trials find best; kept in the folder, so that the same command finds them."""
+    from dmcmc_core import sampling_run, tuning
+    from dmcmc_core.checkpoints import load_model
+
+    path = a.out / sampling_run.TUNING
+    if not path.is_file() and a.out.is_dir() and any(a.out.iterdir()):
+        raise UserError(f"{a.out} is not empty: {AUTO} begins in a new folder")
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    say(f"{AUTO}: trying settings; what is found is kept in {path}")
+    tuned = tuning.auto(load_model(a.model, a.device), a.nfe, a.num, chosen, path=path, say=say)
+    print(tuned)
+    return tuned.sampler, tuned.settings
+
+
 def sample(a: argparse.Namespace) -> int:
     chosen = settings(a.settings)
     for name, value in (("nfe", a.nfe), ("num", a.num)):
@@ -196,9 +218,12 @@ def sample(a: argparse.Namespace) -> int:
             raise UserError(f"--{name} must be at least 1, not {value}")
     from dmcmc_core import sampling_run
 
+    sampler = a.sampler
+    if sampler == AUTO:
+        sampler, chosen = _tuned(a, chosen)
     manifest = sampling_run.run(
         model=a.model,
-        sampler=a.sampler,
+        sampler=sampler,
         nfe=a.nfe,
         num=a.num,
         seed=a.seed,

@@ -942,7 +942,8 @@ def readme_table(project: Project | None = None, profile: str = "local") -> str:
     lines = ["| Item | Paper | Notebook | Verdict | Time | Outputs |", "|---|---|---|---|---|---|"]
     for item in project.items:
         result, took = state(project, item, profile)
-        shown = ", ".join(f"[{name}](figures/{name})" for name in item.outputs)
+        seen = [name for name in item.outputs if name.endswith((".png", ".md"))] or item.outputs
+        shown = ", ".join(f"[{name.removeprefix(f'{item.id}-')}](figures/{name})" for name in seen)
         title, paper = (text.replace("|", "\\|") for text in (item.title, item.paper_item))
         notebook = f"[{Path(item.notebook).name}]({item.notebook})"
         lines.append(f"| `{item.id}`: {title} | {paper} | {notebook} | {result} | {took} | {shown} |")

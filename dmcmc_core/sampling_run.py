@@ -37,6 +37,7 @@ SHARD = BLOCK  # images
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT = 64  # images that such a trial integrates
 POSTERIORS = ("exact", "classifier", "residual")
+TUNING = "tuning.json"  # how the settings of a run were found, if they were
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,10 @@ def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: 
 def _pilot_start(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | None) -> ChainState:
     rng = Streams(0, "pilot", range(_PILOT))
     if the.chain is None:
-        x = dmcmc.prior(model, rng, _PILOT, the.start, _device(model))
+        x = dmcmc.prior(model, rng, _PILOT, the.start, device_of(model))
         return ChainState(x, x.new_full((_PILOT,), model.sigma_max))
-    posterior = posterior or dmcmc.calibrated(model, the.chain, 0, _device(model))
-    chain = dmcmc.warm_up(model, posterior, the.chain, rng, _device(model))
+    posterior = posterior or dmcmc.calibrated(model, the.chain, 0, device_of(model))
+    chain = dmcmc.warm_up(model, posterior, the.chain, rng, device_of(model))
     step = dmcmc.kernel(model, posterior, the.chain, the.chain.eta)
     return next(dmcmc.windows(step, chain, the.chain, rng))[0].start
 
@@ -209,7 +210,7 @@ def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
                 "posterior='classifier' needs a trained one: train it (train noise-level) and set model.name to the "
                 "path of its file, or choose posterior='residual', which needs no training"
             )
-        net, levels, _ = checkpoints.load_noise_level(name, device=str(_device(model)))
+        net, levels, _ = checkpoints.load_noise_level(name, device=str(device_of(model)))
         return ClassifierPosterior(net, levels)
     return None
 
@@ -306,7 +307,7 @@ def _plain(counted, the, num, seed, out, where, posterior, size, rank, world, ma
             if not _has(out, first, len(indices)):
                 counted.reset()
                 noise = Streams(seed, "image", indices)
-                x = dmcmc.prior(counted, noise, len(indices), the.start, _device(counted))
+                x = dmcmc.prior(counted, noise, len(indices), the.start, device_of(counted))
                 begin = ChainState(x, x.new_full((len(x),), counted.sigma_max))
                 _save_shard(out, first, _integrate(counted, the, begin, noise), counted)
             yield len(indices)
@@ -344,7 +345,7 @@ def starts(
     if path.is_file():
         chain = _load_chain(path, model)
     else:
-        chain = dmcmc.warm_up(counted, posterior, the.chain, rng, _device(model))
+        chain = dmcmc.warm_up(counted, posterior, the.chain, rng, device_of(model))
         _save_npz(path, **_chain_arrays(chain), rows=counted.rows)
     step = dmcmc.kernel(counted, posterior, the.chain, the.chain.eta)
     number = 0
@@ -365,10 +366,10 @@ def starts(
 
 def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> ResidualPosterior:
     if not path.is_file():
-        made = dmcmc.calibrated(counted, the.chain, seed, _device(counted))
+        made = dmcmc.calibrated(counted, the.chain, seed, device_of(counted))
         _save_npz(path, levels=made.levels, expected=made.expected, rows=counted.rows)
     data = np.load(path)
-    return ResidualPosterior(*(torch.from_numpy(data[n]).to(_device(counted)) for n in ("levels", "expected")))
+    return ResidualPosterior(*(torch.from_numpy(data[n]).to(device_of(counted)) for n in ("levels", "expected")))
 
 
 def chain_folder(model: Denoiser, the: Plan, seed: int, where: Path) -> Path:
@@ -433,7 +434,19 @@ def key(about: Any) -> str:
 @functools.cache  # the modules as this process has imported them
 def code_key() -> str:
     """Hash of the modules that decide what an image is: this one and all below it, and the torch version."""
-    above = {"cli", "__main__", "explorer", "experiments", "doctor", "plots", "tables", "training", "metrics"}
+    above = {
+        "cli",
+        "__main__",
+        "explorer",
+        "experiments",
+        "doctor",
+        "plots",
+        "tables",
+        "training",
+        "metrics",
+        "testbed",
+        "tuning",
+    }
     package = Path(__file__).parent
     files = [p for p in sorted(package.rglob("*.py")) if p.stem not in above]
     digest = hashlib.sha256(torch.__version__.encode())
@@ -470,7 +483,8 @@ def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams) ->
     return x if the.tweedie is None else integrators.tweedie(model, x, the.tweedie)
 
 
-def _device(model: Denoiser) -> torch.device:
+def device_of(model: Denoiser) -> torch.device:
+    """Where a model computes, as far as its mean tells."""
     mean = getattr(model, "mean", None)
     return mean.device if mean is not None else torch.device("cpu")
 
@@ -478,7 +492,9 @@ def _device(model: Denoiser) -> torch.device:
 def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
     """The manifest of an earlier run of this recipe; None in a new folder."""
     if not (out / "manifest.json").is_file():
-        if out.is_dir() and any(p.suffix != ".part" for p in out.iterdir()):  # those an interruption may leave
+        if out.is_dir() and any(
+            p.suffix != ".part" and p.name != TUNING for p in out.iterdir()
+        ):  # what may precede a run
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder")
         return None
     manifest = read_manifest(out)
@@ -559,13 +575,13 @@ def _window_arrays(window: Window) -> dict[str, Any]:
 
 
 def _load_chain(path: Path, model: Denoiser) -> Chain:
-    data, device = np.load(path), _device(model)
+    data, device = np.load(path), device_of(model)
     state = {n: torch.from_numpy(data[n]).to(device) for n in ChainState._fields if n in data}
     return Chain(ChainState(**state), torch.from_numpy(data["emitted"]).to(device), Drawn(*data["drawn"].tolist()))
 
 
 def _load_start(path: Path, model: Denoiser) -> ChainState:
-    data, device = np.load(path), _device(model)
+    data, device = np.load(path), device_of(model)
     return ChainState(*(torch.from_numpy(data[n]).to(device) for n in ("start_x", "start_sigma")))
 
 

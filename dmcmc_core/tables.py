@@ -40,6 +40,16 @@ def mean_and_spread(rows: Iterable[Mapping[str, Any]], value: str, by: Sequence[
     ]
 
 
+def compare(a: Spread, b: Spread, lower: bool = True) -> int:
+    """1 if ``a`` is surely better than ``b``, -1 if surely worse, 0 if the seeds cannot tell.
+
+    Sure is a difference of the means beyond two standard errors, those of both means over their seeds together.
+    """
+    error = math.hypot(a.spread / math.sqrt(a.n), b.spread / math.sqrt(b.n))
+    sign = (b.mean - a.mean > 2 * error) - (a.mean - b.mean > 2 * error)
+    return sign if lower else -sign
+
+
 def write_table(
     rows: Sequence[Mapping[str, Any]],
     columns: Sequence[str] | Mapping[str, str],

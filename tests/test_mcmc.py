@@ -349,7 +349,9 @@ def test_the_expected_residual_is_what_stein_says():
     levels, n = log_levels(50.0, 0.01, 200), 2000
     images = model.sample(n)
     expected = noise_level.expected_residual(model, images, levels, Streams(0, "calibration", range(n)), nodes=200)
-    assert torch.allclose(expected, 50 * levels**2 / (0.25 + levels**2), rtol=0, atol=1.2)  # of 50; its spread is at most 0.23
+    assert torch.allclose(
+        expected, 50 * levels**2 / (0.25 + levels**2), rtol=0, atol=1.2
+    )  # of 50; its spread is at most 0.23
 
 
 def test_a_step_with_the_residual_costs_one_call(model):

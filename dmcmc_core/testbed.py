@@ -1,0 +1,101 @@
+"""A model beside what its images are compared with: the rows that the figures and tables are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmcmc_core import data, metrics, sampling_run
+from dmcmc_core.checkpoints import load_model
+from dmcmc_core.denoiser import Denoiser
+from dmcmc_core.tables import Spread, mean_and_spread
+
+
+class Testbed(NamedTuple):
+    """What :func:`load` returns.
+
+    ``train``: the images that the model has learned from, where the reference holds others; None for exact models,
+    whose own images are the truth.
+    """
+
+    name: str
+    model: Denoiser
+    reference: metrics.Reference
+    heldout: Tensor
+    train: Tensor | None
+    cache_dir: Path
+
+    @property
+    def distance(self) -> str:
+        """What the distance is called."""
+        return metrics.distance_name(self.reference.extractor.name)
+
+    def samples(
+        self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None
+    ) -> sampling_run.Samples:
+        """n images of a sampler at a full budget, from the cache where they are there."""
+        return sampling_run.cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
+
+    def row(
+        self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
+    ) -> dict[str, Any]:
+        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies."""
+        images, manifest = self.samples(sampler, nfe, n, seed, settings)
+        plan = manifest["plan"]
+        cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
+        made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol")}
+        return about | made | cost | metrics.measure(images, self.reference) | self.copies(images)
+
+    def copies(self, images: Tensor) -> dict[str, float]:
+        """How near images are to those that the model has seen, beside what is to be expected."""
+        if self.train is not None:
+            m = metrics.memorisation(images, self.train, self.heldout)
+            return {"nearer_train": m.nearer_train, "nearer_train_fresh": m.nearer_train_fresh, "copies": m.copies}
+        known = self.model.images
+        nearest = metrics.distance_to_set(images, known)
+        return {
+            "to_data_median": nearest.distance.median().item(),
+            "data_covered": metrics.coverage_of_set(nearest.index, len(known)),
+            "data_covered_by_exact_draws": metrics.expected_coverage(len(images), len(known)),
+        }
+
+    def floor(self, n: int, seeds: Iterable[int]) -> Spread:
+        """The distance of n images that nothing is wrong with: drawn from the model's own, or from the training images.
+
+        Both are independent draws with replacement, as a perfect sampler of what the model has seen would make.
+        """
+        own = self.train if self.train is not None else self.model.images
+        rows = []
+        for seed in seeds:
+            draws = torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))
+            rows.append({"frechet": metrics.measure(own[draws], self.reference)["frechet"]})
+        return mean_and_spread(rows, "frechet", ())[0]["frechet"]
+
+
+def load(
+    model: str | Denoiser,
+    features: str,
+    reference: str,
+    train_reference: str = "",
+    cache_dir: str | Path = "exp/cache",
+) -> Testbed:
+    """A test-bed from names.
+
+    Args:
+        model: for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
+        features: a name of :data:`dmcmc_core.metrics.FEATURES`.
+        reference, train_reference: for :func:`dmcmc_core.data.load_images`; the latter empty for exact models.
+
+    Raises:
+        UserError: for unknown names, and images that do not fit the features.
+    """
+    net = load_model(model) if isinstance(model, str) else model
+    heldout = data.load_images(reference)
+    train = data.load_images(train_reference) if train_reference else None
+    ref = metrics.make_reference(heldout, features, reference)
+    name = model if isinstance(model, str) else getattr(net, "name", type(net).__name__)
+    return Testbed(name, net, ref, heldout, train, Path(cache_dir))
