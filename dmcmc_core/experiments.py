@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from dmcmc_core import tables
 from dmcmc_core.errors import UserError, unknown
 
 PROFILES = ("smoke", "local", "full", "paper")
@@ -722,6 +723,7 @@ def reproduce(
     for outcome in _run_all(project, todo, profile, jobs, max(1, cores // jobs), say):
         outcomes[outcome.item.id] = outcome
     result = [outcomes[item.id] for item in items]
+    write_claims(project, profile)
     say(f"\n{report(result)}")
     return result
 
@@ -874,6 +876,25 @@ def _progress(run: _Running) -> str:
 
 
 # Reports
+
+
+CLAIM = {
+    "item": "item", "claim": "claim", "published": "published", "source": "source", "here": "here", "holds": "holds",
+    "note": "note",
+}  # fmt: skip
+
+
+def write_claims(project: Project, profile: str) -> list[Path]:
+    """Every claim of every item's newest run under a profile as one table, ``claims.*`` among the figures."""
+    folder, rows = project.figures(profile), []
+    for item in project.items:
+        run = newest_run(project, item, profile) if profile in item.parameters else None
+        rows += [{"item": item.id, **claim} for claim in read_metrics(run)["claims"]] if run else []
+    if folder is None or not rows:
+        return []
+    held = sum(row["holds"] for row in rows)
+    caption = f"Every claim that a notebook looks into, profile {profile}: {held} of {len(rows)} hold here."
+    return tables.write_table(rows, CLAIM, folder, "claims", caption)
 
 
 def clock(seconds: float) -> str:

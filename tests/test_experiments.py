@@ -390,6 +390,14 @@ def test_overview_and_readme_are_generated(toy):
         experiments.write_readme(toy.project)
 
 
+def test_every_claim_is_in_one_table(toy):
+    toy.add("a")
+    toy.add("b")
+    experiments.reproduce(project=toy.project, say=lambda line: None)
+    text = (toy.root / "figures" / "claims.md").read_text()
+    assert "2 of 4 hold here" in text and text.count("| a | true |") == text.count("| b | false | 1 | a paper |") == 1
+
+
 def test_clock_and_columns():
     assert [experiments.clock(s) for s in (0.4, 59.4, 185, 7800)] == ["0 s", "59 s", "3 min 05 s", "2 h 10 min"]
     assert experiments.columns([("a", "b"), ("long", "x")]) == "a     b\n-------\nlong  x"
