@@ -12,7 +12,7 @@ import pytest
 import torch
 from exact import images_mixture
 
-from dmcmc_core import sampling_run
+from dmcmc_core import load_model, sampling_run
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import Adapter
@@ -73,6 +73,13 @@ def test_image_i_is_the_same_in_any_number_and_any_shards(model, sampler, tmp_pa
     make(model, sampler, tmp_path / "other", num=20, seed=1, settings=settings)
     assert not torch.equal(load_images(tmp_path / "other")[1], whole[0])
     assert not (load_images(tmp_path / "other") == whole).all()
+
+
+def test_the_best_posterior_there_is_is_taken(model):
+    """The exact one, the classifier that ships, else none that would have to be trained."""
+    bare = Adapter(model, model.shape, sigma_max=4.0, mean=model.mean)
+    for net, expected in ((model, "exact"), (load_model("digits"), "classifier"), (bare, "residual")):
+        assert plan(net, "dlg+heun", 60, 18, CHAINS).posterior == expected
 
 
 @pytest.mark.parametrize("kernel", ["langevin", "underdamped"])
