@@ -187,3 +187,113 @@ def test_drawing_leaves_the_users_style_alone():
     before = dict(matplotlib.rcParams)
     plots.image_grid(np.zeros((4, 4, 4)), title="four")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_an_ablation_has_a_panel_for_every_factor_of_every_bed():
+    rows = [
+        dict(bed=bed, factor=factor, value=value, distance=Spread(d, 0.1, 3), base=value == "b")
+        for bed in ("one", "two")
+        for factor in ("step", "split", "rule")
+        for value, d in (("a", 2.0), ("b", 1.0))
+    ]
+    figure = plots.ablation(rows, "distance", {"one": {"Heun": 1.5}}, ncols=2)
+    assert [a.get_title() for a in figure.axes] == ["step", "split", "rule"] * 2
+    first = figure.axes[0]
+    assert [t.get_text() for t in first.get_xticklabels()] == ["a", "b"] and first.get_yscale() == "linear"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["base", "one factor changed", "Heun"]
+    marked = next(line for line in first.lines if line.get_marker() == "s")
+    assert list(marked.get_xdata()) == [1] and list(marked.get_ydata()) == [1]
+    rows[0]["distance"] = Spread(20.0, float("nan"), 1)
+    assert plots.ablation(rows, "distance").axes[0].get_yscale() == "log"
+
+
+def test_the_bars_of_a_waterfall_hang_between_wrong_and_right():
+    rows = [
+        dict(bed="one", part=part, direction=direction, above=a, below=b, contribution=Spread(a - b, 0.1, 3))
+        for direction in ("forward", "back")
+        for part, a, b in (("start", 5.0, 3.0), ("kernel", 3.0, 3.5))
+    ]
+    (axes,) = plots.waterfall(rows, "distance", {"one": {"floor": 1.0}}).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["start", "kernel"] and axes.yaxis_inverted()
+    assert [(p.get_x(), p.get_width()) for p in axes.patches] == [(3.0, 2.0), (3.5, -0.5)] * 2
+    assert [t.get_text() for t in axes.texts] == ["+2", "-0.5"] * 2
+
+
+def test_the_concept_shows_every_path():
+    paths = {"chain": [([0, 1], [1, 2])], "short": [([0, 0], [1, 0.5]), ([1, 1], [2, 0.5])]}
+    (axes,) = plots.concept(torch.linspace(-1, 2, 4), [0.5, 1, 2], np.ones((3, 4)), paths).axes
+    assert axes.get_yscale() == "log" and axes.get_xlim() == (-1, 2)
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 2], [1, 0.5], [2, 0.5]]
+
+
+def test_curves_have_bands_and_dashed_expectations():
+    rows = [dict(panel=p, arm=a, x=x, y=Spread(x + 1.0, 0.5, 3)) for p in "uv" for a in "ab" for x in (1, 0)]
+    rows += [dict(panel="v", arm="b", x=x, y=2.0 * x, expected=True) for x in (0, 1)]
+    figure = plots.curve_panels(rows, "steps", "level", dashes="theory")
+    u, v = figure.axes
+    assert [line.get_linestyle() for line in v.lines] == ["-", "-", "--"] and len(u.lines) == 2
+    assert v.lines[1].get_ydata().tolist() == [1, 2] and v.lines[2].get_ydata().tolist() == [0, 2]
+    assert v.lines[2].get_color() == v.lines[1].get_color() != v.lines[0].get_color()
+    assert u.collections[0].get_datalim(u.transData).height == pytest.approx(2)  # from 1 - 0.5 to 2 + 0.5
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "theory"]
+
+
+def test_starts_stand_over_what_they_became():
+    images = np.zeros((3, 1, 4, 4))
+    figure = plots.start_panels({"noise": (images, [5.0] * 3, images), "chain": (images, [1.0, 2.0, 3.0], images + 1)})
+    noise, chain = figure.subfigs
+    assert [a.get_title() for a in noise.axes] == ["σ = 5"] * 3 + [""] * 3
+    assert [a.get_title() for a in chain.axes[:3]] == ["σ = 1", "σ = 2", "σ = 3"]
+    assert chain.axes[3].images[0].get_array().min() == 1
+
+
+def test_class_traces_colour_states_by_class():
+    trace = ([0, 1], np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0, 1], [1, 1]]))
+    figure = plots.class_traces({"mala": trace}, ["zero", "one"], sigma_range=(0.1, 10.0))
+    (axes,) = figure.axes
+    assert axes.get_title() == "mala" and axes.get_yscale() == "log" and len(axes.lines) == 4
+    first, second = (points.get_facecolors().tolist() for points in axes.collections)
+    assert first[0] != first[1] == second[0] == second[1]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["zero", "one"]
+
+
+def test_dots_are_joined_to_crosses():
+    values = {("zero mean", 30): 4.0, ("with DLG", 10): 2.0, ("data mean", 10): 3.0, ("data mean", 30): 2.5}
+    rows = [
+        dict(panel=p, integrator=i, arm=arm, nfe=nfe, distance=Spread(d, 0.1, 3))
+        for p in ("digits", "glyphs")
+        for i in ("heun", "rk45", "euler")
+        for (arm, nfe), d in values.items()
+    ]
+    figure = plots.dots_and_crosses(rows, {"digits": "one distance", "glyphs": "another"}, {"digits": 1.0})
+    digits, glyphs = figure.axes
+    assert digits.get_ylabel() == "one distance" and glyphs.get_title() == "glyphs"
+    joined = [line for line in digits.lines if line.get_linestyle() == "--"]
+    assert len(joined) == 3 and joined[0].get_ydata().tolist() == [4, 2]
+    assert list(joined[1].get_xdata()) == [30, 10] and joined[0].get_xdata()[0] < 30 < joined[2].get_xdata()[0]
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert names[-3:] == ["without DLG", "with DLG", "data-mean start"] and "exact or training images" in names
+
+
+def test_rows_of_images_stand_beside_their_labels():
+    lines = {"heun": np.zeros((6, 1, 8, 8)), "euler": np.ones((6, 1, 8, 8))}
+    figure = plots.image_rows({"without": lines, "with": lines, "third": lines})
+    assert [a.get_title() for a in figure.axes] == ["without", "with", "third"]
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["heun", "euler"]
+    assert axes.images[0].get_array().shape == (18, 53, 3) and axes.get_yticks().tolist() == [4, 13]
+
+
+def test_every_method_is_a_line():
+    rows = [
+        dict(panel=p, line=m, nfe=nfe, distance=Spread(d, 0.1, 3))
+        for p in ("digits", "glyphs")
+        for m, d in (("heun", 2.0), ("dlg", 1.0))
+        for nfe in (20, 5)
+    ]
+    figure = plots.distance_lines(rows[:-1], {"digits": "one distance", "glyphs": "another"}, {"glyphs": 0.5})
+    digits, glyphs = figure.axes
+    assert [line.get_xdata().tolist() for line in digits.lines if len(line.get_xdata()) == 2][0] == [5, 20]
+    assert digits.get_ylabel() == "one distance" and digits.get_xscale() == "log"
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert names == ["heun", "dlg", "exact or training images"]
