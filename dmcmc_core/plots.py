@@ -340,7 +340,7 @@ def dots_and_crosses(
             for points, marker, fill, size in (
                 (dot, "o", colour, 6),
                 (cross, "X", colour, 7),
-                (control, "s", "none", 5),
+                (control, "s", "none", 8),
             ):
                 spread = [p[2] for p in points]
                 axes.errorbar(
@@ -348,7 +348,7 @@ def dots_and_crosses(
                 )
             handles[integrator] = axes.plot([], [], color=colour, linewidth=4)[0]
         if panel in (references or {}):
-            handles["exact or training images"] = axes.axhline(
+            handles["same-n floor"] = axes.axhline(
                 references[panel], color="#888888", linewidth=1, zorder=1
             )
         axes.set(title=panel, xlabel="network evaluations per image", ylabel=ylabel, xscale="log", yscale="log")
@@ -708,7 +708,7 @@ def distance_lines(
             spread = [p[2] for p in points]
             handles[line] = axes.errorbar(*_xy(points, 1.0), yerr=spread, color=COLOURS[k % len(COLOURS)], **style)
         if panel in (references or {}):
-            handles["exact or training images"] = axes.axhline(
+            handles["same-n floor"] = axes.axhline(
                 references[panel], color="#888888", linewidth=1, zorder=1
             )
         axes.set(title=panel, xlabel="network evaluations per image", ylabel=ylabel, xscale="log", yscale="log")

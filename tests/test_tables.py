@@ -272,7 +272,7 @@ def test_dots_are_joined_to_crosses():
     assert len(joined) == 3 and joined[0].get_ydata().tolist() == [4, 2]
     assert list(joined[1].get_xdata()) == [30, 10] and joined[0].get_xdata()[0] < 30 < joined[2].get_xdata()[0]
     names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names[-3:] == ["without DLG", "with DLG", "data-mean start"] and "exact or training images" in names
+    assert names[-3:] == ["without DLG", "with DLG", "data-mean start"] and "same-n floor" in names
 
 
 def test_rows_of_images_stand_beside_their_labels():
@@ -296,4 +296,4 @@ def test_every_method_is_a_line():
     assert [line.get_xdata().tolist() for line in digits.lines if len(line.get_xdata()) == 2][0] == [5, 20]
     assert digits.get_ylabel() == "one distance" and digits.get_xscale() == "log"
     names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names == ["heun", "dlg", "exact or training images"]
+    assert names == ["heun", "dlg", "same-n floor"]
