@@ -330,6 +330,7 @@ def dots_and_crosses(
     """
     integrators = list(dict.fromkeys(row["integrator"] for row in rows))
     figure = Figure(figsize=(4.2 * len(ylabels), 4.4), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)
     handles = {}
     for axes, (panel, ylabel) in zip(figure.subplots(1, len(ylabels), squeeze=False)[0], ylabels.items(), strict=True):
         here = [row for row in rows if row["panel"] == panel]
@@ -348,9 +349,7 @@ def dots_and_crosses(
                 )
             handles[integrator] = axes.plot([], [], color=colour, linewidth=4)[0]
         if panel in (references or {}):
-            handles["same-n floor"] = axes.axhline(
-                references[panel], color="#888888", linewidth=1, zorder=1
-            )
+            handles["same-n floor"] = axes.axhline(references[panel], color="#888888", linewidth=1, zorder=1)
         axes.set(title=panel, xlabel="network evaluations per image", ylabel=ylabel, xscale="log", yscale="log")
         _plain_log(axes.xaxis, (1, 2, 3, 5))
         _plain_log(axes.yaxis, (1, 2, 5))
@@ -700,6 +699,7 @@ def distance_lines(
     lines = list(dict.fromkeys(row["line"] for row in rows))
     named = [row | {"integrator": row["panel"], "arm": row["line"]} for row in rows]
     figure = Figure(figsize=(4.2 * len(ylabels), 4.2), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)
     handles = {}
     for axes, (panel, ylabel) in zip(figure.subplots(1, len(ylabels), squeeze=False)[0], ylabels.items(), strict=True):
         for k, line in enumerate(lines):
@@ -708,9 +708,7 @@ def distance_lines(
             spread = [p[2] for p in points]
             handles[line] = axes.errorbar(*_xy(points, 1.0), yerr=spread, color=COLOURS[k % len(COLOURS)], **style)
         if panel in (references or {}):
-            handles["same-n floor"] = axes.axhline(
-                references[panel], color="#888888", linewidth=1, zorder=1
-            )
+            handles["same-n floor"] = axes.axhline(references[panel], color="#888888", linewidth=1, zorder=1)
         axes.set(title=panel, xlabel="network evaluations per image", ylabel=ylabel, xscale="log", yscale="log")
         _plain_log(axes.xaxis, (1, 2, 5))
         _plain_log(axes.yaxis, (1, 2, 5))
