@@ -202,10 +202,10 @@ def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str
     from dmcmc_core.checkpoints import load_model
 
     path = a.out / sampling_run.TUNING
-    if not path.is_file() and a.out.is_dir() and any(a.out.iterdir()):
+    if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
         raise UserError(f"{a.out} is not empty: {AUTO} begins in a new folder")
     say = functools.partial(print, file=sys.stderr, flush=True)
-    say(f"{AUTO}: trying settings; what is found is kept in {path}")
+    say(f"{AUTO}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
     tuned = tuning.auto(load_model(a.model, a.device), a.nfe, a.num, chosen, path=path, say=say)
     print(tuned)
     return tuned.sampler, tuned.settings

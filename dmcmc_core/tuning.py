@@ -2,8 +2,8 @@
 
 All that a user has may be a checkpoint and a budget, so the model is its own judge: images that it makes slowly stand
 for the data, and settings are compared by how far their images at the budget are from those, in features that need no
-training. One setting after the other is varied and the best value kept; all candidates share their random numbers, and
-these are of seeds that no run uses.
+training. From settings that do well on whatever was at hand, one after the other moves to a neighbouring value as long
+as that is clearly better; all trials share their random numbers, and these are of seeds that no run uses.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Streams
 
 AUTO = "dlg+auto"
-IMAGES, REFERENCE, FINE = 256, 512, 50
+IMAGES, REFERENCE, FINE = 256, 256, 50
 """Images of a trial; images that stand for the data; levels at which a network makes them."""
 TRIAL, SLOW = -1, -2
 """Seeds of the trials and of the slow images; those of runs are at least 0."""
+BETTER = 0.95
+"""A neighbour replaces the best so far below this share of its distance: 256 images leave differences in the noise."""
 
 
 @dataclass
 class Tuned:
     """What was chosen, for :func:`dmcmc_core.sampling_run.run`, and what it rests on.
 
-    ``trials`` and ``controls`` (plain integrators at the same budget): settings, NFE and distance of each, as tried.
-    ``rows`` were evaluated for all of it together, ``nfe`` that is per image asked for.
+    ``trials`` and ``controls`` (plain integrators at the same budget): settings, distance and the rows evaluated for
+    each, as tried. ``rows`` were evaluated for all of it together, ``nfe`` that is per image asked for.
     """
 
     sampler: str
@@ -52,7 +54,7 @@ class Tuned:
 
     def __str__(self) -> str:
         best = min(self.controls, key=lambda c: c["distance"])
-        chosen = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in COORDINATES)
+        chosen = ", ".join(f"{k}={v}" for k, v in self.settings.items())
         text = f"chosen: {self.sampler} with {chosen}: {self.distance_name} {self.distance:.3g} to slow images of the "
         text += f"model itself; tuning cost {self.rows} evaluations, {self.nfe:.2f} NFE per image asked for"
         if best["distance"] < self.distance:
@@ -60,23 +62,18 @@ class Tuned:
         return text
 
 
-def choices(model: Denoiser, nfe: float) -> dict[str, list[Any]]:
-    """The values tried for each setting, the first ones together where the search begins.
+def choices(model: Denoiser, nfe: float) -> dict[str, tuple[list[Any], int]]:
+    """The values of each setting in their order, and which of them the search begins with.
 
     ``renoise`` is where chains start, in shares of sigma_max: high, they forget their image, low, they keep it.
     ``n_skip`` splits the budget between chain and integrator.
     """
     return {
-        "renoise": [round(share * model.sigma_max, 6) for share in (0.2, 0.4, 0.1, 0.05, 0.02)],
-        "integrator": ["dpmpp_2m", "heun", "ancestral"],
-        "n_skip": sorted({max(1, round(nfe * share)) for share in (0.1, 0.2, 0.35, 0.5)}),
-        "eta": [0.3, 1.0, 0.1],
-        "warmup_levels": [6, 10, 4],
-        "pick": ["smallest", "last"],
+        "renoise": ([round(share * model.sigma_max, 6) for share in (0.01, 0.03, 0.1, 0.25, 0.5)], 3),
+        "eta": ([0.1, 0.3, 1.0, 2.0], 2),
+        "n_skip": (sorted({max(1, round(nfe * share)) for share in (0.1, 0.2, 0.35, 0.5)}), 0),
+        "integrator": (["dpmpp_2m", "heun"], 0),
     }
-
-
-COORDINATES = ("renoise", "n_skip", "eta", "warmup_levels", "pick")
 
 
 def auto(
@@ -93,73 +90,131 @@ def auto(
 
     Args:
         fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
-        path: JSON file that keeps the result; the same question is answered from it.
+        path: JSON file that keeps what was measured, trial by trial, and the result: an interrupted search goes on
+            from it, and the same question is answered from it.
         cache_dir: keeps the trials' images for another search; a temporary folder when None.
         say: takes a line for every trial.
 
     Raises:
-        UserError: for unknown settings, or a budget that nothing tried can keep to.
+        UserError: for unknown settings, a budget that nothing tried can keep to (before anything is evaluated), or a
+            ``path`` that answers another question.
     """
+    if int(num) != num or num < 1:
+        raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     model = checkpoints.load_model(model) if isinstance(model, str) else model
     fixed = dict(fixed or {})
     asked = {"nfe": nfe, "num": num, "fixed": fixed, "model": sampling_run.fingerprint(model)}
-    known = _read(path, asked) if path else None
-    if known is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            known = _search(model, nfe, num, fixed, Path(cache_dir or temporary), asked, say)
-        if path:
-            _write(Path(path), known)
-    return known
+    search = _Search(model, nfe, num, fixed, say, _Notes(path, asked))
+    if "tuned" in search.notes.content:
+        return Tuned(**search.notes.content["tuned"])
+    with tempfile.TemporaryDirectory() as temporary:
+        tuned = search.run(Path(cache_dir or temporary), asked)
+    search.notes.keep(tuned=asdict(tuned))
+    return tuned
 
 
-def _search(model, nfe, num, fixed, cache_dir, asked, say) -> Tuned:
-    images, rows = slow_images(model, REFERENCE)
-    low, high = model.data_range
-    reference = metrics.make_reference(((images - low) / (high - low)).clamp(0, 1), "random-conv", "slow images")
-    n = min(IMAGES, max(num, reference.features.shape[1] + 1))
-    cost = {"slow images": rows}
-    trials, controls = {}, []
+class _Search:
+    def __init__(self, model, nfe, num, fixed, say, notes: _Notes) -> None:
+        self.model, self.nfe, self.num, self.fixed, self.say, self.notes = model, nfe, num, fixed, say, notes
+        self.values = {name: v for name, v in choices(model, nfe).items() if name not in fixed}
+        if fixed.get("step") == "constant" and "eta" not in fixed:
+            raise UserError("the values tried for eta are in units of sigma^2: with step=constant, fix eta too")
+        self.start = {name: values[at] for name, (values, at) in self.values.items()}
+        if sampling_run.split(self.recipe(self.start)[0])[1].calls is None:
+            raise UserError(f"{AUTO} needs an integrator with a fixed number of calls, not {fixed['integrator']}")
+        self.levels(*self.recipe(self.start))  # the least n_skip: what nothing can pay for is refused here
 
-    def measure(sampler: str, settings: dict[str, Any]) -> dict[str, Any]:
-        levels = sampling_run.plan(model, sampler, nfe, num, settings).levels  # with the warm-up shared by all ``num``
-        made = sampling_run.cached(model, sampler, 10**6, n, TRIAL, settings | {"levels": levels}, cache_dir)
-        features = metrics.extract((made.images - low) / (high - low), reference.extractor)
-        distance = metrics.frechet_distance(*metrics.statistics(features), reference.mu, reference.cov)
-        row = {"sampler": sampler, **settings, "levels": levels, "distance": distance}
-        cost[json.dumps(row)] = sum(made.manifest["rows"].values())
-        say(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-        return row
-
-    def recipe(choice: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        settings = {"step": "sigma2", **choice, **fixed}
+    def recipe(self, choice: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        settings = {"step": "sigma2", **choice, **self.fixed}
         return f"dlg+{settings.pop('integrator')}", settings
 
-    def distance(choice: dict[str, Any]) -> float:
-        """Infinite where the budget does not allow the choice."""
-        name = json.dumps(choice)
-        if name not in trials:
-            try:
-                trials[name] = measure(*recipe(choice))
-            except UserError as error:
-                if "too few" not in str(error):
-                    raise
-                trials[name] = {"distance": float("inf"), "why": str(error)}
-        return trials[name]["distance"]
+    def levels(self, sampler: str, settings: dict[str, Any]) -> int:
+        """Of the integrator at the budget, with the warm-up shared by all ``num``."""
+        return sampling_run.plan(self.model, sampler, self.nfe, self.num, settings).levels
 
-    values = {k: v for k, v in choices(model, nfe).items() if k not in fixed}
-    best = {name: some[0] for name, some in values.items()}
-    for _ in range(2):
-        for name, some in values.items():
-            best = min(({**best, name: value} for value in [best[name], *some]), key=distance)
-    if distance(best) == float("inf"):
-        raise UserError(f"no setting that was tried for {AUTO} keeps to the budget: {trials[json.dumps(best)]['why']}")
-    sampler, settings = recipe(best)
-    for name in values.get("integrator", [fixed.get("integrator")]):
-        controls.append(measure(name, {}))
-    done = [t for t in trials.values() if "why" not in t]
-    total = sum(cost.values())
-    name = metrics.distance_name(reference.extractor.name)
-    return Tuned(sampler, settings, distance(best), total / num, total, name, asked, done, controls)
+    def run(self, cache_dir: Path, asked: dict[str, Any]) -> Tuned:
+        model = self.model
+        images, rows = slow_images(model, REFERENCE)
+        self.low, self.range = model.data_range[0], model.data_range[1] - model.data_range[0]
+        clean = ((images - self.low) / self.range).clamp(0, 1)
+        self.reference = metrics.make_reference(clean, "random-conv", "slow images")
+        self.cache_dir, self.n = cache_dir, min(IMAGES, max(self.num, self.reference.features.shape[1] + 1))
+        best = self.climb()
+        sampler, settings = self.recipe(best)
+        names = self.values["integrator"][0] if "integrator" in self.values else [self.fixed["integrator"]]
+        start = {k: v for k, v in self.fixed.items() if k == "start"}
+        controls = [self.measured(name, start) for name in names]
+        trials = [row for row in self.notes.content["measured"].values() if row not in controls]
+        rows += sum(row["rows"] for row in trials + controls)
+        name = metrics.distance_name(self.reference.extractor.name)
+        return Tuned(sampler, settings, self.distance(best), rows / self.num, rows, name, asked, trials, controls)
+
+    def climb(self) -> dict[str, Any]:
+        """From the start, each setting in turn up as long as that is better, or else down; twice."""
+        best = self.start
+        for _ in range(2):
+            for name, (values, _) in self.values.items():
+                at = begun = values.index(best[name])
+                for step in (1, -1):
+                    while at == begun or (at - begun) * step > 0:
+                        after = at + step
+                        if not 0 <= after < len(values):
+                            break
+                        if not self.distance({**best, name: values[after]}) < BETTER * self.distance(best):
+                            break
+                        at, best = after, {**best, name: values[after]}
+        return best
+
+    def distance(self, choice: dict[str, Any]) -> float:
+        """Infinite where the budget does not allow the choice."""
+        try:
+            return self.measured(*self.recipe(choice))["distance"]
+        except UserError as error:
+            if "too few" not in str(error):
+                raise
+            return float("inf")
+
+    def measured(self, sampler: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """A trial, made or remembered."""
+        settings = settings | {"levels": self.levels(sampler, settings)}
+        known, name = self.notes.content["measured"], json.dumps([sampler, settings], sort_keys=True)
+        if name not in known:
+            made = sampling_run.cached(self.model, sampler, 10**6, self.n, TRIAL, settings, self.cache_dir)
+            features = metrics.extract((made.images - self.low) / self.range, self.reference.extractor)
+            distance = metrics.frechet_distance(*metrics.statistics(features), self.reference.mu, self.reference.cov)
+            row = {"sampler": sampler, **settings, "distance": distance, "rows": sum(made.manifest["rows"].values())}
+            known[name] = row
+            self.notes.keep()
+            self.say(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        return known[name]
+
+
+class _Notes:
+    """The file of a search: ``asked``, ``measured`` so far, ``tuned`` at the end. Nothing is kept without a path."""
+
+    def __init__(self, path: str | Path | None, asked: dict[str, Any]) -> None:
+        asked = json.loads(json.dumps(asked))
+        self.path, self.content = path and Path(path), {"asked": asked, "measured": {}}
+        if not self.path or not self.path.is_file():
+            return
+        try:
+            content = json.loads(self.path.read_text())
+            other = [name for name in asked if content["asked"][name] != asked[name]]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is not a file of {AUTO}: choose another place") from None
+        if other:
+            was, now = content["asked"][other[0]], asked[other[0]]
+            raise UserError(f"{path} is of another search: its {other[0]} is {was!r}, not {now!r}; choose a new folder")
+        self.content = content
+
+    def keep(self, **more: Any) -> None:
+        self.content |= more
+        if not self.path:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(self.content, indent=1) + "\n")
+        os.replace(part, self.path)
 
 
 @torch.no_grad()
@@ -178,18 +233,3 @@ def slow_images(model: Denoiser, n: int) -> tuple[Tensor, int]:
     x = prior(model, noise, n, start, sampling_run.device_of(model))
     grid = schedules.karras(FINE, model.sigma_max, model.sigma_min)
     return integrators.ancestral(counted, x, grid, noise=noise), counted.rows
-
-
-def _read(path: str | Path, asked: dict[str, Any]) -> Tuned | None:
-    try:
-        tuned = Tuned(**json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return tuned if tuned.asked == json.loads(json.dumps(asked)) else None
-
-
-def _write(path: Path, tuned: Tuned) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(tuned), indent=1) + "\n")
-    os.replace(part, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -189,3 +190,79 @@ def test_the_core_needs_no_notebook_package():
     assert done.returncode == 0, done.stderr
     found = {f["name"]: f for findings in json.loads(done.stdout).values() for f in findings}
     assert not found["matplotlib"]["found"] and found["torch"]["found"]
+
+
+# sample --sampler dlg+auto
+
+
+@pytest.fixture
+def auto(monkeypatch, tmp_path):
+    """The command on the digits net with short trials; what was really made: (sampler, seed, images)."""
+    from dmcmc_core import sampling_run, tuning
+
+    for name, value in (("IMAGES", 66), ("REFERENCE", 66), ("FINE", 2)):
+        monkeypatch.setattr(tuning, name, value)
+    monkeypatch.setattr(tuning, "choices", lambda *_: {"eta": ([0.3, 1.0], 0), "integrator": (["dpmpp_2m"], 0)})
+    made, run = [], sampling_run.run
+
+    def counted(*arguments, **named):
+        asked = inspect.signature(run).bind(*arguments, **named).arguments
+        made.append((asked["sampler"], asked["seed"], asked["num"]))
+        return run(*arguments, **named)
+
+    def command(*more, nfe=9):
+        made.clear()
+        words = f"sample --model digits --sampler dlg+auto --nfe {nfe} --num 70 --out {tmp_path / 'run'}".split()
+        words += "--set chains=35 --set warmup_levels=4 --set renoise=2 --set n_skip=1".split()
+        return cli.main([*words, *more])
+
+    monkeypatch.setattr(sampling_run, "run", counted)
+    return command, made, tmp_path / "run"
+
+
+def test_auto_finds_its_settings_once_and_says_what_that_cost(auto, capsys):
+    command, made, out = auto
+    assert command() == 0
+    assert made[-1] == ("dlg+dpmpp_2m", 0, 70) and {seed for _, seed, _ in made[:-1]} == {-1} and len(made) == 4
+    said = capsys.readouterr()
+    assert "chosen: dlg+dpmpp_2m with" in said.out and "tuning cost" in said.out and "70 images in" in said.out
+    assert said.err.count("distance") == 3
+    first = (out / "shard-00000000.npz").read_bytes()
+    assert command() == 0 and made == [("dlg+dpmpp_2m", 0, 70)]
+    assert "chosen: dlg+dpmpp_2m with" in capsys.readouterr().out
+    assert (out / "shard-00000000.npz").read_bytes() == first
+    for more, message in (
+        ({"nfe": 10}, "is of another search: its nfe is 9, not 10"),
+        ({}, "holds another run: its seed is 0, not 3"),
+    ):
+        assert command(*(() if more else ("--seed", "3")), **more) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_auto_interrupted_goes_on(auto, capsys, monkeypatch):
+    from dmcmc_core import sampling_run
+
+    command, made, out = auto
+    run = sampling_run.run
+
+    def interrupted(*arguments, **more):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return run(*arguments, **more)
+
+    monkeypatch.setattr(sampling_run, "run", interrupted)
+    assert command() == 130 and [p.name for p in out.iterdir()] == ["tuning.json"]
+    assert "the same command goes on from here" in capsys.readouterr().err
+    monkeypatch.setattr(sampling_run, "run", run)
+    assert command() == 0 and len(made) == 2, made
+
+
+def test_auto_begins_in_a_folder_of_its_own(auto, capsys):
+    command, made, out = auto
+    assert command("--set", "etta=1") == 2 and "did you mean 'eta'" in capsys.readouterr().err.splitlines()[-1]
+    assert command(nfe=2) == 2 and "2 NFE are too few" in capsys.readouterr().err
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert command() == 2 and capsys.readouterr().err.endswith("is not empty: dlg+auto begins in a new folder\n")
+    assert not made

@@ -1,0 +1,157 @@
+"""Settings found by trial: what is chosen, what it costs, what it keeps to, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dmcmc_core import sampling_run, tuning
+from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.checkpoints import load_model
+from dmcmc_core.errors import UserError
+from dmcmc_core.streams import Streams
+
+torch.set_num_threads(1)
+NUM, NFE = 80, 12
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """Thirty images of 8x8: the smallest that the features take; as many images in a trial as they need."""
+    monkeypatch.setattr(tuning, "IMAGES", NUM)
+    monkeypatch.setattr(tuning, "REFERENCE", NUM)
+    images = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return EmpiricalData(images, sigma_min=0.05, sigma_max=10.0)
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """What was really made: (sampler, seed, settings) of each trial."""
+    made, cached = [], sampling_run.cached
+
+    def counted(model, sampler, nfe, num, seed, settings, *more, **also):
+        made.append((sampler, seed, settings))
+        return cached(model, sampler, nfe, num, seed, settings, *more, **also)
+
+    monkeypatch.setattr(sampling_run, "cached", counted)
+    return made
+
+
+def test_the_same_is_chosen_every_time_from_seeds_that_no_run_uses(model, trials, monkeypatch):
+    seeds, begin = set(), Streams.__init__
+
+    def noted(self, seed, *more, **also):
+        seeds.add(seed)
+        begin(self, seed, *more, **also)
+
+    monkeypatch.setattr(Streams, "__init__", noted)
+    said = []
+    first = tuning.auto(model, NFE, NUM, say=said.append)
+    assert tuning.auto(model, NFE, NUM) == first
+    assert seeds and max(seeds) < 0 and {seed for _, seed, _ in trials} == {tuning.TRIAL}
+    assert len(said) == len(first.trials) + len(first.controls) == len(trials) / 2
+    assert [c["sampler"] for c in first.controls] == ["dpmpp_2m", "heun"]
+
+
+def test_the_chosen_and_all_that_was_tried_keep_to_the_budget(model, tmp_path):
+    tuned = tuning.auto(model, NFE, NUM)
+    assert tuned.rows == sum(row["rows"] for row in tuned.trials + tuned.controls) == tuned.nfe * NUM
+    assert all(row["rows"] <= NFE * NUM for row in tuned.trials + tuned.controls)
+    assert tuned.distance in [row["distance"] for row in tuned.trials if row["sampler"] == tuned.sampler]
+    manifest = sampling_run.run(model, tuned.sampler, NFE, NUM, 0, tmp_path / "run", tuned.settings, progress=False)
+    assert manifest["nfe_full"] <= NFE
+    assert f"tuning cost {tuned.rows} evaluations" in str(tuned) and str(tuned).startswith(f"chosen: {tuned.sampler}")
+
+
+def test_what_is_fixed_is_left_alone(model, trials):
+    fixed = {"eta": 0.7, "integrator": "euler", "chains": 16, "pick": "last"}
+    tuned = tuning.auto(model, NFE, NUM, fixed)
+    assert tuned.sampler == "dlg+euler" and tuned.settings.items() >= {"eta": 0.7, "chains": 16, "pick": "last"}.items()
+    assert {sampler for sampler, _, _ in trials} == {"dlg+euler", "euler"}
+    assert all(s["eta"] == 0.7 and s["chains"] == 16 for sampler, _, s in trials if sampler != "euler")
+
+
+def test_the_climb_finds_the_top_of_a_hill_and_stays_where_nothing_is_clearly_better(model, monkeypatch):
+    best = {"renoise": 0.3, "eta": 0.3, "n_skip": 4, "integrator": "heun"}
+
+    def hill(search, sampler, settings):
+        off = sampler != "dlg+heun"
+        for name in ("renoise", "eta", "n_skip"):
+            values = search.values[name][0]
+            off += abs(values.index(settings[name]) - values.index(best[name]))
+        return {"distance": 1.0 + off}
+
+    monkeypatch.setattr(tuning._Search, "measured", hill)
+    search = tuning._Search(model, NFE, NUM, {}, print, tuning._Notes(None, {}))
+    assert search.climb() == best
+    monkeypatch.setattr(tuning._Search, "measured", lambda *_: {"distance": 1.0})
+    assert search.climb() == search.start
+    monkeypatch.setattr(tuning, "BETTER", 0.1)
+    monkeypatch.setattr(tuning._Search, "measured", hill)
+    assert search.climb() == search.start
+
+
+def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, trials, tmp_path, monkeypatch):
+    expected = tuning.auto(model, NFE, NUM)
+    path, whole = tmp_path / "out" / "tuning.json", len(trials)
+    counted = sampling_run.cached
+
+    def interrupted(*arguments, **more):
+        if len(trials) == whole + 3:
+            raise KeyboardInterrupt
+        return counted(*arguments, **more)
+
+    monkeypatch.setattr(sampling_run, "cached", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.auto(model, NFE, NUM, path=path)
+    monkeypatch.setattr(sampling_run, "cached", counted)
+    assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
+    assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
+    assert [p.name for p in path.parent.iterdir()] == ["tuning.json"]
+
+
+def test_another_question_is_not_answered_from_the_file(model, tmp_path):
+    path = tmp_path / "tuning.json"
+    tuning.auto(model, NFE, NUM, {"integrator": "euler"}, path=path)
+    before = path.read_text()
+    for nfe, num, fixed, message in (
+        (13, NUM, {"integrator": "euler"}, "its nfe is 12, not 13"),
+        (NFE, NUM + 1, {"integrator": "euler"}, f"its num is {NUM}, not {NUM + 1}"),
+        (NFE, NUM, {}, "its fixed is {'integrator': 'euler'}, not {}"),
+    ):
+        with pytest.raises(UserError, match=f"of another search: {message}"):
+            tuning.auto(model, nfe, num, fixed, path=path)
+    assert path.read_text() == before
+    for text in ("no JSON", json.dumps([1]), json.dumps({"asked": 3})):
+        path.write_text(text)
+        with pytest.raises(UserError, match="is not a file of dlg"):
+            tuning.auto(model, NFE, NUM, path=path)
+
+
+@pytest.mark.parametrize(
+    ("nfe", "num", "fixed", "message"),
+    [
+        (NFE, NUM, {"etta": 1.0}, "unknown setting of dlg.*did you mean 'eta'"),
+        (NFE, NUM, {"integrator": "hoin"}, "unknown sampler 'dlg.hoin'"),
+        (60, NUM, {"integrator": "rk45"}, "needs an integrator with a fixed number of calls, not rk45"),
+        (NFE, NUM, {"step": "constant"}, "with step=constant, fix eta too"),
+        (NFE, NUM, {"levels": 30}, "is not a whole number that dlg.dpmpp_2m can pay for"),
+        (2, NUM, {}, "2 NFE are too few"),
+        (NFE, 0, {}, "num must be a whole number of images, at least 1, not 0"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_evaluated(model, trials, tmp_path, nfe, num, fixed, message):
+    with pytest.raises(UserError, match=message):
+        tuning.auto(model, nfe, num, fixed, path=tmp_path / "out" / "tuning.json")
+    assert not trials and not list(tmp_path.iterdir())
+
+
+def test_a_network_stands_for_the_data_by_images_of_its_own():
+    """The shipped net at few levels: rows counted, the same images twice, within its range but for a little."""
+    model = load_model("digits")
+    images, rows = tuning.slow_images(model, 8)
+    again, _ = tuning.slow_images(model, 8)
+    assert images.shape == (8, 1, 8, 8) and rows == 8 * tuning.FINE and torch.equal(images, again)
+    assert -0.5 < images.min() and images.max() < 1.5 and images.std() > 0.2
