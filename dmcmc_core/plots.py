@@ -406,7 +406,7 @@ def ablation(
     ylabel: str,
     lines: Mapping[str, Mapping[str, float]] | None = None,
     titles: Mapping[str, str] | None = None,
-    ncols: int = 5,
+    ncols: int = 6,
 ) -> Figure:
     """One factor at a time: a block of small panels per test-bed, in each the distance against a factor's values.
 
@@ -418,7 +418,7 @@ def ablation(
         titles: of each bed's block.
         ncols: panels per row.
 
-    The panels of a bed share their y axis, logarithmic where the distances span more than a factor of ten.
+    The panels of a bed share their y axis, logarithmic where the distances span more than a factor of four.
     """
     beds = list(dict.fromkeys(row["bed"] for row in rows))
     factors = {bed: list(dict.fromkeys(r["factor"] for r in rows if r["bed"] == bed)) for bed in beds}
@@ -445,7 +445,7 @@ def ablation(
         for axes in grid.flat[len(factors[bed]) :]:
             axes.remove()
         means = [r["distance"].mean for r in rows if r["bed"] == bed]
-        if min(means) > 0 and max(means) / min(means) > 10:
+        if min(means) > 0 and max(means) / min(means) > 4:
             grid[0, 0].set_yscale("log")
             grid[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             grid[0, 0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
