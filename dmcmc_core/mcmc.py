@@ -203,6 +203,12 @@ class LevelSteps:
     """
 
     def __init__(self, sigma_max: float, sigma_min: float, eta: float = 0.3, bins: int = 10) -> None:
+        if not 0 < sigma_min < sigma_max < float("inf"):
+            raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
+        if not 0 < eta < float("inf"):
+            raise UserError(f"eta must be positive and finite, not {eta}")
+        if not isinstance(bins, int) or bins < 1:
+            raise UserError(f"bins must be a whole number, at least 1, not {bins!r}")
         self.edges = torch.linspace(math.log(sigma_min), math.log(sigma_max), bins + 1)[1:-1]
         self.log_eta, self.visits = torch.full((bins,), math.log(eta)), torch.zeros(bins)
 
@@ -236,13 +242,23 @@ def adapt(
 
     Returns:
         The last state.
+
+    Raises:
+        UserError: for a target out of reach, and where no acceptance probability is below 1: such a kernel has no test.
     """
     if by not in ("acceptance", "displacement"):
         raise UserError(f"by must be 'acceptance' or 'displacement', not {by!r}")
-    target = target or {"acceptance": 0.6, "displacement": 0.5}[by]
+    target = {"acceptance": 0.6, "displacement": 0.5}[by] if target is None else target
+    most = 1 if by == "acceptance" else float("inf")
+    if not 0 < target < most:
+        raise UserError(f"a target of {by} lies between 0 and {most}, not at {target}")
+    if not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps must be a whole number, at least 1, not {steps!r}")
+    tests = False
     for _ in range(steps):
         x = state.x
         state, info = kernel(state, rng)
+        tests = tests or bool((info.acceptance < 1).any())
         if by == "acceptance":
             missing = info.acceptance - target
         else:
@@ -253,6 +269,8 @@ def adapt(
         mean = torch.zeros_like(sizes.log_eta).index_add(0, k, missing) / seen.clamp(min=1)
         sizes.visits += seen > 0
         sizes.log_eta += mean * sizes.visits.clamp(min=1) ** -0.6
+    if by == "acceptance" and not tests:
+        raise UserError("this kernel accepts whatever it proposes: adapt its steps by displacement")
     return state
 
 

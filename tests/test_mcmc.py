@@ -387,3 +387,97 @@ def test_errors(model):
         ExactPosterior(lambda x, sigma: x)
     with pytest.raises(UserError, match="0 < sigma_min < sigma_max is needed, not sigma_min=2, sigma_max=1"):
         noise_level.log_levels(1, 2)
+
+
+# Step sizes that adapt
+
+
+def adapted(model, make, by, eta, steps=300):
+    """Step sizes from a bad start, the kernel made with them, and the chains' last state."""
+    sizes, rng = mcmc.LevelSteps(2.0, 0.1, eta, bins=4), Streams(5, "chain", range(CHAINS))
+    kernel = then(make(sizes), gibbs(ExactPosterior(model, LEVELS)))
+    state = ChainState(model.sample(CHAINS, 2.0), torch.full((CHAINS,), 2.0, dtype=F64))
+    return sizes, kernel, mcmc.adapt(kernel, sizes, state, rng, steps, by)
+
+
+def seen_by_bin(sizes, kernel, state, steps=100):
+    """With the sizes fixed: mean acceptance, and mean log displacement per pixel in units of sigma, of every bin."""
+    sums, rng = torch.zeros(3, len(sizes.visits)), Streams(6, "chain", range(CHAINS))
+    for _ in range(steps):
+        before = state.x
+        state, info = kernel(state, rng)
+        moved = (state.x - before).square().mean(1).sqrt() / info.sigma
+        rows = torch.stack([torch.ones_like(moved), info.acceptance, moved.clamp(min=1e-2).log()]).to(sums)
+        sums.index_add_(1, sizes.bin(info.sigma), rows)
+    assert (sums[0] > 1000).all()
+    return sums[1] / sums[0], (sums[2] / sums[0]).exp()
+
+
+@pytest.mark.parametrize("eta", [0.2, 20.0])  # about a tenth of what is found, and ten times as much
+@pytest.mark.parametrize("make", [lambda m, e: mala(m, e), lambda m, e: hamiltonian(m, e, **HAMILTONIAN)])
+def test_step_sizes_adapt_to_an_acceptance_at_every_level(model, make, eta):
+    sizes, kernel, state = adapted(model, lambda sizes: make(model, sizes), "acceptance", eta)
+    acceptance, _ = seen_by_bin(sizes, kernel, state)
+    assert (acceptance - 0.6).abs().max() < 0.05, acceptance
+    assert (sizes.visits >= 290).all()
+
+
+@pytest.mark.parametrize("eta", [0.03, 3.0])
+def test_step_sizes_adapt_to_a_displacement_at_every_level(model, eta):
+    """For kernels without a test; the mean is that of the logarithm, as a pixel's moves are all sizes."""
+    sizes, kernel, state = adapted(model, lambda sizes: langevin(model, sizes), "displacement", eta)
+    _, displacement = seen_by_bin(sizes, kernel, state)
+    assert (displacement / 0.5 - 1).abs().max() < 0.05, displacement
+
+
+@pytest.mark.parametrize("make", [lambda m, e: mala(m, e), lambda m, e: hamiltonian(m, e, **HAMILTONIAN)])
+def test_with_its_steps_fixed_an_adapted_kernel_reaches_the_joint_distribution(model, make):
+    """By the same bounds as a kernel whose step was chosen by hand."""
+    sizes, kernel, _ = adapted(model, lambda sizes: make(model, sizes), "acceptance", 0.02)
+    found = sizes.log_eta.clone()
+    result = run(model, kernel)
+    assert result.effective > 1000 and 0.5 < result.acceptance < 0.7 and result.worst < 4, result
+    assert torch.equal(sizes.log_eta, found)
+
+
+def test_a_kernel_that_goes_on_adapting_would_be_seen(model):
+    """Steps that follow the last acceptance: no Markov chain, and not the joint distribution."""
+    eta = torch.ones(CHAINS, dtype=F64)
+    inner = then(mala(model, lambda sigma: eta * sigma**2), gibbs(ExactPosterior(model, LEVELS)))
+
+    def restless(state, rng):
+        state, info = inner(state, rng)
+        eta.mul_(torch.where(info.acceptance > 0.6, 4.0, 0.25)).clamp_(1e-2, 10.0)
+        return state, info
+
+    assert run(model, restless).worst > 8
+
+
+def test_adaptation_leaves_levels_alone_that_no_chain_visits(model):
+    sizes, sigma = mcmc.LevelSteps(2.0, 0.1, 1.0, bins=3), torch.full((CHAINS,), 0.1, dtype=F64)
+    assert sizes.bin(torch.tensor([0.1, 0.2, 0.5, 1.9, 50.0])).tolist() == [0, 0, 1, 2, 2]
+    mcmc.adapt(
+        mala(model, sizes), sizes, ChainState(model.sample(CHAINS, sigma), sigma), Streams(0, "a", range(CHAINS)), 5
+    )
+    assert sizes.visits.tolist() == [5, 0, 0] and (sizes.log_eta[1:] == 0).all() and sizes.log_eta[0] != 0
+
+
+def test_bad_input_of_adaptation(model):
+    sizes, state = mcmc.LevelSteps(2.0, 0.1), ChainState(model.sample(2), torch.ones(2, dtype=F64))
+
+    def adapt(steps=3, *more, kernel=langevin(model, sizes)):  # noqa: B008
+        return mcmc.adapt(kernel, sizes, state, Streams(0, "chain", range(2)), steps, *more)
+
+    for call, message in (
+        (lambda: mcmc.LevelSteps(0.1, 2.0), "0 < sigma_min < sigma_max is needed"),
+        (lambda: mcmc.LevelSteps(2.0, 0.1, eta=0.0), "eta must be positive and finite, not 0"),
+        (lambda: mcmc.LevelSteps(2.0, 0.1, bins=0), "bins must be a whole number, at least 1, not 0"),
+        (lambda: adapt(3, "rejection"), "by must be 'acceptance' or 'displacement', not 'rejection'"),
+        (lambda: adapt(3, "acceptance", 1.0), "a target of acceptance lies between 0 and 1, not at 1"),
+        (lambda: adapt(3, "displacement", 0.0), "a target of displacement lies between 0 and inf, not at 0"),
+        (lambda: adapt(0), "steps must be a whole number, at least 1, not 0"),
+        (lambda: adapt(3), "accepts whatever it proposes: adapt its steps by displacement"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    adapt(3, kernel=mala(model, sizes))
