@@ -21,9 +21,9 @@ from dmcmc_core.noise_level import NoiseLevelPosterior, ResidualPosterior, expec
 from dmcmc_core.streams import Drawn, Randomness, Streams
 
 KERNELS = ("langevin", "mala", "hamiltonian", "underdamped")
-CALIBRATION = 16
+CALIBRATION = 8
 """Images that a :class:`ResidualPosterior` is calibrated on, each at NODES levels."""
-NODES = 12
+NODES = 8
 
 
 AnyPosterior = NoiseLevelPosterior | ResidualPosterior

@@ -90,7 +90,7 @@ class ResidualPosterior:
         return (-square / (2 * levels**2) - integral).log_softmax(-1)
 
 
-def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: Randomness, nodes: int = 12) -> Tensor:
+def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: Randomness, nodes: int = 8) -> Tensor:
     """Mean of |x - D(x, sigma)|^2 / sigma^2 over noised ``images`` (n, *shape) at ``levels`` (L,): (L,) float64.
 
     By Stein's lemma it is d - E z.(D(x, sigma) - x0) / sigma, which has no spread where D recovers x0. Measured at

@@ -716,3 +716,42 @@ def distance_lines(
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+@styled
+def posterior_panels(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+    """Noise-level posteriors against the truth, a row of panels per test-bed: error, total variation, coverage.
+
+    Args:
+        rows: ``bed``, ``line`` (the posterior), ``panel``, ``x`` and ``y``. Panel ``error`` (of log sigma) and
+            ``total variation`` have the noise level as x, ``coverage`` the probability of the central interval.
+        title: above all panels.
+    """
+    beds, lines = (list(dict.fromkeys(row[key] for row in rows)) for key in ("bed", "line"))
+    labels = {
+        "error": ("noise level σ", "mean abs. error of log σ"),
+        "total variation": ("noise level σ", "total variation to exact"),
+        "coverage": ("central interval", "share of true levels inside"),
+    }
+    figure = Figure(figsize=(8.6, 2.5 * len(beds) + 0.8), layout="constrained")
+    handles = {}
+    for bed, across in zip(beds, figure.subplots(len(beds), len(labels), squeeze=False), strict=True):
+        for axes, (panel, (xlabel, ylabel)) in zip(across, labels.items(), strict=True):
+            for k, line in enumerate(lines):
+                points = sorted(
+                    (r["x"], r["y"]) for r in rows if (r["bed"], r["line"], r["panel"]) == (bed, line, panel)
+                )
+                style = {"marker": MARKERS[k % len(MARKERS)], "linestyle": LINES[k % len(LINES)]}
+                if points:
+                    x, y = zip(*points, strict=True)
+                    (handles[line],) = axes.plot(x, y, color=COLOURS[k % len(COLOURS)], **style)
+            axes.set(xlabel=xlabel, ylabel=ylabel, title=f"{bed}: {panel}")
+            if panel == "coverage":
+                axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, zorder=1)
+            else:
+                axes.set_xscale("log")
+                axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure

@@ -18,8 +18,8 @@ from dmcmc_core.tables import Spread, mean_and_spread
 class Testbed(NamedTuple):
     """What :func:`load` returns.
 
-    ``train``: the images that the model has learned from, where the reference holds others; None for exact models,
-    whose own images are the truth.
+    ``train``: the images that the model has learned from, where the reference holds others; None where the reference is
+    what it has learned from, and for exact models, whose own images are the truth.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Testbed(NamedTuple):
         if self.train is not None:
             m = metrics.memorisation(images, self.train, self.heldout)
             return {"nearer_train": m.nearer_train, "nearer_train_fresh": m.nearer_train_fresh, "copies": m.copies}
+        if not hasattr(self.model, "images"):
+            return {}
         known = self.model.images
         nearest = metrics.distance_to_set(images, known)
         return {
@@ -64,11 +66,11 @@ class Testbed(NamedTuple):
         }
 
     def floor(self, n: int, seeds: Iterable[int]) -> Spread:
-        """The distance of n images that nothing is wrong with: drawn from the model's own, or from the training images.
+        """The distance of n images that nothing is wrong with: independent draws from what the model has seen.
 
-        Both are independent draws with replacement, as a perfect sampler of what the model has seen would make.
+        Those are the training images, the images of an exact model, or else the reference itself.
         """
-        own = self.train if self.train is not None else self.model.images
+        own = self.train if self.train is not None else getattr(self.model, "images", self.heldout)
         rows = []
         for seed in seeds:
             draws = torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))

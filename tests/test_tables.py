@@ -297,3 +297,18 @@ def test_every_method_is_a_line():
     assert digits.get_ylabel() == "one distance" and digits.get_xscale() == "log"
     names = [t.get_text() for t in figure.legends[0].get_texts()]
     assert names == ["heun", "dlg", "same-n floor"]
+
+
+def test_posteriors_stand_beside_the_truth():
+    rows = [
+        dict(bed=bed, line=line, panel=panel, x=x, y=0.3)
+        for bed in ("digits", "glyphs")
+        for line in ("exact", "residual")
+        for panel in ("error", "total variation", "coverage")
+        for x in (0.9, 0.1)
+    ]
+    figure = plots.posterior_panels([r for r in rows if (r["bed"], r["line"]) != ("glyphs", "residual")], "title")
+    assert [a.get_title() for a in figure.axes[::3]] == ["digits: error", "glyphs: error"]
+    assert [len(a.lines) for a in figure.axes] == [2, 2, 3, 1, 1, 2]  # the diagonal beside the coverage
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [0.1, 0.9] and figure.axes[0].get_xscale() == "log"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["exact", "residual"]
