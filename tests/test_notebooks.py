@@ -13,6 +13,6 @@ PROJECT = experiments.Project(Path(__file__).resolve().parents[1])
 
 @pytest.mark.parametrize("name", [item.id for item in PROJECT.items if "smoke" in item.parameters])
 def test_notebook_runs(name):
-    (outcome,) = experiments.reproduce("smoke", [name], jobs=1, project=PROJECT)
+    (outcome,) = experiments.reproduce("smoke", [name], jobs=2, project=PROJECT)  # as make reproduce: a thread each
     assert not outcome.failed, outcome.verdict
     assert experiments.read_metrics(outcome.folder)["claims"]
