@@ -1,4 +1,4 @@
-# make reproduce            every table and figure (make reproduce ARGS="--profile smoke --only figure3")
+# make reproduce            every table and figure (make reproduce ARGS="--profile smoke --only demo")
 # make test                 the tests
 # Both set themselves up in .venv on the first call and whenever the requirements change.
 PYTHON ?= python3

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has stopped: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         rest = CONTINUE.get(words[0] if words else "", "nothing is left half-written")
         print(f"\ninterrupted: {rest}", file=sys.stderr)
@@ -101,7 +105,7 @@ def reproduce_arguments(p: argparse.ArgumentParser) -> None:
         "--profile",
         default="local",
         metavar="P",
-        help=f"{', '.join(PROFILES)} (default: local). smoke: seconds per item; local: minutes on "
+        help=f"{', '.join(PROFILES)} (default: local). smoke: under a minute per item; local: minutes on "
         "two cores, fills figures/; full: the same at full size, hours; paper: published checkpoints, CUDA",
     )
     p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
@@ -196,6 +200,16 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 
 
+def _check_device(name: str) -> None:
+    """Raises UserError for a device that torch does not know or that is not here."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0].split(". ")[0]}") from None
+
+
 def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The sampler and the settings that trials find best; kept in the folder, so that the same command finds them."""
     from dmcmc_core import sampling_run, tuning
@@ -213,11 +227,14 @@ def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str
 
 def sample(a: argparse.Namespace) -> int:
     chosen = settings(a.settings)
-    for name, value in (("nfe", a.nfe), ("num", a.num)):
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
+    for name, value, least in (("nfe", a.nfe, 1), ("num", a.num, 1), ("seed", a.seed, 0)):
+        if value < least:
+            raise UserError(f"--{name} must be at least {least}, not {value}")
+    if a.out.exists() and not a.out.is_dir():
+        raise UserError(f"--out {a.out} is a file: name a folder")
     from dmcmc_core import sampling_run
 
+    _check_device(a.device)
     sampler = a.sampler
     if sampler == AUTO:
         sampler, chosen = _tuned(a, chosen)
@@ -336,7 +353,7 @@ VERBS = {
         "Run every notebook of exp/manifest.yaml whose run is not there yet, and fill figures/.\n"
         "A run is named by a hash of all that it depends on: an unchanged one is not repeated, an interrupted\n"
         "one is made again. Ends with a table of items, times and verdicts; status 1 if a notebook failed.",
-        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only figure3",
+        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only demo",
     ),
     "sample": Verb(
         sample,

@@ -33,6 +33,8 @@ SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
         (SAMPLE + " --set eta=[1", "--set eta: '[1' is not a YAML value"),
         (SAMPLE.replace("9", "0"), "--nfe must be at least 1, not 0"),
         (SAMPLE.replace("--num 4", "--num -4"), "--num must be at least 1, not -4"),
+        (SAMPLE + " --seed -1", "--seed must be at least 0, not -1"),
+        (SAMPLE + " --device gpu", "--device gpu cannot be used here: "),
         ("train noise-levels --config x", "unknown kind of training 'noise-levels': did you mean 'noise-level'?"),
         ("train score --config /nowhere/x.yaml", "--config /nowhere/x.yaml is not a file"),
         ("reproduce --root /nowhere", "there is no manifest at /nowhere/exp/manifest.yaml"),
@@ -82,7 +84,7 @@ def module(monkeypatch, name, **functions):
 def test_sample_passes_its_arguments_on(monkeypatch):
     seen = {}
     module(monkeypatch, "sampling_run", run=lambda **given: seen.update(given) or {"images": 4})
-    assert cli.main(f"{SAMPLE} --seed 3 --set eta=1e-2 --set chains=20 --device cuda".split()) == 0
+    assert cli.main(f"{SAMPLE} --seed 3 --set eta=1e-2 --set chains=20 --device cpu:0".split()) == 0
     assert seen == dict(
         model="digits",
         sampler="heun",
@@ -91,7 +93,7 @@ def test_sample_passes_its_arguments_on(monkeypatch):
         seed=3,
         out=Path("/nowhere/x"),
         settings={"eta": 0.01, "chains": 20},
-        device="cuda",
+        device="cpu:0",
     )
 
 
