@@ -194,7 +194,13 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
     p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
-    p.add_argument("--seed", type=int, default=0, metavar="s", help="image i of a seed is always the same (default: 0)")
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="s",
+        help="image i of a recipe and a seed is always the same (default: 0)",
+    )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
     p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SETTINGS)
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
@@ -207,7 +213,8 @@ def _check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0].split(". ")[0]}") from None
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise UserError(f"--device {name} cannot be used here: {why}") from None
 
 
 def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str, Any]]:
