@@ -163,12 +163,17 @@ def _inception(weights: str | Path | None) -> Finding:
 
 
 def _paper(project: Project) -> list[Finding]:
-    findings = []
+    """One finding per file, with all the items that wait for it."""
+    files, waiting = {}, {}
     for item in _items(project):
         for file in item.files:
-            there = (project.root / file.path).is_file()
-            detail = f"{file.what}; from {file.source}; SHA-256 {file.sha256 or 'not known'}"
-            findings.append(Finding(file.path, there, detail, f"{item.id} cannot run under profile paper"))
+            files.setdefault(file.path, file)
+            waiting.setdefault(file.path, []).append(item.id)
+    findings = []
+    for path, file in files.items():
+        detail = f"{file.what}; from {file.source}; SHA-256 {file.sha256 or 'not known'}"
+        cost = f"{', '.join(waiting[path])} cannot run under profile paper"
+        findings.append(Finding(path, (project.root / path).is_file(), detail, cost))
     return findings or [Finding("files", True, "no item has a paper profile that needs files")]
 
 
