@@ -3,16 +3,19 @@
 All that a user has may be a checkpoint and a budget, so the model is its own judge: images that it makes slowly stand
 for the data, and settings are compared by how far their images at the budget are from those, in features that need no
 training. From settings that do well on whatever was at hand, one after the other moves to a neighbouring value as long
-as that is clearly better; all trials share their random numbers, and these are of seeds that no run uses.
+as that is surely better: by two standard errors, without which the search chases noise and reports the luckiest trial.
+What is chosen then meets the plain integrators on fresh seeds, and that is the distance reported. ``auto`` takes a
+plain integrator where chains are not surely better. No run uses the seeds of a search.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +24,26 @@ from torch import Tensor
 
 from dmcmc_core import checkpoints, integrators, metrics, sampling_run, schedules
 from dmcmc_core.denoiser import Denoiser, count_nfe
-from dmcmc_core.dmcmc import prior
+from dmcmc_core.dmcmc import ChainSettings, prior
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Streams
 
-AUTO = "dlg+auto"
+AUTO, AUTO_OR_PLAIN = "dlg+auto", "auto"
 IMAGES, REFERENCE, FINE = 256, 256, 50
 """Images of a trial; images that stand for the data; levels at which a network makes them."""
-TRIAL, SLOW = -1, -2
-"""Seeds of the trials and of the slow images; those of runs are at least 0."""
-BETTER = 0.95
-"""A neighbour replaces the best so far below this share of its distance: 256 images leave differences in the noise."""
+TRIAL, SLOW, FRESH = -1, -2, -3
+"""Seeds of the trials, of the slow images, and of the last comparison; those of runs are at least 0."""
+GROUPS, SURELY = 16, 2.0
+"""Groups of chains that the jackknife leaves out in turn; standard errors that make a difference count."""
 
 
 @dataclass
 class Tuned:
     """What was chosen, for :func:`dmcmc_core.sampling_run.run`, and what it rests on.
 
-    ``trials`` and ``controls`` (plain integrators at the same budget): settings, distance and the rows evaluated for
-    each, as tried. ``rows`` were evaluated for all of it together, ``nfe`` that is per image asked for.
+    ``trials``: settings, distance and the rows evaluated for each, as tried. ``finals``: the chosen chains, then plain
+    integrators at the same budget, all on fresh seeds; ``distance`` is of those. ``rows`` were evaluated for all of it
+    together, ``nfe`` that is per image asked for.
     """
 
     sampler: str
@@ -50,16 +54,28 @@ class Tuned:
     distance_name: str
     asked: dict[str, Any]
     trials: list[dict[str, Any]] = field(default_factory=list)
-    controls: list[dict[str, Any]] = field(default_factory=list)
+    finals: list[dict[str, Any]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        best = min(self.controls, key=lambda c: c["distance"])
         chosen = ", ".join(f"{k}={v}" for k, v in self.settings.items())
         text = f"chosen: {self.sampler} with {chosen}: {self.distance_name} {self.distance:.3g} to slow images of the "
         text += f"model itself; tuning cost {self.rows} evaluations, {self.nfe:.2f} NFE per image asked for"
-        if best["distance"] < self.distance:
-            text += f"; without chains {best['sampler']} would be at {best['distance']:.3g}"
-        return text
+        chains, plain = self.finals[0], min(self.finals[1:], key=lambda row: row["distance"])
+        if self.sampler == plain["sampler"]:
+            return f"{text}; {chains['sampler']}, at {chains['distance']:.3g}, is not surely better"
+        if surely_less(chains, plain):
+            return f"{text}; without chains {plain['sampler']} is at {plain['distance']:.3g}, surely worse"
+        return (
+            f"{text}; not surely better than {plain['sampler']} without chains, at {plain['distance']:.3g}: "
+            f"--sampler {AUTO_OR_PLAIN} would choose that"
+        )
+
+
+def surely_less(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether trial a has the lower distance by two standard errors of the difference, by the jackknife over chains."""
+    difference = torch.tensor(a["without"]) - torch.tensor(b["without"])
+    error = ((GROUPS - 1) * difference.var(correction=0)).sqrt().item()
+    return a["distance"] - b["distance"] < -SURELY * error
 
 
 def choices(model: Denoiser, nfe: float) -> dict[str, tuple[list[Any], int]]:
@@ -82,6 +98,7 @@ def auto(
     num: int,
     fixed: dict[str, Any] | None = None,
     *,
+    plain: bool = False,
     path: str | Path | None = None,
     cache_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -90,6 +107,7 @@ def auto(
 
     Args:
         fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
+        plain: whether a plain integrator is chosen where chains are not surely better (``auto``, not ``dlg+auto``).
         path: JSON file that keeps what was measured, trial by trial, and the result: an interrupted search goes on
             from it, and the same question is answered from it.
         cache_dir: keeps the trials' images for another search; a temporary folder when None.
@@ -103,7 +121,7 @@ def auto(
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     model = checkpoints.load_model(model) if isinstance(model, str) else model
     fixed = dict(fixed or {})
-    asked = {"nfe": nfe, "num": num, "fixed": fixed, "model": sampling_run.fingerprint(model)}
+    asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain, "model": sampling_run.fingerprint(model)}
     search = _Search(model, nfe, num, fixed, say, _Notes(path, asked))
     if "tuned" in search.notes.content:
         return Tuned(**search.notes.content["tuned"])
@@ -138,16 +156,22 @@ class _Search:
         self.low, self.range = model.data_range[0], model.data_range[1] - model.data_range[0]
         clean = ((images - self.low) / self.range).clamp(0, 1)
         self.reference = metrics.make_reference(clean, "random-conv", "slow images")
-        self.cache_dir, self.n = cache_dir, min(IMAGES, max(self.num, self.reference.features.shape[1] + 1))
-        best = self.climb()
-        sampler, settings = self.recipe(best)
+        least = math.ceil((self.reference.features.shape[1] + 1) * GROUPS / (GROUPS - 1)) + 1  # a group left out
+        self.cache_dir, self.n = cache_dir, min(IMAGES, max(self.num, least))
+        sampler, settings = self.recipe(self.climb())
+        trials = list(self.notes.content["measured"].values())
+        own = {"integrator", "posterior", "levels"} | {f.name for f in fields(ChainSettings)} - {"start"}
+        common = {k: v for k, v in self.fixed.items() if k not in own}
         names = self.values["integrator"][0] if "integrator" in self.values else [self.fixed["integrator"]]
-        start = {k: v for k, v in self.fixed.items() if k == "start"}
-        controls = [self.measured(name, start) for name in names]
-        trials = [row for row in self.notes.content["measured"].values() if row not in controls]
-        rows += sum(row["rows"] for row in trials + controls)
+        finals = [self.measured(*one, FRESH) for one in [(sampler, settings)] + [(name, common) for name in names]]
+        best = min(finals[1:], key=lambda row: row["distance"])
+        if asked["plain"] and not surely_less(finals[0], best):
+            sampler, settings, chosen = best["sampler"], common, best
+        else:
+            chosen = finals[0]
+        rows += sum(row["rows"] for row in trials + finals)
         name = metrics.distance_name(self.reference.extractor.name)
-        return Tuned(sampler, settings, self.distance(best), rows / self.num, rows, name, asked, trials, controls)
+        return Tuned(sampler, settings, chosen["distance"], rows / self.num, rows, name, asked, trials, finals)
 
     def climb(self) -> dict[str, Any]:
         """From the start, each setting in turn up as long as that is better, or else down; twice."""
@@ -160,33 +184,38 @@ class _Search:
                         after = at + step
                         if not 0 <= after < len(values):
                             break
-                        if not self.distance({**best, name: values[after]}) < BETTER * self.distance(best):
+                        if not self.improves({**best, name: values[after]}, best):
                             break
                         at, best = after, {**best, name: values[after]}
         return best
 
-    def distance(self, choice: dict[str, Any]) -> float:
-        """Infinite where the budget does not allow the choice."""
+    def improves(self, choice: dict[str, Any], best: dict[str, Any]) -> bool:
+        """False too where the budget does not allow the choice."""
         try:
-            return self.measured(*self.recipe(choice))["distance"]
+            return surely_less(self.measured(*self.recipe(choice)), self.measured(*self.recipe(best)))
         except UserError as error:
             if "too few" not in str(error):
                 raise
-            return float("inf")
+            return False
 
-    def measured(self, sampler: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """A trial, made or remembered."""
+    def measured(self, sampler: str, settings: dict[str, Any], seed: int = TRIAL) -> dict[str, Any]:
+        """A trial, made or remembered: its distance, and those ``without`` each group of chains in turn."""
         settings = settings | {"levels": self.levels(sampler, settings)}
-        known, name = self.notes.content["measured"], json.dumps([sampler, settings], sort_keys=True)
+        known, name = self.notes.content["measured"], json.dumps([sampler, settings, seed], sort_keys=True)
         if name not in known:
-            made = sampling_run.cached(self.model, sampler, 10**6, self.n, TRIAL, settings, self.cache_dir)
+            made = sampling_run.cached(self.model, sampler, 10**6, self.n, seed, settings, self.cache_dir)
             features = metrics.extract((made.images - self.low) / self.range, self.reference.extractor)
-            distance = metrics.frechet_distance(*metrics.statistics(features), self.reference.mu, self.reference.cov)
+            chains = (made.manifest["plan"]["chain"] or {"chains": self.n})["chains"]
+            group = torch.arange(self.n) % chains % GROUPS
+            distance, *without = (self.from_data(features[group != g]) for g in range(-1, GROUPS))
             row = {"sampler": sampler, **settings, "distance": distance, "rows": sum(made.manifest["rows"].values())}
-            known[name] = row
+            known[name] = row | {"without": without}
             self.notes.keep()
             self.say(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
         return known[name]
+
+    def from_data(self, features: Tensor) -> float:
+        return metrics.frechet_distance(*metrics.statistics(features), self.reference.mu, self.reference.cov)
 
 
 class _Notes:

@@ -312,3 +312,14 @@ def test_posteriors_stand_beside_the_truth():
     assert [len(a.lines) for a in figure.axes] == [2, 2, 3, 1, 1, 2]  # the diagonal beside the coverage
     assert figure.axes[0].lines[0].get_xdata().tolist() == [0.1, 0.9] and figure.axes[0].get_xscale() == "log"
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["exact", "residual"]
+
+
+def test_a_difference_counts_where_welchs_test_says_so():
+    """Three seeds each: t = 3.2 with 4 degrees of freedom is sure, 2.4 is not; no spread leaves no doubt."""
+    a = Spread(1.0, 0.3, 3)
+    for gap, sure in ((0.8, 1), (0.6, 0)):
+        b = Spread(1.0 + gap, 0.3, 3)
+        assert tables.compare(a, b) == sure and tables.compare(b, a) == -sure
+        assert tables.compare(a, b, lower=False) == -sure
+    assert tables.compare(Spread(1.0, 0.0, 3), Spread(1.1, 0.0, 3)) == 1
+    assert tables.compare(a, a) == 0 and tables.compare(Spread(1.0, float("nan"), 1), Spread(9, 1, 3)) == 0

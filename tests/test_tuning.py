@@ -50,16 +50,17 @@ def test_the_same_is_chosen_every_time_from_seeds_that_no_run_uses(model, trials
     said = []
     first = tuning.auto(model, NFE, NUM, say=said.append)
     assert tuning.auto(model, NFE, NUM) == first
-    assert seeds and max(seeds) < 0 and {seed for _, seed, _ in trials} == {tuning.TRIAL}
-    assert len(said) == len(first.trials) + len(first.controls) == len(trials) / 2
-    assert [c["sampler"] for c in first.controls] == ["dpmpp_2m", "heun"]
+    assert seeds and max(seeds) < 0 and {seed for _, seed, _ in trials} == {tuning.TRIAL, tuning.FRESH}
+    assert len(said) == len(first.trials) + len(first.finals) == len(trials) / 2
+    assert [row["sampler"] for row in first.finals] == [first.sampler, "dpmpp_2m", "heun"]
+    assert [seed for _, seed, _ in trials].count(tuning.FRESH) == 2 * len(first.finals)
 
 
 def test_the_chosen_and_all_that_was_tried_keep_to_the_budget(model, tmp_path):
     tuned = tuning.auto(model, NFE, NUM)
-    assert tuned.rows == sum(row["rows"] for row in tuned.trials + tuned.controls) == tuned.nfe * NUM
-    assert all(row["rows"] <= NFE * NUM for row in tuned.trials + tuned.controls)
-    assert tuned.distance in [row["distance"] for row in tuned.trials if row["sampler"] == tuned.sampler]
+    assert tuned.rows == sum(row["rows"] for row in tuned.trials + tuned.finals) == tuned.nfe * NUM
+    assert all(row["rows"] <= NFE * NUM for row in tuned.trials + tuned.finals)
+    assert tuned.distance == tuned.finals[0]["distance"]
     manifest = sampling_run.run(model, tuned.sampler, NFE, NUM, 0, tmp_path / "run", tuned.settings, progress=False)
     assert manifest["nfe_full"] <= NFE
     assert f"tuning cost {tuned.rows} evaluations" in str(tuned) and str(tuned).startswith(f"chosen: {tuned.sampler}")
@@ -81,16 +82,60 @@ def test_the_climb_finds_the_top_of_a_hill_and_stays_where_nothing_is_clearly_be
         for name in ("renoise", "eta", "n_skip"):
             values = search.values[name][0]
             off += abs(values.index(settings[name]) - values.index(best[name]))
-        return {"distance": 1.0 + off}
+        return {"distance": 1.0 + off, "without": [1.0 + off] * tuning.GROUPS}
 
     monkeypatch.setattr(tuning._Search, "measured", hill)
     search = tuning._Search(model, NFE, NUM, {}, print, tuning._Notes(None, {}))
     assert search.climb() == best
-    monkeypatch.setattr(tuning._Search, "measured", lambda *_: {"distance": 1.0})
+    monkeypatch.setattr(tuning._Search, "measured", lambda *_: {"distance": 1.0, "without": [1.0] * tuning.GROUPS})
     assert search.climb() == search.start
-    monkeypatch.setattr(tuning, "BETTER", 0.1)
-    monkeypatch.setattr(tuning._Search, "measured", hill)
-    assert search.climb() == search.start
+
+
+def test_a_difference_counts_beyond_two_standard_errors_over_groups_of_chains():
+    """The jackknife of a mean is its standard error: differences of a normal sample of known mean and size."""
+    g = tuning.GROUPS
+    sample = torch.randn(g, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sample = (sample - sample.mean()) / sample.std()  # its mean has a standard error of 1 / sqrt(g) = 1 / 4
+
+    def trial(mean):
+        values = mean + sample
+        return {"distance": mean, "without": ((values.sum() - values) / (g - 1)).tolist()}
+
+    zero = {"distance": 0.0, "without": [0.0] * g}
+    assert tuning.surely_less(trial(-0.51), zero) and not tuning.surely_less(trial(-0.49), zero)
+    assert not tuning.surely_less(trial(0.51), zero)
+    assert tuning.surely_less(trial(-0.02), trial(0.0))  # shared luck leaves no doubt
+
+
+def test_noise_alone_moves_nothing_and_plain_is_taken_only_where_it_is_asked_for(model, monkeypatch):
+    """Trials of one and the same law: luck must not be taken for a better setting (a false move: 2 in 100 each)."""
+    rng = torch.Generator().manual_seed(1)
+
+    def luck(search, sampler, settings, seed=tuning.TRIAL):
+        values = 10 + torch.randn(tuning.GROUPS, generator=rng, dtype=torch.float64)
+        without = ((values.sum() - values) / (tuning.GROUPS - 1)).tolist()
+        return {"sampler": sampler, **settings, "distance": values.mean().item(), "without": without, "rows": 1}
+
+    monkeypatch.setattr(tuning._Search, "measured", luck)
+    chains, either = (tuning.auto(model, NFE, NUM, plain=plain) for plain in (False, True))
+    start = {name: values[at] for name, (values, at) in tuning.choices(model, NFE).items()}
+    assert chains.sampler == f"dlg+{start.pop('integrator')}" and chains.settings == {"step": "sigma2"} | start
+    assert "--sampler auto would choose that" in str(chains)
+    assert either.sampler in ("heun", "dpmpp_2m") and either.settings == {}
+    assert either.distance == min(row["distance"] for row in either.finals[1:]) and "is not surely better" in str(
+        either
+    )
+
+
+def test_auto_keeps_chains_that_are_surely_better(model, monkeypatch):
+    def law(search, sampler, settings, seed=tuning.TRIAL):
+        distance = 1.0 if sampler.startswith("dlg+") else 2.0
+        about = {"sampler": sampler, **settings, "rows": 1}
+        return about | {"distance": distance, "without": [distance] * tuning.GROUPS}
+
+    monkeypatch.setattr(tuning._Search, "measured", law)
+    tuned = tuning.auto(model, NFE, NUM, plain=True)
+    assert tuned.sampler.startswith("dlg+") and tuned.distance == 1.0 and "surely worse" in str(tuned)
 
 
 def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, trials, tmp_path, monkeypatch):
