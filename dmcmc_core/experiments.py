@@ -958,12 +958,13 @@ def overview(profile: str = "local", only: Sequence[str] = (), project: Project 
 
 
 def readme_table(project: Project | None = None, profile: str = "local") -> str:
-    """The table of items in Markdown, generated from the manifest and the newest runs."""
+    """The table of items in Markdown, from the manifest and the newest runs; of the outputs those that are there."""
     project = project or here()
     lines = ["| Item | Paper | Notebook | Verdict | Time | Outputs |", "|---|---|---|---|---|---|"]
     for item in project.items:
         result, took = state(project, item, profile)
-        seen = [name for name in item.outputs if name.endswith((".png", ".md"))] or item.outputs
+        there = [name for name in item.outputs if (project.root / "figures" / name).is_file()]
+        seen = [name for name in there if name.endswith((".png", ".md"))] or there
         shown = ", ".join(f"[{name.removeprefix(f'{item.id}-')}](figures/{name})" for name in seen)
         title, paper = (text.replace("|", "\\|") for text in (item.title, item.paper_item))
         notebook = f"[{Path(item.notebook).name}]({item.notebook})"
