@@ -109,7 +109,7 @@ def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: R
 
 def draw(log_probs: Tensor, rng: Randomness) -> Tensor:
     """Indices (B,) with the probabilities of ``log_probs`` (B, L): one uniform per row through their cumulative sum."""
-    cumulative = log_probs.exp().cumsum(-1)
+    cumulative = log_probs.softmax(-1).cumsum(-1)  # exp of what underflows takes ten times as long
     total = cumulative[:, -1:]
     reached = (1 - rng.uniform(total)) * total  # above 0, so that no index without probability is ever the first
     return torch.searchsorted(cumulative, reached)[:, 0]
