@@ -540,6 +540,7 @@ def number(
     *,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
     below: float | None = None,
     whole: bool = False,
     finite: bool = True,
@@ -551,12 +552,13 @@ def number(
         and (math.isfinite(value) or (not finite and value == math.inf))
         and (least is None or value >= least)
         and (above is None or value > above)
+        and (most is None or value <= most)
         and (below is None or value < below)
     ):
         return value
     bounds = [
         f"{word} {bound:g}"
-        for word, bound in (("at least", least), ("above", above), ("below", below))
+        for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
         if bound is not None
     ]
     kind = "whole number" if whole else "finite number" if finite else "number"
