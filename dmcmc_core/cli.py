@@ -10,9 +10,11 @@ import argparse
 import functools
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,7 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with its errors as one sentence, like all others."""
+    """argparse with its errors as one sentence, like all others, and help that is only made when asked for."""
+
+    more: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + (f"{self.more()}\n" if self.more else "")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -72,6 +79,7 @@ def parser() -> Parser:
             **options,
         )
         verb.arguments(sub)
+        sub.more = verb.more
     return top
 
 
@@ -175,11 +183,66 @@ SAMPLERS = (
     "euler, heun, heun_churn, probability_flow, rk45, reverse_diffusion, euler_maruyama, ancestral, dpmpp_2m, "
     "predictor_corrector"
 )
-SETTINGS = (
-    "a setting; may be repeated. All samplers: start (the data mean where it is known, else zero), schedule, levels, "
-    "tweedie. dlg+NAME: chains (64), n_skip (a third of the budget), eta (0.3), step (sigma2, constant), kernel, rule, "
-    "pick, published, renoise (2.0), warmup_levels (6), warmup_steps (0), posterior. And the integrator's own options"
-)
+
+
+SET = "a setting of the run, the chains or the integrator, as listed below; may be repeated"
+
+
+def all_settings() -> str:
+    """Every setting of ``sample``, taken from where it is defined; in brackets what it is unless set."""
+    import inspect
+
+    from dmcmc_core import integrators, sampling_run
+    from dmcmc_core.dmcmc import ChainSettings
+
+    doc = inspect.getdoc(ChainSettings).partition("Attributes:\n")[2].partition("Raises:")[0]
+    doc = re.sub(r":\w+:`([^`]*)`", r"\1", doc).replace("``", "").replace("None", "null")
+    default = vars(ChainSettings()) | {"n_skip": "a third of the budget", "start": "as above"}
+    chains = {
+        name: f"{' '.join(text.split()).rstrip('.')} ({_yaml(default[name])})"
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", doc, re.MULTILINE)
+    }
+    options = {}
+    for name, entry in integrators.INTEGRATORS.items():
+        found = {p.name: p.default for p in inspect.signature(entry.function).parameters.values()} | entry.defaults
+        own = [o for o in found if o in integrators.OPTIONS or (o == "last" and entry.last)]
+        found |= {"tol": "the smallest that the budget pays for"}
+        if own:
+            choice = {"last": ": " + " or ".join(_yaml(v) for v in entry.last)}
+            options[name] = ", ".join(f"{o}{choice.get(o, '')} ({_yaml(found[o])})" for o in own)
+    lines = []
+    for title, named in (
+        ("settings of every sampler, with their defaults", sampling_run.SETTINGS),
+        ("settings of the chains (dlg+NAME)", chains),
+        ("options of the integrators", options),
+    ):
+        lines.append(f"\n{title}:")
+        for name, text in named.items():
+            lines += textwrap.wrap(f"{name:<20}  {text}", 118, initial_indent="  ", subsequent_indent=" " * 24)
+    return "\n".join(lines)
+
+
+def _yaml(value: Any) -> str:
+    """A value as --set takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plan_made(manifest: dict[str, Any]) -> str:
+    """What a finished run was: its levels, its windows, its cost on both counts."""
+    the = manifest["plan"]
+    text = (
+        f"{manifest['nfe_full']:.2f} NFE each in full (warm-up included), {manifest['nfe_paper']:.2f} on the paper's "
+    )
+    text += "count"
+    if the["chain"]:
+        text += f"; n_skip {the['chain']['n_skip']}"
+    if the["levels"] is None:
+        return text + f"; tol {the['options']['tol']:g}"
+    count = f"{the['levels']} level{'s' * (the['levels'] > 1)}"
+    if the["levels"] > 2:
+        return text + f"; {count} for the integrator"
+    remedy = "a smaller n_skip, fewer chains or a larger --nfe" if the["chain"] else "a larger --nfe"
+    return text + f"; only {count} left to the integrator, too few for good images: {remedy} gives it more"
 
 
 def sample_arguments(p: argparse.ArgumentParser) -> None:
@@ -202,7 +265,7 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         help="image i of a recipe and a seed is always the same (default: 0)",
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
-    p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SETTINGS)
+    p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SET)
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -245,6 +308,7 @@ def sample(a: argparse.Namespace) -> int:
     sampler = a.sampler
     if sampler == AUTO:
         sampler, chosen = _tuned(a, chosen)
+    there = sampling_run.finished(a.out, a.num)
     manifest = sampling_run.run(
         model=a.model,
         sampler=sampler,
@@ -255,7 +319,11 @@ def sample(a: argparse.Namespace) -> int:
         settings=chosen,
         device=a.device,
     )
-    print(f"{manifest['images']} images in {a.out}, {manifest.get('nfe_full', 0):.2f} NFE each (warm-up included)")
+    if not manifest["complete"]:
+        print(f"{manifest['images']} of {a.num} images in {a.out}; the rest is left to the other processes")
+        return 0
+    done = "already complete, nothing was computed: " if there else ""
+    print(f"{done}{manifest['images']} images in {a.out}, {plan_made(manifest)}")
     return 0
 
 
@@ -345,10 +413,15 @@ def doctor(a: argparse.Namespace) -> int:
 
 
 class Verb:
-    """A verb's name in the help, its arguments and what it does; verbs without help text are not shown."""
+    """A verb's name in the help, its arguments and what it does; verbs without help text are not shown.
 
-    def __init__(self, function, arguments, help: str = "", description: str = "", example: str = "") -> None:
-        self.function, self.arguments = function, arguments
+    ``more`` () -> text ends its help, and is only called when that is asked for.
+    """
+
+    def __init__(
+        self, function, arguments, help: str = "", description: str = "", example: str = "", more=None
+    ) -> None:
+        self.function, self.arguments, self.more = function, arguments, more
         self.help, self.description, self.example = help, description, example
 
 
@@ -369,12 +442,16 @@ VERBS = {
         "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
         f"example:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
         "--set n_skip=5 --set eta=0.3",
+        all_settings,
     ),
     "evaluate": Verb(
         evaluate,
         evaluate_arguments,
         "compare images with a reference",
-        "Fréchet distance, KID, precision, recall, density and coverage of images against a reference.",
+        "Fréchet distance, KID, precision, recall, density and coverage of images against a reference.\n"
+        "KID is the unbiased squared MMD of the kernel (x . y / d + 1)^3 over all pairs, d the number of features:\n"
+        "the value itself, not times 1000, no mean over subsets; it is 0 on average for equal distributions and may\n"
+        "be negative.",
         f"example:\n  {PROGRAM} evaluate images --reference digits-heldout --features digits-cnn --json",
     ),
     "train": Verb(

@@ -6,7 +6,8 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -16,6 +17,10 @@ from dmcmc_core.errors import UserError
 
 BLOCK = 64
 """Rows of one network call. Part of every recipe: CPU kernels change their last digit with the batch size."""
+
+
+RUNAWAY = 1e6
+"""An x beyond so many sigma_max is no noisy image: whatever a network answers there, the sampler had diverged."""
 
 
 class Denoiser(Protocol):
@@ -49,16 +54,32 @@ def epsilon(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
     return (x - denoiser(x, sigma.to(x))) / like(sigma, x)
 
 
+def check_shape(x: Tensor, shape: Sequence[int]) -> None:
+    """UserError unless ``x`` is a batch of images of this shape."""
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise UserError(f"x must have shape {batch_of(shape)}, not {tuple(x.shape)}")
+
+
+def batch_of(shape: Sequence[int]) -> str:
+    """``(B, *shape)`` as text."""
+    return f"({', '.join(['B', *map(str, shape)])})"
+
+
 class Adapter:
     """A denoiser made from any function, with the facts that samplers need beside it.
 
     Args:
-        function: (x of shape (B, *shape), sigma of shape (B,)) -> (B, *shape).
+        function: (x of shape (B, *shape), sigma of shape (B,)) -> (B, *shape). A ``torch.nn.Module`` is called in the
+            dtype of its weights; the answer comes back in the dtype of x.
         shape: shape of one image.
         data_range: smallest and largest value of clean data.
         sigma_min, sigma_max: noise levels between which the function may be asked, in units of the data.
         mean: mean of the clean data, (*shape,), when it is known; starting points can be drawn around it.
         predicts: ``x0`` (the denoiser itself), ``epsilon`` (x = x0 + sigma * epsilon) or ``score``.
+
+    Raises:
+        UserError: here, for levels or a mean that do not fit; in a call, for an x or an answer of another shape, and
+            for an answer with NaN or infinity to an x that had not run away (see :data:`RUNAWAY`).
     """
 
     def __init__(
@@ -75,6 +96,8 @@ class Adapter:
             raise UserError(f"predicts must be 'x0', 'epsilon' or 'score', not {predicts!r}")
         if not 0 < sigma_min < sigma_max:
             raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
+        if mean is not None and tuple(mean.shape) != tuple(shape):
+            raise UserError(f"mean must have the shape of one image, {tuple(shape)}, not {tuple(mean.shape)}")
         self.function, self.predicts = function, predicts
         if isinstance(function, torch.nn.Module):
             self.net = function  # runs on disk are named by the hash of its weights
@@ -82,14 +105,37 @@ class Adapter:
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        if x.shape[1:] != self.shape:
-            raise UserError(f"x must have shape (B, {', '.join(map(str, self.shape))}), not {tuple(x.shape)}")
-        out = self.function(x, per_row(sigma, x))
+        check_shape(x, self.shape)
+        given = x.to(self._dtype() or x.dtype)
+        out = self._checked(self.function(given, per_row(sigma, given)), x, sigma)
         if self.predicts == "epsilon":
             return x - like(sigma, x) * out
         if self.predicts == "score":
             return x + like(sigma, x) ** 2 * out
         return out
+
+    def _dtype(self) -> torch.dtype | None:
+        """Of the weights; None for a function without any."""
+        if not isinstance(self.function, torch.nn.Module):
+            return None
+        tensors = chain(self.function.parameters(), self.function.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), None)
+
+    def _checked(self, out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """The answer in the dtype of x, if it is one."""
+        if not isinstance(out, Tensor):
+            raise UserError(f"the network must answer with a tensor of the shape of x, not a {type(out).__name__}")
+        if out.shape != x.shape:
+            same = out.ndim and len(out) == len(x)
+            got = batch_of(out.shape[1:]) if same else f"{tuple(out.shape)} for {len(x)} rows"
+            raise UserError(f"the network must answer in the shape of x, {batch_of(self.shape)}, not {got}")
+        if not torch.isfinite(out).all() and x.abs().max() < RUNAWAY * self.sigma_max:  # NaN in x fails this too
+            row = (~torch.isfinite(out)).flatten(1).any(1).nonzero()[0, 0]
+            raise UserError(
+                f"the network's answer is not finite at sigma = {per_row(sigma, x)[row].item():g}, for a finite x: "
+                f"mend the network, or keep to the levels it was trained on by sigma_min and sigma_max"
+            )
+        return out.to(x.dtype)
 
 
 class Wrapper:
@@ -118,6 +164,7 @@ class InBlocks(Wrapper):
         self.block = block
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        check_shape(x, self.shape)  # before the padding, so that the error tells what was given
         return apply_in_blocks(self.denoiser, self.block, x, per_row(sigma, x))
 
 

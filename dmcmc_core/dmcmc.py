@@ -17,7 +17,7 @@ from dmcmc_core import integrators, schedules
 from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.mcmc import ChainState, Info, Kernel, StepSize, gibbs, hamiltonian, langevin, mala, residual_gibbs, then
-from dmcmc_core.noise_level import NoiseLevelPosterior, ResidualPosterior, expected_residual, log_levels
+from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior, expected_residual, log_levels
 from dmcmc_core.streams import Drawn, Randomness, Streams
 
 KERNELS = ("langevin", "mala", "hamiltonian", "underdamped")
@@ -34,23 +34,29 @@ class ChainSettings:
     """Everything that a chain depends on, beside its model, posterior, seed and number.
 
     Attributes:
-        chains: C, chains side by side.
-        n_skip: steps in a window; one image leaves every chain per window.
-        eta: step size, in squared data units (``step="constant"``, the paper's) or in units of sigma^2 (``"sigma2"``).
+        chains: C, chains side by side; at least 1.
+        n_skip: steps in a window, at least 1; one image leaves every chain per window.
+        eta: step size, above 0; in squared data units or in units of sigma^2, see ``step``.
+        step: unit of eta, ``constant`` (squared data units, the paper's) or ``sigma2`` (the present sigma^2).
         kernel: ``langevin`` (the paper's), ``mala`` (exact; models with log_prob), ``hamiltonian`` or ``underdamped``
             (exact where the model has log_prob, unadjusted elsewhere); see :mod:`dmcmc_core.mcmc`.
-        leapfrogs: of a ``hamiltonian`` step.
-        persistence: share of the momentum that an ``underdamped`` step keeps.
+        leapfrogs: of a ``hamiltonian`` step, at least 1.
+        persistence: share of the momentum that an ``underdamped`` step keeps, at least 0 and below 1.
         rule: ``draw`` the noise level from its posterior (the paper) or take its ``argmax`` (the paper's code).
         pick: where integration starts: the ``smallest`` noise level among the state at the beginning of the window and
             the n_skip after it, or the ``last`` state.
-        published: as the published code: the earliest of equal levels, and the state at the beginning of the window
-            even if the window before ended on it and emitted it already. Otherwise the latest, and no state twice.
+        published: if ``true``, as the published code: the earliest of equal levels, and the state at the beginning of
+            the window even if the window before ended on it and emitted it already. Otherwise the latest, and no state
+            twice.
         start: mean of the noise that warm-up begins with: ``zero`` or the data's ``mean``.
-        warmup: integrator that makes the first images, from sigma_max.
-        warmup_levels: noise levels of that integration.
-        renoise: noise added to those images, where the chains begin, in data units.
-        warmup_steps: chain steps before the first window, the first half of them at ``warmup_eta`` (None: eta).
+        warmup: integrator that makes the first images, from sigma_max; one with a fixed number of calls.
+        warmup_levels: noise levels of that integration, at least 1.
+        renoise: noise added to those images, where the chains begin, in data units; above 0, at most sigma_max.
+        warmup_steps: chain steps before the first window, at least 0.
+        warmup_eta: eta of the first half of them, above 0; ``None`` is eta itself.
+
+    Raises:
+        UserError: for a setting of another type or outside its range.
     """
 
     chains: int = 64
@@ -72,16 +78,19 @@ class ChainSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("chains", 1), ("n_skip", 1), ("leapfrogs", 1), ("warmup_levels", 1), ("warmup_steps", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"{name} must be a whole number, at least {least}, not {value!r}")
+            integrators.number(name, getattr(self, name), least=least, whole=True)
+        for name in ("eta", "renoise", *(["warmup_eta"] if self.warmup_eta is not None else [])):
+            integrators.number(name, getattr(self, name), above=0)
+        integrators.number("persistence", self.persistence, least=0, below=1)
         if self.kernel not in KERNELS:
             raise unknown("kernel", self.kernel, KERNELS)
+        if self.rule not in tuple(RULES):
+            raise unknown("rule for the noise level", self.rule, RULES)
+        integrators.one_of("step", self.step, "constant", "sigma2")
         integrators.one_of("pick", self.pick, "smallest", "last")
         integrators.one_of("start", self.start, "zero", "mean")
-        if not self.renoise > 0:
-            raise UserError(f"renoise must be above 0, not {self.renoise}")
-        integrators.INTEGRATORS[self.warmup]
+        integrators.one_of("published", self.published, True, False)
+        integrators.INTEGRATORS[str(self.warmup)]
 
     @property
     def first_calls(self) -> int:

@@ -7,7 +7,8 @@ Each takes images at noise level ``sigmas[..., 0]`` to level ``sigmas[..., -1]``
 with ``x`` of shape (B, *shape), distributed as data + sigmas[..., 0] * normal, and ``sigmas`` of shape (N + 1,) or
 (B, N + 1), strictly descending, ending at any level >= 0. ``noise`` maps a tensor to standard normals like it (None:
 torch's global generator); ``callback(step, steps, sigma, x)`` is called after every step. The state is kept in float32
-at least. All raise UserError for a grid that :func:`dmcmc_core.schedules.check` refuses.
+at least. All raise UserError for a grid that :func:`dmcmc_core.schedules.check` refuses or that leaves the levels of
+the model, and for an option outside its range (:data:`OPTIONS`).
 
 The probability-flow ODE in these terms is dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, arXiv 2206.00364,
 eq. 4 with s = 1); the reverse SDE of the variance-exploding diffusion is in Song et al. 2021 (arXiv 2011.13456).
@@ -16,8 +17,11 @@ eq. 4 with s = 1); the reverse SDE of the variance-exploding diffusion is in Son
 from __future__ import annotations
 
 import itertools
+import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +46,7 @@ class Integrator:
         schedule: name of the grid its paper uses, in :data:`dmcmc_core.schedules.SCHEDULES`.
         calls: (n, **options) -> network calls for n levels followed by 0; None where the integrator adapts its steps.
         defaults: options that let it walk n levels followed by 0.
+        last: what its option of that name may be.
     """
 
     name: str
@@ -51,6 +56,15 @@ class Integrator:
     schedule: str
     calls: Callable[..., int] | None
     defaults: dict[str, Any] = field(default_factory=dict)
+    last: tuple[str | None, ...] = ()
+
+    def check(self, **options: Any) -> None:
+        """UserError for an option outside its range."""
+        for name, value in options.items():
+            if name == "last":
+                one_of(name, value, *self.last)
+            elif name in OPTIONS:
+                OPTIONS[name](name, value)
 
     def __call__(self, denoiser: Denoiser, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
         return self.function(denoiser, x, sigmas, **self.defaults | options)
@@ -78,13 +92,19 @@ INTEGRATORS = Registry()
 
 
 def integrator(
-    *, order: int, stochastic: bool, schedule: str, calls: Callable[..., int] | None, **defaults: Any
+    *,
+    order: int,
+    stochastic: bool,
+    schedule: str,
+    calls: Callable[..., int] | None,
+    lasts: tuple[str | None, ...] = (),
+    **defaults: Any,
 ) -> Callable:
     """Enter a function in the registry; the function itself stays as it is."""
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         name = function.__name__
-        INTEGRATORS[name] = Integrator(name, function, order, stochastic, schedule, calls, defaults)
+        INTEGRATORS[name] = Integrator(name, function, order, stochastic, schedule, calls, defaults, lasts)
         return function
 
     return register
@@ -98,11 +118,20 @@ def steps(x: Tensor, sigmas: Tensor, callback: Callback | None) -> Iterator[tupl
 
 
 def state(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
-    """``x`` in float32 at least, once it, the grid and the model are found to fit each other."""
+    """``x`` in float32 at least, once it, the grid and the model are found to fit each other.
+
+    Only what starts at or below the model's sigma_min, as chains may, goes on below it on its way to 0.
+    """
     schedules.check(sigmas, rows=x.shape[0])
     highest, start = getattr(denoiser, "sigma_max", float("inf")), sigmas[..., 0].max().item()
     if start > highest * 1.001:  # a level that went through float32 or a logarithm is still the same
         raise UserError(f"sigmas must start at or below the model's sigma_max = {highest:g}, not at {start:g}")
+    lowest = getattr(denoiser, "sigma_min", 0.0)
+    below = (sigmas > 0) & (sigmas < 0.999 * lowest) & (sigmas[..., :1] > 1.001 * lowest)
+    if below.any():
+        raise UserError(
+            f"sigmas must not go below the model's sigma_min = {lowest:g} but to 0, not to {sigmas[below][0].item():g}"
+        )
     if not torch.isfinite(x).all():
         raise UserError("x must be finite: it holds NaN or infinity")
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -178,6 +207,7 @@ def heun_churn(
         s_noise: standard deviation of the added noise, slightly above 1 against a loss of detail.
         published: share s_churn out over the N + 1 nodes, as the DMCMC code does, instead of the N steps.
     """
+    INTEGRATORS["heun_churn"].check(s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
     x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     share = min(s_churn / (sigmas.shape[-1] - (not published)), 2**0.5 - 1)
     for now, after, done in steps(x, sigmas, callback):
@@ -204,7 +234,7 @@ def probability_flow(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n, **_: n)
+@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n, **_: n, lasts=(None, "mean", "sample"))
 def reverse_diffusion(
     denoiser: Denoiser,
     x: Tensor,
@@ -234,7 +264,14 @@ def reverse_diffusion(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n, **_: n, last="tweedie")
+@integrator(
+    order=1,
+    stochastic=True,
+    schedule="log_uniform",
+    calls=lambda n, **_: n,
+    lasts=(None, "tweedie"),
+    last="tweedie",
+)
 def euler_maruyama(
     denoiser: Denoiser,
     x: Tensor,
@@ -317,12 +354,10 @@ def dpmpp_2m(
 
 
 def _with_corrections(n: int, corrections: int = 1, **_: Any) -> int:
-    if not isinstance(corrections, int) or corrections < 0:
-        raise UserError(f"corrections must be a whole number, at least 0, not {corrections!r}")
-    return n * (1 + corrections)
+    return n * (1 + number("corrections", corrections, least=0, whole=True))
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=_with_corrections)
+@integrator(order=1, stochastic=True, schedule="log_uniform", calls=_with_corrections, lasts=(None, "mean", "sample"))
 def predictor_corrector(
     denoiser: Denoiser,
     x: Tensor,
@@ -346,7 +381,7 @@ def predictor_corrector(
         last: as for :func:`reverse_diffusion`.
     """
     x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
-    _with_corrections(1, corrections)
+    INTEGRATORS["predictor_corrector"].check(corrections=corrections, snr=snr, last=last)
     for i in range(sigmas.shape[-1] - 1):
         now = sigmas[..., i].to(x.device)
         for _ in range(corrections):
@@ -367,7 +402,7 @@ def langevin_correction(s: Tensor, x: Tensor, z: Tensor, snr: float, joint: bool
     return x + like(e, x) * s + like((2 * e).sqrt(), x) * z
 
 
-@integrator(order=5, stochastic=False, schedule="log_uniform", calls=None, last="tweedie")
+@integrator(order=5, stochastic=False, schedule="log_uniform", calls=None, lasts=(None, "tweedie"), last="tweedie")
 def rk45(
     denoiser: Denoiser,
     x: Tensor,
@@ -396,8 +431,7 @@ def rk45(
         UserError: besides the grid's, tol <= 0, more than ``max_steps`` steps, or a denoiser that is not finite.
     """
     x = state(denoiser, x, sigmas)
-    if not tol > 0:
-        raise UserError(f"tol must be above 0, not {tol}")
+    INTEGRATORS["rk45"].check(tol=number("tol", tol, above=0), max_steps=max_steps)
     to_zero = at_zero(sigmas[..., -1])
     if to_zero and one_of("last", last, None, "tweedie") is None:
         raise UserError("rk45 steps in log sigma and cannot reach 0: end the grid above 0, or choose last='tweedie'")
@@ -498,3 +532,49 @@ def one_of(argument: str, value: Any, *choices: Any) -> Any:
     if value not in choices:
         raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def number(
+    argument: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+    finite: bool = True,
+) -> Any:
+    """The value, if it is a number within these bounds; text, truth values and NaN are none."""
+    if (
+        isinstance(value, int if whole else numbers.Real)
+        and not isinstance(value, bool)
+        and (math.isfinite(value) or (not finite and value == math.inf))
+        and (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and (below is None or value < below)
+    ):
+        return value
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
+        if bound is not None
+    ]
+    kind = "whole number" if whole else "finite number" if finite else "number"
+    raise UserError(f"{argument} must be a {kind}, {' and '.join(bounds)}, not {value!r}")
+
+
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "s_churn": partial(number, least=0),
+    "s_tmin": partial(number, least=0),
+    "s_tmax": partial(number, least=0, finite=False),
+    "s_noise": partial(number, least=0),
+    "snr": partial(number, least=0),
+    "corrections": partial(number, least=0, whole=True),
+    "tol": lambda name, value: value if value is None else number(name, value, above=0),
+    "max_steps": partial(number, least=1, whole=True),
+    "published": lambda name, value: one_of(name, value, True, False),
+    "joint": lambda name, value: one_of(name, value, True, False),
+}
+"""The range of each option of an integrator; that of ``last`` is in the registry, a ``tol`` of None is searched for."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, like, score
+from dmcmc_core.denoiser import RUNAWAY, Denoiser, like, score
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.streams import Randomness
@@ -140,11 +140,14 @@ def mala(model, eta: StepSize, step: str = "constant") -> Kernel:
 
 
 def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
-    """The noise level anew, x as it is: sigma ~ p(sigma | x), or its most likely value (``argmax``), as in the code."""
+    """The noise level anew, x as it is: sigma ~ p(sigma | x), or its most likely value (``argmax``), as in the code.
+
+    A step raises UserError where the posterior is NaN: for chains that diverged, or a classifier that is broken.
+    """
     choose = _rule(rule)
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
-        level = choose(posterior.log_probs(state.x), rng)
+        level = choose(_sound(posterior.log_probs(state.x), state.x, posterior.levels), rng)
         return _at_level(state, posterior.levels, level)
 
     return kernel
@@ -159,7 +162,7 @@ def residual_gibbs(denoiser: Denoiser, posterior: ResidualPosterior, rule: str =
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         denoised = denoiser(state.x, state.sigma)
-        level = choose(posterior.log_probs(state.x - denoised), rng)
+        level = choose(_sound(posterior.log_probs(state.x - denoised), state.x, posterior.levels), rng)
         return _at_level(state._replace(denoised=denoised), posterior.levels, level)
 
     return kernel
@@ -169,6 +172,16 @@ def _rule(name: str) -> Callable[[Tensor, Randomness], Tensor]:
     if name not in RULES:
         raise unknown("rule for the noise level", name, RULES)
     return RULES[name]
+
+
+def _sound(log_probs: Tensor, x: Tensor, levels: Tensor) -> Tensor:
+    """The log probabilities, unless there are NaN among them; then the error says whose fault that is."""
+    if not log_probs.isnan().any():
+        return log_probs
+    size = x.abs().max().item()
+    if size < RUNAWAY * levels.max().item():
+        raise UserError("the noise-level posterior gives NaN for a finite x: mend its network or choose another one")
+    raise UserError(f"the chains diverged, x reached {size:.3g}: choose a smaller eta")
 
 
 def _at_level(state: ChainState, levels: Tensor, level: Tensor) -> tuple[ChainState, Info]:

@@ -114,7 +114,8 @@ def kid(x: Tensor, y: Tensor, *, within_y: float | None = None, rows: int = ROWS
     """Unbiased squared maximum mean discrepancy of features (n, d) and (m, d), kernel (x . y / d + 1)^3, all pairs.
 
     Binkowski et al. 2018 (arXiv 1801.01401, Section 4), of Inception features the KID. Its mean over draws from equal
-    distributions is 0, so single values may be negative. ``within_y`` may carry ``within(y)`` from an earlier call.
+    distributions is 0, so single values may be negative. The value itself, where many tables print it times 1000;
+    :func:`kid_subsets` averages over subsets as they do. ``within_y`` may carry ``within(y)`` from an earlier call.
 
     Raises:
         UserError: for fewer than two rows, different numbers of features, or features that are not finite.
@@ -422,7 +423,9 @@ class RandomConv(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         for width, stride in zip(self.WIDTHS, self.STRIDES, strict=True):
-            conv = nn.Conv2d(channels, width, 3, stride, padding=1, padding_mode="reflect", bias=False)
+            conv = nn.utils.skip_init(  # no draw of the global generator for weights that are replaced at once
+                nn.Conv2d, channels, width, 3, stride, padding=1, padding_mode="reflect", bias=False
+            )
             weight = torch.randn(conv.weight.shape, generator=generator) * (2 / (9 * channels)) ** 0.5
             if not layers:
                 edges = weight[: 3 * width // 4]
@@ -658,7 +661,8 @@ def measure(images: Tensor, reference: Reference) -> dict:
 
     Returns:
         ``features`` and ``name`` (what the distance is called), ``n``, ``reference`` and ``reference_n``, ``k``;
-        ``frechet``, ``kid`` (all pairs, unbiased), ``precision``, ``recall``, ``density``, ``coverage``.
+        ``frechet``, ``kid`` (:func:`kid`: all pairs, unbiased, not times 1000), ``precision``, ``recall``, ``density``,
+        ``coverage``.
 
     Raises:
         UserError: for images of another shape, fewer than the features need, or not finite.

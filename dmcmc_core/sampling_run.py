@@ -14,7 +14,9 @@ import inspect
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +39,17 @@ SHARD = BLOCK  # images
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT = 64  # images that such a trial integrates
 POSTERIORS = ("exact", "classifier", "residual")
+AUTO = "dlg+auto"  # a sampler of the command line, whose settings dmcmc_core.tuning finds
 TUNING = "tuning.json"  # how the settings of a run were found, if they were
+
+SETTINGS = {
+    "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
+    "schedule": f"grid of noise levels: {', '.join(schedules.SCHEDULES)} (the integrator's own)",
+    "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
+    "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",
+    "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
+}
+"""Settings of a run beside those of the chains and of the integrator: what each may be (and is by default)."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,11 @@ class Samples(NamedTuple):
 def split(sampler: str) -> tuple[bool, integrators.Integrator]:
     """Whether chains run first, and the integrator: of ``NAME`` or ``dlg+NAME``."""
     method, _, name = sampler.rpartition("+")
+    if sampler == AUTO:
+        raise UserError(f"{AUTO} has to find its integrator first: dmcmc_core.tuning.auto does, or the command sample")
     if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
         names = list(integrators.INTEGRATORS)
-        raise unknown("sampler", sampler, names + [f"dlg+{n}" for n in names])
+        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), AUTO])
     return method == "dlg", integrators.INTEGRATORS[name]
 
 
@@ -84,53 +98,70 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     Args:
         nfe: network calls per image.
         num: images, over which the chains' warm-up is shared out.
-        settings: choices by name: ``start``, ``schedule``, ``levels``, ``tweedie``, ``posterior``, a field of
-            :class:`dmcmc_core.dmcmc.ChainSettings`, or an option of the integrator.
+        settings: choices by name: one of :data:`SETTINGS`, a field of :class:`dmcmc_core.dmcmc.ChainSettings`, or an
+            option of the integrator.
 
     Raises:
-        UserError: an unknown sampler or setting (with the nearest name), or an NFE that the sampler cannot keep to.
+        UserError: an unknown sampler or setting (with the nearest name), a value of another type or out of range, or
+            an NFE that the sampler cannot keep to.
     """
+    integrators.number("nfe", nfe, above=0)
     chained, entry = split(sampler)
     settings = dict(settings or {})
     parameters = inspect.signature(entry.function).parameters.values()
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"noise", "callback"}
     chain_names = {f.name for f in fields(ChainSettings)} if chained else set()
-    known = own | chain_names | {"start", "schedule", "levels", "tweedie"} | ({"posterior"} if chained else set())
+    known = own | chain_names | SETTINGS.keys() - (set() if chained else {"posterior"})
     for name in settings:
         if name not in known and name in {f.name for f in fields(ChainSettings)}:
             raise UserError(f"{name} is a setting of the chains, which {sampler} has not: use dlg+{sampler}")
         if name not in known:
             raise unknown(f"setting of {sampler}", name, known)
     options = {name: settings[name] for name in settings if name in own}
+    entry.check(**options)
     start = settings.get("start", "mean" if getattr(model, "mean", None) is not None else "zero")
     integrators.one_of("start", start, "zero", "mean")
     schedule = settings.get("schedule", entry.schedule)
-    if schedule not in schedules.SCHEDULES:
+    if schedule not in tuple(schedules.SCHEDULES):
         raise unknown("schedule", schedule, schedules.SCHEDULES)
     tweedie = settings.get("tweedie")
+    if tweedie is not None:
+        integrators.number("tweedie", tweedie, least=model.sigma_min, most=model.sigma_max)
     chain, posterior, spent = None, None, float(tweedie is not None)
     if chained:
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
+        if "renoise" in chosen:
+            integrators.number("renoise", chosen["renoise"], above=0, most=model.sigma_max)
         chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe)} | chosen)
         posterior = settings.get("posterior", default_posterior(model))
         integrators.one_of("posterior", posterior, *POSTERIORS)
         spent += chain_cost(chain, num, posterior)
     least = spent + (entry.calls(1, **options) if entry.calls else 1)
     if nfe < least:
-        chains = chain_cost(chain, num, posterior) if chain else 0
-        why = f": {chains:.2f} for the chains, whose warm-up {num} images share" if chain else ""
+        why = f": {_remedy(chain, num, posterior, least)}" if chain else ""
         raise UserError(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
     left = nfe - spent + 1e-9
     levels = settings.get("levels")
+    if levels is not None:
+        integrators.number("levels", levels, least=1, whole=True)
     if entry.calls is None:
         options.setdefault("tol", None)
     elif levels is None:
         levels = entry.levels(left, **options)
-    elif not isinstance(levels, int) or levels < 1 or entry.calls(levels, **options) > left:
+    elif entry.calls(levels, **options) > left:
         raise UserError(
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {left:.2f} NFE are left for it"
         )
     return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior)
+
+
+def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float) -> str:
+    """What the chains cost, the budget that would do, and what makes them cheaper."""
+    less = ["more images", *["fewer chains"] * (min(chain.chains, num) > 1), *["a smaller n_skip"] * (chain.n_skip > 1)]
+    return (
+        f"{chain_cost(chain, num, posterior):.2f} for the chains, whose warm-up {num} images share; "
+        f"{math.ceil(least)} NFE with n_skip={chain.n_skip} would do, and {' or '.join(less)} would cost less"
+    )
 
 
 def default_n_skip(nfe: float) -> int:
@@ -227,6 +258,7 @@ def run(
     progress: bool = True,
     chains_dir: str | Path | None = None,
     shard: int = SHARD,
+    trial: bool = False,
 ) -> dict[str, Any]:
     """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
 
@@ -234,18 +266,23 @@ def run(
         model: a name or path for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
         sampler, nfe, settings: see :func:`plan`.
         chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
+        seed: at least 0.
         shard: images in a file, for plain integrators; with chains, a file holds up to 64 chains of one window.
+        trial: whether a seed below 0 is meant: those are for trials, so that no run shares their random numbers.
 
     Returns:
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie.
 
     Raises:
-        UserError: bad input (before anything is written), or a folder that holds another run.
+        UserError: bad input (before anything is written), a folder that holds another run, or values that are not
+            finite; where that is so from the first image on, nothing stays of a run that began here.
     """
     if int(num) != num or num < 1:
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     if int(shard) != shard or shard < 1:
         raise UserError(f"shard must be a whole number of images, at least 1, not {shard}")
+    if int(seed) != seed or (seed < 0 and not trial):
+        raise UserError(f"seed must be a whole number, at least 0, not {seed}")
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
     split(sampler)  # a wrong name should not wait for the model
     model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
@@ -263,6 +300,7 @@ def run(
         "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
     }
     manifest = _open(out, recipe, num)
+    begun = manifest is not None
     if manifest is None or "plan" not in manifest:
         with torch.no_grad():
             the = with_tolerance(model, the, nfe, num, posterior)
@@ -275,6 +313,8 @@ def run(
                 "shared out differently: fix levels by a setting, or choose another folder"
             )
         the = replace(the, options=stored["options"])
+        if finished(out, num):
+            return manifest
     manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
     _write_json(out / "manifest.json", manifest)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -282,8 +322,13 @@ def run(
         counted = count_nfe(model)
         work = _chained if the.chain else _plain
         where = Path(chains_dir) if chains_dir else out / "chains"
-        for n in work(counted, the, num, int(seed), out, where, posterior, shard, rank, world, manifest):
-            bar.update(n)
+        try:
+            for n in work(counted, the, num, int(seed), out, where, posterior, shard, rank, world, manifest):
+                bar.update(n)
+        except UserError:
+            if not begun and world == 1:
+                _take_back(out)
+            raise
     return _close(out, manifest, the, num, where)
 
 
@@ -403,8 +448,16 @@ def cached(
             _write_json(path, {"tol": the.options["tol"]})
         settings |= json.loads(path.read_text())
     out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
-    manifest = run(model, sampler, nfe, num, seed, out, settings, progress=progress, chains_dir=cache / "chains")
+    more = {"progress": progress, "chains_dir": cache / "chains", "trial": True}
+    manifest = run(model, sampler, nfe, num, seed, out, settings, **more)
     return Samples(load_images(out), manifest)
+
+
+def finished(folder: str | Path, num: int) -> bool:
+    """Whether a folder holds all ``num`` images of a run."""
+    path = Path(folder) / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.is_file() else {}
+    return bool(manifest.get("complete")) and manifest["num"] == num == _count(Path(folder))[0]
 
 
 def load_images(folder: str | Path) -> Tensor:
@@ -498,14 +551,31 @@ def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder")
         return None
     manifest = read_manifest(out)
-    for name, value in recipe.items():
-        if manifest.get(name) != json.loads(json.dumps(value)):
-            raise UserError(
-                f"{out} holds another run: its {name} is {manifest.get(name)!r}, not {value!r}; choose a new folder"
-            )
+    was, now = _flat(manifest, recipe), _flat(json.loads(json.dumps(recipe)), recipe)
+    for name in now | was:
+        if name not in was or name not in now or was[name] != now[name]:
+            before, after = (repr(r[name]) if name in r else "the default" for r in (was, now))
+            raise UserError(f"{out} holds another run: its {name} is {before}, not {after}; choose a new folder")
     if manifest["num"] > num:
         raise UserError(f"{out} already holds a run of {manifest['num']} images: num={num} would take some away")
     return manifest
+
+
+def _flat(manifest: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a manifest belongs to its recipe, the sampler and each setting under a name of its own."""
+    known = {name: manifest.get(name) for name in recipe if name != "asked"}
+    asked = manifest.get("asked") or {}
+    return known | {"sampler": asked.get("sampler")} | asked.get("settings", {})
+
+
+def _take_back(out: Path) -> None:
+    """Remove what a run wrote that failed before its first images; the folder too, if nothing else is in it."""
+    if any(out.glob("shard-*.npz")):
+        return
+    (out / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(out / "chains", ignore_errors=True)
+    with suppress(OSError):
+        out.rmdir()
 
 
 def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> dict[str, Any]:
@@ -555,7 +625,10 @@ def _has(out: Path, first: int, n: int) -> bool:
 
 def _save_shard(out: Path, first: int, x: Tensor, counted: CountNFE) -> None:
     if not torch.isfinite(x).all():
-        raise UserError(f"the sampler gave values that are not finite from image {first} on: use more levels")
+        raise UserError(
+            f"the sampler gave values that are not finite from image {first} on, though it got none from the network: "
+            "use more levels, or options nearer to their defaults"
+        )
     _save_npz(out / f"shard-{first:08d}.npz", arr_0=to_uint8(x, counted.data_range), rows=counted.rows)
 
 

@@ -1,7 +1,8 @@
 """Noise-level grids: n levels from sigma_max down to sigma_min, then 0. All in float64, all checked.
 
-``sigma_max`` may be (B,), one start per sample; the grid is then (B, n + 1). A start at or below sigma_min keeps its n
-levels: its own grid ends at half its start instead, so that it still descends.
+``sigma_max`` may be (B,), one start per sample; the grid is then (B, n + 1). Such a start at or below sigma_min keeps
+its n levels: its own grid ends at half its start instead, so that it still descends. A single sigma_max below sigma_min
+is a mistake and refused.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def karras(n: int, sigma_max: Level, sigma_min: float, rho: float = 7.0) -> Tens
         (n + 1,) or (B, n + 1) float64, strictly descending, the last one 0.
 
     Raises:
-        UserError: n < 1, a level that is not positive and finite, or rho <= 0.
+        UserError: n < 1, a level that is not positive and finite, a single sigma_max below sigma_min, or rho <= 0.
     """
     if not rho > 0:
         raise UserError(f"rho must be above 0, not {rho}")
@@ -126,6 +127,11 @@ def _ends(n: int, sigma_max: Level, sigma_min: float) -> tuple[Tensor, Tensor]:
         raise UserError(f"sigma_max must be positive and finite, not {worst:g}")
     if not 0 < sigma_min < float("inf"):
         raise UserError(f"sigma_min must be positive and finite, not {sigma_min:g}")
+    if start.ndim == 0 and start < 0.999 * sigma_min:
+        raise UserError(
+            f"sigma_max={start.item():g} (where the grid starts) lies below sigma_min={sigma_min:g} (where it ends): "
+            "swap them"
+        )
     # A thousandth above sigma_min there is still room for a thousand float32 levels.
     return start, torch.where(start > sigma_min * 1.001, torch.full_like(start, sigma_min), start / 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dmcmc_core import cli
+from dmcmc_core import cli, schedules
 from dmcmc_core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,9 @@ SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
         (SAMPLE.replace("9", "0"), "--nfe must be at least 1, not 0"),
         (SAMPLE.replace("--num 4", "--num -4"), "--num must be at least 1, not -4"),
         (SAMPLE + " --seed -1", "--seed must be at least 0, not -1"),
+        (SAMPLE.replace("heun", "auto"), "unknown sampler 'auto': did you mean 'dlg+auto'?"),
+        (SAMPLE + " --set tweedie=abc", "tweedie must be a finite number, at least 0.01 and at most 10, not 'abc'"),
+        (SAMPLE.replace("heun", "dlg+heun") + " --set eta=abc", "eta must be a finite number, above 0, not 'abc'"),
         (SAMPLE + " --device gpu", "--device gpu cannot be used here: "),
         ("train noise-levels --config x", "unknown kind of training 'noise-levels': did you mean 'noise-level'?"),
         ("train score --config /nowhere/x.yaml", "--config /nowhere/x.yaml is not a file"),
@@ -53,6 +57,15 @@ def test_in_a_process_of_its_own_too():
     assert done.stderr.startswith("error: unknown verb 'sampel': did you mean 'sample'?")
 
 
+@pytest.mark.parametrize(("eta", "ended"), [("1e6", "choose a smaller eta\n"), ("nan", "above 0, not 'nan'\n")])
+def test_a_step_that_no_chain_survives_leaves_no_folder(capsys, tmp_path, eta, ended):
+    words = "sample --model digits --sampler dlg+heun --nfe 60 --num 2 --set chains=2 --set n_skip=20"
+    assert cli.main([*words.split(), "--set", f"eta={eta}", "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err.splitlines(keepends=True)[-1]
+    assert error.startswith("error: ") and error.endswith(ended), error
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.help])
 def test_every_verb_has_help(capsys, verb):
     with pytest.raises(SystemExit) as ended:
@@ -60,6 +73,24 @@ def test_every_verb_has_help(capsys, verb):
     output = capsys.readouterr().out
     assert ended.value.code == 0 and output.startswith(f"usage: {cli.PROGRAM} {verb}")
     assert "run-one" not in output
+
+
+def test_help_on_sample_has_every_setting_with_its_default(capsys):
+    """Made from the code: a setting that is added and not described is missed here."""
+    from dmcmc_core import dmcmc, integrators, sampling_run
+
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(dmcmc.ChainSettings):
+        assert f" {field.name} " in text, field.name
+    for name in (*sampling_run.SETTINGS, *schedules.SCHEDULES, *sampling_run.POSTERIORS, *dmcmc.KERNELS):
+        assert name in text, name
+    for option in integrators.OPTIONS:
+        assert f"{option} (" in text, option
+    assert "chains C, chains side by side; at least 1 (64)" in text and "kernel langevin (the paper's), mala" in text
+    assert "warmup_eta eta of the first half of them, above 0; null is eta itself (null)" in text
+    assert "``" not in text and ":mod:" not in text
 
 
 def test_settings_are_yaml_values():
@@ -83,7 +114,8 @@ def module(monkeypatch, name, **functions):
 
 def test_sample_passes_its_arguments_on(monkeypatch):
     seen = {}
-    module(monkeypatch, "sampling_run", run=lambda **given: seen.update(given) or {"images": 4})
+    made = {"images": 4, "complete": False}
+    module(monkeypatch, "sampling_run", run=lambda **given: seen.update(given) or made, finished=lambda *_: False)
     assert cli.main(f"{SAMPLE} --seed 3 --set eta=1e-2 --set chains=20 --device cpu:0".split()) == 0
     assert seen == dict(
         model="digits",
@@ -101,7 +133,7 @@ def test_what_the_core_refuses_is_one_sentence(monkeypatch, capsys):
     def refuse(**arguments):
         raise UserError("unknown sampler 'hun': did you mean 'heun'?")
 
-    module(monkeypatch, "sampling_run", run=refuse)
+    module(monkeypatch, "sampling_run", run=refuse, finished=lambda *_: False)
     assert cli.main(SAMPLE.split()) == 2
     assert capsys.readouterr().err == "error: unknown sampler 'hun': did you mean 'heun'?\n"
 
@@ -110,9 +142,38 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(**arguments):
         raise KeyboardInterrupt
 
-    module(monkeypatch, "sampling_run", run=interrupt)
+    module(monkeypatch, "sampling_run", run=interrupt, finished=lambda *_: False)
     assert cli.main(SAMPLE.split()) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            "--sampler heun --nfe 9",
+            "4 images in {out}, 9.00 NFE each in full (warm-up included), 9.00 on the paper's count; "
+            "5 levels for the integrator",
+        ),
+        ("--sampler rk45 --nfe 9 --set tol=0.5", "on the paper's count; tol 0.5"),
+        ("--sampler heun --nfe 2", "; only 1 level left to the integrator, too few for good images: a larger --nfe"),
+        (
+            "--sampler dlg+heun --nfe 12 --set n_skip=3",
+            "on the paper's count; n_skip 3; only 2 levels left to the integrator, too few for good images: "
+            "a smaller n_skip, fewer chains or a larger --nfe gives it more",
+        ),
+    ],
+)
+def test_sample_ends_with_its_plan_and_repeated_says_that_nothing_was_done(more, said, tmp_path, capsys):
+    out = tmp_path / "x"
+    words = ["sample", "--model", "digits", "--num", "4", *more.split(), "--out", str(out)]
+    assert cli.main(words) == 0
+    first = capsys.readouterr().out
+    assert said.format(out=out) in first and first.count("\n") == 1
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == f"already complete, nothing was computed: {first}"
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):

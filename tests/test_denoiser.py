@@ -54,8 +54,56 @@ def test_bad_adapters():
         Adapter(lambda x, sigma: x, (2,), predicts="noise")
     with pytest.raises(UserError, match="0 < sigma_min < sigma_max is needed, not sigma_min=2, sigma_max=1"):
         Adapter(lambda x, sigma: x, (2,), sigma_min=2, sigma_max=1)
+    with pytest.raises(UserError, match=r"mean must have the shape of one image, \(1, 8, 8\), not \(8, 8\)"):
+        Adapter(lambda x, sigma: x, (1, 8, 8), mean=torch.zeros(8, 8))
     with pytest.raises(UserError, match="block must be at least 1 row, not 0"):
         InBlocks(mixture(), 0)
+
+
+@pytest.mark.parametrize("predicts", ["x0", "epsilon", "score"])
+@pytest.mark.parametrize("wrap", [lambda model: model, InBlocks, count_nfe])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x, s: torch.cat([x, x], 1), r"in the shape of x, \(B, 1, 2, 2\), not \(B, 2, 2, 2\)"),
+        (lambda x, s: x.mean(0), r"in the shape of x, \(B, 1, 2, 2\), not \(1, 2, 2\) for \d+ rows"),
+        (lambda x, s: {"sample": x}, "a tensor of the shape of x, not a dict"),
+        (lambda x, s: x / (s != 2).float()[:, None, None, None], "answer is not finite at sigma = 2, for a finite x"),
+    ],
+)
+def test_a_wrong_answer_of_the_network_is_named(predicts, wrap, function, message):
+    model = wrap(Adapter(function, (1, 2, 2), predicts=predicts))
+    with pytest.raises(UserError, match=message):
+        model(torch.ones(3, 1, 2, 2), torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, InBlocks])
+def test_an_x_of_another_shape_is_reported_as_given(wrap):
+    model = wrap(Adapter(lambda x, sigma: x, (1, 8, 8)))
+    with pytest.raises(UserError, match=r"x must have shape \(B, 1, 8, 8\), not \(3, 8, 8\)"):
+        model(torch.zeros(3, 8, 8), torch.tensor(1.0))
+
+
+def test_what_a_network_makes_of_an_x_that_ran_away_is_not_its_fault():
+    model = Adapter(lambda x, sigma: x**2, (2,), sigma_max=10.0)
+    for x in (torch.full((1, 2), 1e30), torch.full((1, 2), torch.nan)):
+        assert not torch.isfinite(model(x, torch.tensor(1.0))).any()
+
+
+@pytest.mark.parametrize("predicts", ["x0", "epsilon", "score"])
+@pytest.mark.parametrize("given", [F64, torch.float32, torch.float16])
+def test_a_network_runs_in_its_own_dtype_and_answers_in_that_of_x(predicts, given):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x, sigma):
+            assert x.dtype == sigma.dtype == torch.float32
+            return self.linear(x)
+
+    y = Adapter(Net(), (2,), predicts=predicts)(torch.ones(3, 2, dtype=given), torch.tensor(0.5, dtype=F64))
+    assert y.dtype == given and y.shape == (3, 2)
 
 
 # Blocks

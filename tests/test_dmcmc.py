@@ -1,6 +1,7 @@
 """The DMCMC loop: lazy windows, the published picking rules, exact continuation, honest cost, the right images."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -297,8 +298,16 @@ def test_the_published_rules_change_the_images(monkeypatch, pick, rule, sign):
         ({"kernel": "langvin"}, "did you mean 'langevin'"),
         ({"pick": "first"}, "pick must be one of 'smallest', 'last', not 'first'"),
         ({"start": "median"}, "start must be one of 'zero', 'mean', not 'median'"),
-        ({"renoise": 0.0}, "renoise must be above 0, not 0.0"),
+        ({"renoise": 0.0}, "renoise must be a finite number, above 0, not 0.0"),
         ({"warmup": "hune"}, "did you mean 'heun'"),
+        ({"warmup": ["heun"]}, "unknown integrator"),
+        ({"rule": ["draw"]}, "unknown rule for the noise level"),
+        ({"chains": True}, "chains must be a whole number, at least 1, not True"),
+        ({"eta": "abc"}, "eta must be a finite number, above 0, not 'abc'"),
+        ({"eta": math.inf}, "eta must be a finite number, above 0, not inf"),
+        ({"warmup_eta": 0}, "warmup_eta must be a finite number, above 0, not 0"),
+        ({"persistence": 1.0}, "persistence must be a finite number, at least 0 and below 1, not 1.0"),
+        ({"published": "yes"}, "published must be one of True, False, not 'yes'"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -308,7 +317,11 @@ def test_bad_settings(settings, message):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"eta": -1.0}, "eta must be positive"), ({"step": "sqrt"}, "step must be"), ({"rule": "drw"}, "mean 'draw'")],
+    [
+        ({"eta": -1.0}, "eta must be a finite number, above 0, not -1.0"),
+        ({"step": "sqrt"}, "step must be"),
+        ({"rule": "drw"}, "mean 'draw'"),
+    ],
 )
 def test_bad_kernel_settings(settings, message):
     with pytest.raises(UserError, match=message):

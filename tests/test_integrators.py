@@ -145,7 +145,7 @@ def test_rk45_reports_failure():
             integrators.rk45(broken, torch.ones(3, 2), ends, joint=joint)
         with pytest.raises(UserError, match="5 steps at tol=1e-09: raise tol or max_steps"):
             integrators.rk45(*problem("mixture")[:2], ends, tol=1e-9, joint=joint, max_steps=5)
-    with pytest.raises(UserError, match="tol must be above 0"):
+    with pytest.raises(UserError, match="tol must be a finite number, above 0, not 0.0"):
         integrators.rk45(*problem("mixture")[:2], ends, tol=0.0)
 
 
@@ -470,9 +470,42 @@ def test_what_the_model_cannot_answer_is_refused(name):
     x = model.sample(2, 4.0)
     with pytest.raises(UserError, match="at or below the model's sigma_max = 4, not at 80"):
         INTEGRATORS[name](model, x, torch.tensor([80.0, 1.0, 0.0]))
+    with pytest.raises(UserError, match="not go below the model's sigma_min = 0.01 but to 0, not to 0.002"):
+        INTEGRATORS[name](model, x, torch.tensor([4.0, 1.0, 0.002, 0.0]))
+    with pytest.raises(UserError, match="not to 0.002"):
+        INTEGRATORS[name](model, x, torch.tensor([[4.0, 1.0, 0.01, 0.0], [4.0, 0.01, 0.002, 0.0]]))
     x[1] = math.nan
     with pytest.raises(UserError, match="x must be finite"):
         INTEGRATORS[name](model, x, torch.tensor([4.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("heun_churn", {"s_churn": -5}, "s_churn must be a finite number, at least 0, not -5"),
+        ("heun_churn", {"s_noise": math.nan}, "s_noise must be a finite number, at least 0, not nan"),
+        ("heun_churn", {"s_tmax": "one"}, "s_tmax must be a number, at least 0, not 'one'"),
+        ("predictor_corrector", {"snr": math.inf}, "snr must be a finite number, at least 0, not inf"),
+        ("predictor_corrector", {"corrections": 1.5}, "corrections must be a whole number, at least 0, not 1.5"),
+        ("predictor_corrector", {"last": "tweedie"}, "last must be one of None, 'mean', 'sample', not 'tweedie'"),
+        ("rk45", {"tol": "small"}, "tol must be a finite number, above 0, not 'small'"),
+        ("rk45", {"max_steps": True}, "max_steps must be a whole number, at least 1, not True"),
+    ],
+)
+def test_options_outside_their_range_are_refused(name, options, message):
+    """Called directly too; no sampler is blamed for them afterwards."""
+    model = images_mixture()
+    with pytest.raises(UserError, match=message):
+        INTEGRATORS[name](model, model.sample(2, 4.0), torch.tensor([4.0, 1.0, 0.0]), **options)
+
+
+def test_churn_has_no_upper_end_where_edm_has_none():
+    model, x = images_mixture(), images_mixture().sample(2, 4.0)
+    y = [
+        integrators.heun_churn(model, x, grid("heun", 3, 4.0), noise=Streams(0, "n", range(2)), s_tmax=s_tmax)
+        for s_tmax in (math.inf, 100.0)
+    ]
+    assert torch.equal(*y)
 
 
 def test_the_callers_tensors_are_left_alone():

@@ -366,6 +366,22 @@ def test_a_step_with_the_residual_costs_one_call(model):
         noise_level.ResidualPosterior(LEVELS, torch.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (1.0, "posterior gives NaN for a finite x: mend its network"),
+        (1e20, r"chains diverged, x reached 1e\+20: .* eta"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["draw", "argmax"])
+def test_a_posterior_that_is_nan_names_its_cause(x, message, rule):
+    """Instead of a level beyond the last one."""
+    posterior = ClassifierPosterior(lambda x: torch.full((len(x), 5), torch.nan), log_levels(10.0, 0.1, 5))
+    state = ChainState(torch.full((2, 3), x), torch.ones(2))
+    with pytest.raises(UserError, match=message):
+        gibbs(posterior, rule)(state, Streams(0, "c", range(2)))
+
+
 def test_entropy():
     assert entropy(torch.full((1, 8), 1 / 8).log()).item() == pytest.approx(math.log(8))
     assert entropy(torch.tensor([[1.0, 0.0]]).log()).item() == 0

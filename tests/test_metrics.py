@@ -326,6 +326,16 @@ def test_random_conv_is_fixed_and_small(shape):
 PUBLISHED = [-0.289475, 0.122738, 0.066131, 0.818305]
 
 
+@pytest.mark.parametrize(("channels", "start"), [(1, "0672cb05b4c80c54"), (3, "485e255acccf4a4d")])
+def test_random_conv_has_its_weights_and_leaves_the_global_generator_alone(channels, start):
+    """The weights are part of every reported distance: their SHA-256 is that of the first release."""
+    before = torch.get_rng_state()
+    state = metrics.RandomConv(channels).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = b"".join(name.encode() + value.numpy().tobytes() for name, value in state.items())
+    assert hashlib.sha256(weights).hexdigest().startswith(start)
+
+
 def test_random_conv_is_the_one_that_was_published():
     """Its weights come from torch's generator; should that ever change, every published distance changes with it."""
     image = torch.linspace(0, 1, 3 * 16 * 16).view(1, 3, 16, 16)

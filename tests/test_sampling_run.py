@@ -178,10 +178,15 @@ def test_a_killed_run_goes_on_to_the_same_images(model, sampler, after, tmp_path
 
 def test_a_finished_run_is_not_run_again(model, tmp_path, evaluated):
     first = make(model, CHAINED, tmp_path / "a")
-    before = files(tmp_path / "a", "*.npz")
+    before = files(tmp_path / "a")
+    assert sampling_run.finished(tmp_path / "a", 20) and not sampling_run.finished(tmp_path / "a", 21)
     evaluated.clear()
     assert make(model, CHAINED, tmp_path / "a") == first
-    assert not evaluated and files(tmp_path / "a", "*.npz") == before
+    assert not evaluated and files(tmp_path / "a") == before
+    shard = max((tmp_path / "a").glob("shard-*"))
+    shard.unlink()
+    assert not sampling_run.finished(tmp_path / "a", 20)
+    assert make(model, CHAINED, tmp_path / "a") == first and shard.is_file()
 
 
 def test_more_images_are_added_to_those_there(model, tmp_path, evaluated):
@@ -266,7 +271,15 @@ def test_a_third_of_the_budget_goes_to_the_chains():
         ("predictor_corrector", 1, {}, "1 NFE are too few for predictor_corrector, which needs at least 2.00"),
         ("heun", 0.5, {}, "0.5 NFE are too few for heun, which needs at least 1.00"),
         ("dlg+heun", 3, CHAINS, "3 NFE are too few for dlg.heun, which needs at least 3.40 .* 2.40 for the chains"),
+        ("dlg+heun", 3, CHAINS, "share; 4 NFE with n_skip=1 would do, and more images or fewer chains would cost less"),
+        ("dlg+heun", 2, CHAINS | {"chains": 1}, "share; 3 NFE with n_skip=1 would do, and more images would cost less"),
         ("dlg+predictor_corrector", 10, CHAINS | {"n_skip": 6}, "at least 10.40 per image: 8.40 for the chains"),
+        (
+            "dlg+predictor_corrector",
+            10,
+            CHAINS | {"n_skip": 6},
+            "11 NFE with n_skip=6 would do, and more images or fewer chains or a smaller n_skip would cost less",
+        ),
     ],
 )
 def test_too_small_a_budget(model, sampler, nfe, settings, message, tmp_path):
@@ -296,8 +309,8 @@ def test_manifest(model, tmp_path):
     [
         ({"seed": 1}, "its seed is 0, not 1"),
         ({"nfe": 13}, "its nfe is 12, not 13"),
-        ({"sampler": "euler"}, "its asked is"),
-        ({"settings": {"s_churn": 2.0}}, "its asked is"),
+        ({"sampler": "euler"}, "its sampler is 'heun_churn', not 'euler'"),
+        ({"settings": {"s_churn": 2.0}}, "its s_churn is the default, not 2.0"),
         ({"model": images_mixture(5.0)}, "its model_sha256 is"),
         ({"shard": 3}, "its shard is 64, not 3"),
     ],
@@ -308,6 +321,19 @@ def test_a_folder_with_another_run_is_refused(model, change, message, tmp_path):
     with pytest.raises(UserError, match=f"holds another run: {message}"):
         make(**{"model": model, "sampler": PLAIN, "out": tmp_path / "a"} | change)
     assert files(tmp_path / "a") == before
+
+
+def test_of_all_settings_the_one_that_differs_is_named(model, tmp_path):
+    make(model, CHAINED, tmp_path / "a", num=6)
+    for change, message in (
+        ({"eta": 0.5}, "its eta is the default, not 0.5"),
+        ({"chains": 7}, "its chains is 6, not 7"),
+    ):
+        with pytest.raises(UserError, match=f"holds another run: {message}; choose a new folder"):
+            make(model, CHAINED, tmp_path / "a", num=6, settings=CHAINS | change)
+    fewer = {name: value for name, value in CHAINS.items() if name != "warmup_steps"}
+    with pytest.raises(UserError, match="its warmup_steps is 2, not the default"):
+        make(model, CHAINED, tmp_path / "a", num=6, settings=fewer)
 
 
 def test_a_folder_of_other_things_is_refused(model, tmp_path):
@@ -331,6 +357,30 @@ def test_chains_of_more_images_cost_less_and_so_need_another_folder(model, tmp_p
         ({"sampler": "huen"}, "unknown sampler 'huen': did you mean 'heun'"),
         ({"sampler": "dlg+huen"}, "did you mean 'dlg.heun'"),
         ({"sampler": "dlq+heun"}, "did you mean 'dlg.heun'"),
+        ({"sampler": "auto"}, "did you mean 'dlg.auto'"),
+        ({"sampler": "dlg+auto"}, "dlg.auto has to find its integrator first"),
+        ({"sampler": "nothing"}, "known are .*dlg.auto"),
+        ({"sampler": "heun", "seed": -1}, "seed must be a whole number, at least 0, not -1"),
+        ({"sampler": "heun", "seed": 1.5}, "seed must be a whole number, at least 0, not 1.5"),
+        ({"sampler": "heun", "settings": {"schedule": ["karras"]}}, "unknown schedule"),
+        (
+            {"sampler": "heun", "settings": {"tweedie": "abc"}},
+            "tweedie must be .* at least 0.01 and at most 4, not 'abc'",
+        ),
+        (
+            {"sampler": "heun", "settings": {"tweedie": 0.001}},
+            "tweedie must be .* at least 0.01 and at most 4, not 0.001",
+        ),
+        ({"sampler": "heun", "settings": {"levels": "all"}}, "levels must be a whole number, at least 1, not 'all'"),
+        ({"sampler": "rk45", "settings": {"levels": 0}}, "levels must be a whole number, at least 1, not 0"),
+        ({"sampler": "rk45", "settings": {"tol": "abc"}}, "tol must be a finite number, above 0, not 'abc'"),
+        ({"sampler": "heun_churn", "settings": {"s_churn": -5}}, "s_churn must be a finite number, at least 0, not -5"),
+        ({"sampler": "dlg+heun", "settings": {"eta": "abc"}}, "eta must be a finite number, above 0, not 'abc'"),
+        ({"sampler": "dlg+heun", "settings": {"renoise": 5}}, "renoise must be .* above 0 and at most 4, not 5"),
+        (
+            {"sampler": "dlg+reverse_diffusion", "settings": {"last": "men"}},
+            "last must be one of None, 'mean', 'sample'",
+        ),
         (
             {"sampler": "heun_churn", "settings": {"s_chrn": 1}},
             "unknown setting of heun_churn 's_chrn': did you mean 's_churn'",
@@ -355,12 +405,46 @@ def test_bad_input_is_refused_before_anything_is_written(model, arguments, messa
     assert not (tmp_path / "a").exists()
 
 
-def test_values_that_are_not_finite_are_not_stored(tmp_path):
-    model = Adapter(lambda x, sigma: x / 0, (1, 2, 2), mean=torch.zeros(1, 2, 2))
+def broken(below, value=torch.nan):
+    """A network whose answers are NaN below a level."""
+    model = Adapter(lambda x, sigma: torch.where(sigma[:, None, None, None] > below, x / 2, value), (1, 2, 2))
     model.means = torch.zeros(1)  # what tells it from others
-    with pytest.raises(UserError, match="not finite from image 0 on"):
-        make(model, "euler", tmp_path / "a", 5)
-    assert not list((tmp_path / "a").glob("shard-*"))
+    return model
+
+
+@pytest.mark.parametrize("where", ["nothing", "tuning.json", "chains"])
+@pytest.mark.parametrize(
+    ("make_model", "sampler", "settings", "message"),
+    [
+        (lambda: broken(1.0), "karras", {"levels": 3}, "the network's answer is not finite at sigma = 0.01"),
+        (lambda: broken(100.0), "dlg", {}, "the network's answer is not finite at sigma = 50"),
+        (images_mixture, "dlg", {"eta": 1e6, "n_skip": 20}, "the chains diverged, x reached .*: choose a smaller eta"),
+        (images_mixture, "dlg", {"eta": 1e6, "n_skip": 20, "posterior": "residual"}, "the chains diverged"),
+        (images_mixture, "karras", {"s_noise": 1e300}, "the sampler gave values that are not finite from image 0 on"),
+    ],
+)
+def test_values_that_are_not_finite_are_named_and_leave_nothing(
+    make_model, sampler, settings, message, where, tmp_path
+):
+    """But what was there before: the settings that trials found, and chains that are kept elsewhere."""
+    out, options = tmp_path / "a", {"chains_dir": tmp_path / "chains"} if where == "chains" else {}
+    if where == "tuning.json":
+        out.mkdir()
+        (out / where).write_text("{}")
+    name = {"karras": "heun_churn", "dlg": "dlg+heun"}[sampler]
+    with pytest.raises(UserError, match=message):
+        make(make_model(), name, out, 60, settings=(CHAINS if sampler == "dlg" else {}) | settings, **options)
+    assert not out.exists() or os.listdir(out) == ["tuning.json"]
+
+
+def test_a_run_that_fails_later_keeps_its_images(model, tmp_path, monkeypatch):
+    """Only what failed before its first images is taken away: a run that was begun earlier is not."""
+    make(model, "euler", tmp_path / "a", 5, num=4, shard=4)
+    before = files(tmp_path / "a")
+    monkeypatch.setattr(GaussianMixture, "__call__", lambda self, x, sigma: x * torch.nan)
+    with pytest.raises(UserError, match="not finite from image 4 on"):
+        make(model, "euler", tmp_path / "a", 5, num=8, shard=4)
+    assert files(tmp_path / "a").keys() == before.keys()
 
 
 # Sharing

@@ -101,6 +101,7 @@ def test_a_start_at_or_below_sigma_min_descends_from_itself(name, n):
         (3, torch.ones(2, 2), 0.1, r"sigma_max must have shape \(\) or \(B,\), not \(2, 2\)"),
         (3, 1.0, 0.0, "sigma_min must be positive and finite, not 0"),
         (3, 1.0, math.nan, "sigma_min must be positive and finite, not nan"),
+        (3, 0.01, 10.0, r"sigma_max=0.01 \(where the grid starts\) lies below sigma_min=10 \(where it ends\): swap"),
     ],
 )
 def test_bad_arguments(name, n, sigma_max, sigma_min, message):
