@@ -178,7 +178,6 @@ def readme(a: argparse.Namespace) -> int:
 # sample
 
 
-AUTO = "dlg+auto"
 SAMPLERS = (
     "euler, heun, heun_churn, probability_flow, rk45, reverse_diffusion, euler_maruyama, ancestral, dpmpp_2m, "
     "predictor_corrector"
@@ -253,7 +252,7 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         metavar="S",
         help="NAME or dlg+NAME (chains first), NAME one of "
         + SAMPLERS
-        + "; or dlg+auto, which finds its settings itself",
+        + "; dlg+auto, which finds its settings itself; or auto, which does without chains where they are not better",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
     p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
@@ -287,10 +286,11 @@ def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str
 
     path = a.out / sampling_run.TUNING
     if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
-        raise UserError(f"{a.out} is not empty: {AUTO} begins in a new folder")
+        raise UserError(f"{a.out} is not empty: {a.sampler} begins in a new folder")
     say = functools.partial(print, file=sys.stderr, flush=True)
-    say(f"{AUTO}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
-    tuned = tuning.auto(load_model(a.model, a.device), a.nfe, a.num, chosen, path=path, say=say)
+    say(f"{a.sampler}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
+    model, plain = load_model(a.model, a.device), a.sampler == tuning.AUTO_OR_PLAIN
+    tuned = tuning.auto(model, a.nfe, a.num, chosen, plain=plain, path=path, say=say)
     print(tuned)
     return tuned.sampler, tuned.settings
 
@@ -306,7 +306,7 @@ def sample(a: argparse.Namespace) -> int:
 
     _check_device(a.device)
     sampler = a.sampler
-    if sampler == AUTO:
+    if sampler in sampling_run.SEARCHES:
         sampler, chosen = _tuned(a, chosen)
     there = sampling_run.finished(a.out, a.num)
     manifest = sampling_run.run(

@@ -39,7 +39,7 @@ SHARD = BLOCK  # images
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT = 64  # images that such a trial integrates
 POSTERIORS = ("exact", "classifier", "residual")
-AUTO = "dlg+auto"  # a sampler of the command line, whose settings dmcmc_core.tuning finds
+SEARCHES = ("dlg+auto", "auto")  # samplers of the command line, whose settings dmcmc_core.tuning finds
 TUNING = "tuning.json"  # how the settings of a run were found, if they were
 
 SETTINGS = {
@@ -84,11 +84,13 @@ class Samples(NamedTuple):
 def split(sampler: str) -> tuple[bool, integrators.Integrator]:
     """Whether chains run first, and the integrator: of ``NAME`` or ``dlg+NAME``."""
     method, _, name = sampler.rpartition("+")
-    if sampler == AUTO:
-        raise UserError(f"{AUTO} has to find its integrator first: dmcmc_core.tuning.auto does, or the command sample")
+    if sampler in SEARCHES:
+        raise UserError(
+            f"{sampler} has to find its integrator first: dmcmc_core.tuning.auto does, or the command sample"
+        )
     if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
         names = list(integrators.INTEGRATORS)
-        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), AUTO])
+        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), *SEARCHES])
     return method == "dlg", integrators.INTEGRATORS[name]
 
 

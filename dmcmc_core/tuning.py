@@ -28,7 +28,7 @@ from dmcmc_core.dmcmc import ChainSettings, prior
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Streams
 
-AUTO, AUTO_OR_PLAIN = "dlg+auto", "auto"
+AUTO, AUTO_OR_PLAIN = sampling_run.SEARCHES
 IMAGES, REFERENCE, FINE = 256, 256, 50
 """Images of a trial; images that stand for the data; levels at which a network makes them."""
 TRIAL, SLOW, FRESH = -1, -2, -3
@@ -57,8 +57,8 @@ class Tuned:
     finals: list[dict[str, Any]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        chosen = ", ".join(f"{k}={v}" for k, v in self.settings.items())
-        text = f"chosen: {self.sampler} with {chosen}: {self.distance_name} {self.distance:.3g} to slow images of the "
+        chosen = " with " + ", ".join(f"{k}={v}" for k, v in self.settings.items()) if self.settings else ""
+        text = f"chosen: {self.sampler}{chosen}: {self.distance_name} {self.distance:.3g} to slow images of the "
         text += f"model itself; tuning cost {self.rows} evaluations, {self.nfe:.2f} NFE per image asked for"
         chains, plain = self.finals[0], min(self.finals[1:], key=lambda row: row["distance"])
         if self.sampler == plain["sampler"]:

@@ -357,7 +357,7 @@ def test_chains_of_more_images_cost_less_and_so_need_another_folder(model, tmp_p
         ({"sampler": "huen"}, "unknown sampler 'huen': did you mean 'heun'"),
         ({"sampler": "dlg+huen"}, "did you mean 'dlg.heun'"),
         ({"sampler": "dlq+heun"}, "did you mean 'dlg.heun'"),
-        ({"sampler": "auto"}, "did you mean 'dlg.auto'"),
+        ({"sampler": "dlg+aut"}, "did you mean 'dlg.auto'"),
         ({"sampler": "dlg+auto"}, "dlg.auto has to find its integrator first"),
         ({"sampler": "nothing"}, "known are .*dlg.auto"),
         ({"sampler": "heun", "seed": -1}, "seed must be a whole number, at least 0, not -1"),
