@@ -168,6 +168,9 @@ def test_class_traces_colour_states_by_class():
     first, second = (points.get_facecolors().tolist() for points in axes.collections)
     assert first[0] != first[1] == second[0] == second[1]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["zero", "one"]
+    calls = "network calls per chain"  # under the lowest panel of every column
+    figure = plots.class_traces(dict.fromkeys("abcd", trace), ["zero", "one"])
+    assert [a.get_xlabel() for a in figure.axes] == ["", calls, calls, calls]
 
 
 def test_dots_are_joined_to_crosses():
