@@ -489,24 +489,13 @@ def key(about: Any) -> str:
 @functools.cache  # the modules as this process has imported them
 def code_key() -> str:
     """Hash of the modules that decide what an image is: this one and all below it, and the torch version."""
-    above = {
-        "cli",
-        "__main__",
-        "explorer",
-        "experiments",
-        "doctor",
-        "plots",
-        "tables",
-        "training",
-        "metrics",
-        "testbed",
-        "tuning",
-    }
+    above = set("cli __main__ explorer experiments doctor plots tables training metrics testbed tuning".split())
     package = Path(__file__).parent
-    files = [p for p in sorted(package.rglob("*.py")) if p.stem not in above]
+    files = {path.relative_to(package): path for path in sorted(package.rglob("*.py"))}
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in files:
-        digest.update(path.read_bytes())
+    for inside, path in files.items():
+        if inside.parts[0].removesuffix(".py") not in above:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,244 @@
+"""Figures: what they show, that they look the same twice, and that they say where they come from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dmcmc_core import plots, sampling_run
+from dmcmc_core.errors import UserError
+from dmcmc_core.experiments import imported_modules
+from dmcmc_core.tables import Spread
+
+SAVE = """
+import sys
+from dmcmc_core import plots
+rows = [dict(integrator=i, arm=a, nfe=n, distance=100 / n**k, spread=1 / n)
+        for k, i in enumerate(("heun", "euler")) for a in plots.ARMS for n in (9, 25)]
+figure = plots.distance_against_nfe(rows, "distance", reference=2.0)
+plots.save_figure(figure, sys.argv[1], "f", rows, {"commit": "abc", "seconds": 1})
+"""
+
+
+def test_a_figure_is_the_same_bytes_in_every_process_and_holds_its_origin(tmp_path):
+    from PIL import Image
+
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVE, str(tmp_path / name)],
+            env={"PYTHONHASHSEED": salt, "PYTHONPATH": ":".join(sys.path)},
+        )
+        for name, salt in (("one", "1"), ("two", "2"))
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["f.csv", "f.pdf", "f.png"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    with Image.open(tmp_path / "one" / "f.png") as image:
+        assert json.loads(image.text["Provenance"]) == {"commit": "abc"} and "Software" not in image.text
+    assert b"CreationDate" not in (tmp_path / "one" / "f.pdf").read_bytes()
+    assert (tmp_path / "one" / "f.csv").read_text().splitlines()[1] == "heun,zero mean,9,100.0,0.1111111111111111"
+
+
+def test_figures_need_their_numbers(tmp_path):
+    figure = plots.noise_level_trace(np.ones((3, 1)))
+    with pytest.raises(UserError, match="needs the rows of plotted numbers"):
+        plots.save_figure(figure, tmp_path, "f", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_distance_panels_show_every_arm_and_the_spread():
+    rows = [
+        dict(integrator=panel, arm=arm, nfe=nfe, distance=Spread(d * nfe, 0.5, 3))
+        for panel, d in (("heun", 1.0), ("euler", 2.0))
+        for arm in ("with DLG", "zero mean")
+        for nfe in (4, 2)
+    ]
+    figure = plots.distance_against_nfe(rows, "distance", panels=["euler", "heun"])
+    first, second = figure.axes
+    assert [a.get_title() for a in figure.axes] == ["euler", "heun"] and first.get_yscale() == "linear"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["zero mean", "with DLG"]
+    line, _, (bars,) = second.containers[0].lines
+    assert line.get_xdata().tolist() == [2, 4] and line.get_ydata().tolist() == [2, 4]
+    assert bars.get_segments()[0][:, 1].tolist() == [1.5, 2.5]
+    rows[0]["distance"] = 100.0
+    assert plots.distance_against_nfe(rows, "distance").axes[0].get_yscale() == "log"
+
+
+def test_mosaic_puts_images_row_by_row():
+    images = torch.arange(3).reshape(3, 1, 1, 1).expand(3, 1, 2, 2) / 2
+    sheet = plots.mosaic(images, ncols=2)
+    assert sheet.shape == (5, 5, 3)
+    assert sheet[0, 0, 0] == 0 and sheet[0, 3, 0] == 0.5 and sheet[3, 0, 0] == 1 and sheet[3, 3, 0] == 1  # white: empty
+    assert (plots.mosaic(images * 2 - 1, 2, (-1, 1)) == sheet).all()
+    assert (plots.as_pictures(np.full((1, 2, 2), 255, np.uint8)) == 1).all()
+    with pytest.raises(UserError, match="C 1 or 3, not"):
+        plots.mosaic(np.zeros((1, 2, 4, 4)))
+
+
+def test_trajectories_and_traces_show_the_noise_levels():
+    figure = plots.trajectories(np.zeros((2, 3, 1, 4, 4)), np.array([10.0, 1.0, 0.1]), row_labels=["heun", "DLG"])
+    assert [a.get_title() for a in figure.axes] == ["σ = 10", "σ = 1", "σ = 0.1"] * 2
+    assert figure.axes[3].get_ylabel() == "DLG"
+    sigmas = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    (axes,) = plots.noise_level_trace(sigmas, picked=[[True, False], [False, True]]).axes
+    assert axes.get_yscale() == "log"
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 3], [1], [2, 4], [4]]
+
+
+def test_drawing_leaves_the_users_style_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.image_grid(np.zeros((4, 4, 4)), title="four")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_an_ablation_has_a_panel_for_every_factor_of_every_bed():
+    rows = [
+        dict(bed=bed, factor=factor, value=value, distance=Spread(d, 0.1, 3), base=value == "b")
+        for bed in ("one", "two")
+        for factor in ("step", "split", "rule")
+        for value, d in (("a", 2.0), ("b", 1.0))
+    ]
+    figure = plots.ablation(rows, "distance", {"one": {"Heun": 1.5}}, ncols=2)
+    assert [a.get_title() for a in figure.axes] == ["step", "split", "rule"] * 2
+    first = figure.axes[0]
+    assert [t.get_text() for t in first.get_xticklabels()] == ["a", "b"] and first.get_yscale() == "linear"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["base", "one factor changed", "Heun"]
+    marked = next(line for line in first.lines if line.get_marker() == "s")
+    assert list(marked.get_xdata()) == [1] and list(marked.get_ydata()) == [1]
+    rows[0]["distance"] = Spread(20.0, float("nan"), 1)
+    assert plots.ablation(rows, "distance").axes[0].get_yscale() == "log"
+
+
+def test_the_bars_of_a_waterfall_hang_between_wrong_and_right():
+    rows = [
+        dict(bed="one", part=part, direction=direction, above=a, below=b, contribution=Spread(a - b, 0.1, 3))
+        for direction in ("forward", "back")
+        for part, a, b in (("start", 5.0, 3.0), ("kernel", 3.0, 3.5))
+    ]
+    (axes,) = plots.waterfall(rows, "distance", {"one": {"floor": 1.0}}).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["start", "kernel"] and axes.yaxis_inverted()
+    assert [(p.get_x(), p.get_width()) for p in axes.patches] == [(3.0, 2.0), (3.5, -0.5)] * 2
+    assert [t.get_text() for t in axes.texts] == ["+2", "-0.5"] * 2
+
+
+def test_the_concept_shows_every_path():
+    paths = {"chain": [([0, 1], [1, 2])], "short": [([0, 0], [1, 0.5]), ([1, 1], [2, 0.5])]}
+    (axes,) = plots.concept(torch.linspace(-1, 2, 4), [0.5, 1, 2], np.ones((3, 4)), paths).axes
+    assert axes.get_yscale() == "log" and axes.get_xlim() == (-1, 2)
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 2], [1, 0.5], [2, 0.5]]
+
+
+def test_curves_have_bands_and_dashed_expectations():
+    rows = [dict(panel=p, arm=a, x=x, y=Spread(x + 1.0, 0.5, 3)) for p in "uv" for a in "ab" for x in (1, 0)]
+    rows += [dict(panel="v", arm="b", x=x, y=2.0 * x, expected=True) for x in (0, 1)]
+    figure = plots.curve_panels(rows, "steps", "level", dashes="theory")
+    u, v = figure.axes
+    assert [line.get_linestyle() for line in v.lines] == ["-", "-", "--"] and len(u.lines) == 2
+    assert v.lines[1].get_ydata().tolist() == [1, 2] and v.lines[2].get_ydata().tolist() == [0, 2]
+    assert v.lines[2].get_color() == v.lines[1].get_color() != v.lines[0].get_color()
+    assert u.collections[0].get_datalim(u.transData).height == pytest.approx(2)  # from 1 - 0.5 to 2 + 0.5
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "theory"]
+
+
+def test_starts_stand_over_what_they_became():
+    images = np.zeros((3, 1, 4, 4))
+    figure = plots.start_panels({"noise": (images, [5.0] * 3, images), "chain": (images, [1.0, 2.0, 3.0], images + 1)})
+    noise, chain = figure.subfigs
+    assert [a.get_title() for a in noise.axes] == ["σ = 5"] * 3 + [""] * 3
+    assert [a.get_title() for a in chain.axes[:3]] == ["σ = 1", "σ = 2", "σ = 3"]
+    assert chain.axes[3].images[0].get_array().min() == 1
+
+
+def test_class_traces_colour_states_by_class():
+    trace = ([0, 1], np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0, 1], [1, 1]]))
+    figure = plots.class_traces({"mala": trace}, ["zero", "one"], sigma_range=(0.1, 10.0))
+    (axes,) = figure.axes
+    assert axes.get_title() == "mala" and axes.get_yscale() == "log" and len(axes.lines) == 4
+    first, second = (points.get_facecolors().tolist() for points in axes.collections)
+    assert first[0] != first[1] == second[0] == second[1]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["zero", "one"]
+    calls = "network calls per chain"  # under the lowest panel of every column
+    figure = plots.class_traces(dict.fromkeys("abcd", trace), ["zero", "one"])
+    assert [a.get_xlabel() for a in figure.axes] == ["", calls, calls, calls]
+
+
+def test_dots_are_joined_to_crosses():
+    values = {("zero mean", 30): 4.0, ("with DLG", 10): 2.0, ("data mean", 10): 3.0, ("data mean", 30): 2.5}
+    rows = [
+        dict(panel=p, integrator=i, arm=arm, nfe=nfe, distance=Spread(d, 0.1, 3))
+        for p in ("digits", "glyphs")
+        for i in ("heun", "rk45", "euler")
+        for (arm, nfe), d in values.items()
+    ]
+    figure = plots.dots_and_crosses(rows, {"digits": "one distance", "glyphs": "another"}, {"digits": 1.0})
+    digits, glyphs = figure.axes
+    assert digits.get_ylabel() == "one distance" and glyphs.get_title() == "glyphs"
+    joined = [line for line in digits.lines if line.get_linestyle() == "--"]
+    assert len(joined) == 3 and joined[0].get_ydata().tolist() == [4, 2]
+    assert list(joined[1].get_xdata()) == [30, 10] and joined[0].get_xdata()[0] < 30 < joined[2].get_xdata()[0]
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert names[-3:] == ["without DLG", "with DLG", "data-mean start"] and "same-n floor" in names
+
+
+def test_rows_of_images_stand_beside_their_labels():
+    lines = {"heun": np.zeros((6, 1, 8, 8)), "euler": np.ones((6, 1, 8, 8))}
+    figure = plots.image_rows({"without": lines, "with": lines, "third": lines})
+    assert [a.get_title() for a in figure.axes] == ["without", "with", "third"]
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["heun", "euler"]
+    assert axes.images[0].get_array().shape == (18, 53, 3) and axes.get_yticks().tolist() == [4, 13]
+
+
+def test_every_method_is_a_line():
+    rows = [
+        dict(panel=p, line=m, nfe=nfe, distance=Spread(d, 0.1, 3))
+        for p in ("digits", "glyphs")
+        for m, d in (("heun", 2.0), ("dlg", 1.0))
+        for nfe in (20, 5)
+    ]
+    figure = plots.distance_lines(rows[:-1], {"digits": "one distance", "glyphs": "another"}, {"glyphs": 0.5})
+    digits, glyphs = figure.axes
+    assert [line.get_xdata().tolist() for line in digits.lines if len(line.get_xdata()) == 2][0] == [5, 20]
+    assert digits.get_ylabel() == "one distance" and digits.get_xscale() == "log"
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert names == ["heun", "dlg", "same-n floor"]
+
+
+def test_posteriors_stand_beside_the_truth():
+    rows = [
+        dict(bed=bed, line=line, panel=panel, x=x, y=0.3)
+        for bed in ("digits", "glyphs")
+        for line in ("exact", "residual")
+        for panel in ("error", "total variation", "coverage")
+        for x in (0.9, 0.1)
+    ]
+    figure = plots.posterior_panels([r for r in rows if (r["bed"], r["line"]) != ("glyphs", "residual")], "title")
+    assert [a.get_title() for a in figure.axes[::3]] == ["digits: error", "glyphs: error"]
+    assert [len(a.lines) for a in figure.axes] == [2, 2, 3, 1, 1, 2]  # the diagonal beside the coverage
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [0.1, 0.9] and figure.axes[0].get_xscale() == "log"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["exact", "residual"]
+
+
+def test_every_module_of_figures_decides_a_run_and_none_an_image(tmp_path, monkeypatch):
+    package = Path(shutil.copytree(Path(sampling_run.__file__).parent, tmp_path / "dmcmc_core"))
+    modules = sorted((package / "plots").glob("*.py"))
+    found = imported_modules(["from dmcmc_core import plots"], tmp_path, "dmcmc_core")
+    assert len(modules) > 2 and set(modules) <= set(found)
+    monkeypatch.setattr(sampling_run, "__file__", str(package / "sampling_run.py"))
+    before = sampling_run.code_key.__wrapped__()
+    for path in modules:
+        path.write_text("changed = True")
+    assert sampling_run.code_key.__wrapped__() == before
+    (package / "integrators.py").write_text("changed = True")
+    assert sampling_run.code_key.__wrapped__() != before
