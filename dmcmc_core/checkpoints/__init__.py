@@ -127,8 +127,13 @@ def convert(source: str | Path, path: str | Path, config: str | Path | dict | No
     return read_card(path)
 
 
-def load_noise_level(name_or_path: str | Path, device: str = "cpu") -> tuple[nn.Module, Tensor, dict]:
-    """A noise-level classifier by the name of its model (``digits``) or from a safetensors file.
+def load_noise_level(
+    name_or_path: str | Path, device: str = "cpu", like: Denoiser | None = None
+) -> tuple[nn.Module, Tensor, dict]:
+    """A noise-level classifier by the name of its model (``digits``), from a safetensors file, or one of the authors'.
+
+    Args:
+        like: the model that it serves, whose shape and noise levels a file of the authors (``.pth``) does not tell.
 
     Returns:
         The network (B, *shape) -> (B, 1000) logits in eval mode; the levels (1000,) float64, descending from sigma_max;
@@ -142,10 +147,32 @@ def load_noise_level(name_or_path: str | Path, device: str = "cpu") -> tuple[nn.
     if not path.is_file() or os.sep in name:
         known = [p.name.removesuffix("-noise-level.safetensors") for p in NETS.glob("*-noise-level.safetensors")]
         path = _file(name, known, "noise-level classifier")
-    net, card = _network(path, device, None)
+    net, card = _published_classifier(path, device, like) if path.suffix == ".pth" else _network(path, device, None)
     if not card["architecture"].startswith("noise-level"):
         raise UserError(f"{path} holds {card['architecture']!r}, which is no noise-level classifier")
     return net, noise_level.log_levels(card["sigma_max"], card["sigma_min"], net.config["n_levels"]).to(device), card
+
+
+def _published_classifier(path: Path, device: str, like: Denoiser | None) -> tuple[nn.Module, dict]:
+    """The authors' file: ``epoch``, ``opt`` and ``net``, whose ten tensors come in the order of the layers."""
+    from dmcmc_core.checkpoints import score_sde
+
+    strides = {32: (2, 2, 2, 2), 256: (4, 4, 4, 2)}.get(like.shape[-1] if like is not None else None)
+    if strides is None:
+        raise UserError(
+            f"{path} does not tell for images of which size it is: give the model that it serves, of 32 or 256 pixels"
+        )
+    content = score_sde.load(path)
+    found = content.get("net") if isinstance(content, dict) else None
+    net = noise_level.PublishedClassifier(like.shape, strides=strides)
+    own = net.state_dict()
+    tensors = list(found.values()) if isinstance(found, dict) else []
+    if [getattr(t, "shape", None) for t in tensors] != [t.shape for t in own.values()]:
+        raise UserError(f"{path} is not a noise-level classifier of DMCMC: it needs {len(own)} tensors under 'net'")
+    net.load_state_dict(dict(zip(own, tensors, strict=True)))
+    card = {"architecture": "noise-level-published", "sigma_min": like.sigma_min, "sigma_max": like.sigma_max}
+    card |= {"name": path.stem, "epoch": content.get("epoch")}
+    return net.to(device).eval().requires_grad_(False), card
 
 
 def _file(name: str, names, kind: str) -> Path:
