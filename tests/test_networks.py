@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import integrators, schedules
+from dmcmc_core import checkpoints, cli, integrators, schedules
 from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets import preconditioning
@@ -83,6 +83,31 @@ def test_a_checkpoint_samples():
     x = model.sigma_max * torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
     images = integrators.heun(model, x, schedules.karras(3, model.sigma_max, model.sigma_min))
     assert images.shape == x.shape and torch.isfinite(images).all()
+
+
+def test_a_user_converts_samples_and_lists(tmp_path, capsys):
+    """A score_sde file in exp/ve: convert, sample, models."""
+    folder = tmp_path / "exp" / "ve"
+    folder.mkdir(parents=True)
+    for ending in (".pth", ".json"):
+        shutil.copy(PARITY / f"{SCORE_SDE[2]}{ending}", folder / f"a{ending}")
+    own = folder / "own.safetensors"
+    assert cli.main(["convert", str(folder / "a.pth"), str(own)]) == 0
+    assert "SHA-256" in capsys.readouterr().out
+    words = f"sample --model {own} --sampler dpmpp_2m --nfe 2 --num 3 --out {tmp_path / 'images'}".split()
+    assert cli.main(words) == 0
+    assert np.load(tmp_path / "images" / "shard-00000000.npz")["arr_0"].shape == (3, 32, 32, 3)
+    names = {m["name"]: m for m in checkpoints.known(tmp_path)}
+    assert names["exp/ve/own.safetensors"]["here"] and names["digits"]["here"]
+    assert "goes to exp/paper/" in names["ve_cifar10_ncsnpp_continuous"]["about"]
+    capsys.readouterr()
+    for arguments, message in (
+        (["convert", str(own), str(tmp_path / "b.safetensors")], "is no checkpoint to convert"),
+        (["convert", str(folder / "a.pth"), str(tmp_path / "b.bin")], "must end in .safetensors"),
+        (["convert", str(folder / "none.pth"), str(tmp_path / "b.safetensors")], "no such file"),
+    ):
+        assert cli.main(arguments) == 2
+        assert message in capsys.readouterr().err and not list(tmp_path.glob("b.*"))
 
 
 # ---- names and shapes

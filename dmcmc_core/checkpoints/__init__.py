@@ -127,6 +127,24 @@ def convert(source: str | Path, path: str | Path, config: str | Path | dict | No
     return read_card(path)
 
 
+def known(root: Path) -> list[dict]:
+    """Models that ship, files under ``root``/exp, and published ones: rows of ``name``, ``here`` and ``about``."""
+    from dmcmc_core.checkpoints import published
+
+    rows = [{"name": name, "here": True, "about": "ships with this project"} for name in MODELS]
+    waiting = {str(root / path) for path in published.FILES.values()}
+    for path in sorted((root / "exp").rglob("*")):
+        own = path.suffix == ".safetensors" and NETS not in path.parents
+        if (own or path.suffix in (".pth", ".pkl")) and str(path) not in waiting:
+            about = read_card(path).get("architecture", "without a card") if own else _FOREIGN[path.suffix]
+            rows.append({"name": str(path.relative_to(root)), "here": True, "about": about})
+    for name, path in published.FILES.items():
+        here = (root / path).is_file()
+        about = path if here else f"goes to {path}, comes from {published.SONG}"
+        rows.append({"name": name, "here": here, "about": about})
+    return rows
+
+
 def load_noise_level(
     name_or_path: str | Path, device: str = "cpu", like: Denoiser | None = None
 ) -> tuple[nn.Module, Tensor, dict]:

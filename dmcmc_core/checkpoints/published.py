@@ -54,6 +54,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """Name -> sections ``model``, ``data`` and ``training``."""
 
 
+SONG = "the checkpoint folder linked in the README of yang-song/score_sde_pytorch"
+FILES: dict[str, str] = {
+    "ve_cifar10_ncsnpp_continuous": "exp/paper/cifar10_ncsnpp_continuous/checkpoint_24.pth",
+    "ve_celebahq_256_ncsnpp_continuous": "exp/paper/celebahq_256_ncsnpp_continuous/checkpoint_48.pth",
+    "ve_ffhq_1024_ncsnpp_continuous": "exp/paper/ffhq_1024_ncsnpp_continuous/checkpoint.pth",
+    "vp_cifar10_ddpmpp_continuous": "exp/paper/cifar10_ddpmpp_continuous/checkpoint.pth",
+}
+"""Name -> where this project looks for its file; all of them come from :data:`SONG`, without a published SHA-256."""
+
+
 def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
     """The configuration of a checkpoint: what is given, a published one by name, or the JSON file beside it.
 
