@@ -375,6 +375,42 @@ def _number(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+# convert, models
+
+
+def convert_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", type=Path, metavar="IN", help="a .pth file of score_sde or a .pkl file of EDM")
+    p.add_argument("out", type=Path, metavar="OUT", help="the .safetensors file to write")
+    p.add_argument("--config", metavar="C", help="of a .pth file without a .json beside it: a published name or a file")
+
+
+def convert(a: argparse.Namespace) -> int:
+    from dmcmc_core import checkpoints
+
+    card = checkpoints.convert(a.source, a.out, a.config)
+    print(
+        f"{a.out}: {card['parameters']:,} parameters, sigma {card['sigma_min']:g} to {card['sigma_max']:g}, data in "
+        f"{card['data_range']}, from {card['source']} (SHA-256 {card['source_sha256']})"
+    )
+    return 0
+
+
+def models_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true", help="one JSON array instead of lines")
+
+
+def models(a: argparse.Namespace) -> int:
+    from dmcmc_core import checkpoints, experiments
+
+    found = checkpoints.known(experiments.here().root)
+    if a.json:
+        print(json.dumps(found, indent=1))
+    else:
+        width = max(len(m["name"]) for m in found)
+        print("\n".join(f"{'here   ' if m['here'] else 'missing'}  {m['name']:<{width}}  {m['about']}" for m in found))
+    return 0
+
+
 # train
 
 KINDS = ("score", "noise-level", "features")
@@ -453,6 +489,20 @@ VERBS = {
         "the value itself, not times 1000, no mean over subsets; it is 0 on average for equal distributions and may\n"
         "be negative.",
         f"example:\n  {PROGRAM} evaluate images --reference digits-heldout --features digits-cnn --json",
+    ),
+    "convert": Verb(
+        convert,
+        convert_arguments,
+        "make a safetensors file of a checkpoint of score_sde or EDM",
+        "Read a published checkpoint, without running any code in it, and write it as safetensors with its card and\n"
+        "the SHA-256 of the source inside. sample takes both; the converted file needs no configuration beside it.",
+        f"example:\n  {PROGRAM} convert exp/ve/checkpoint_24.pth exp/ve/cifar10.safetensors "
+        "--config ve_cifar10_ncsnpp_continuous",
+    ),
+    "models": Verb(
+        models,
+        models_arguments,
+        "what models are known, which are here, and where each missing file goes and comes from",
     ),
     "train": Verb(
         train,

@@ -69,8 +69,9 @@ class Adapter:
     """A denoiser made from any function, with the facts that samplers need beside it.
 
     Args:
-        function: (x of shape (B, *shape), sigma of shape (B,)) -> (B, *shape). A ``torch.nn.Module`` is called in the
-            dtype of its weights; the answer comes back in the dtype of x.
+        function: (x of shape (B, *shape), sigma of shape (B,)) -> (B, *shape); it gets the labels of a call, if any,
+            as a third argument. A ``torch.nn.Module`` is called in the dtype of its weights; the answer comes back in
+            the dtype of x.
         shape: shape of one image.
         data_range: smallest and largest value of clean data.
         sigma_min, sigma_max: noise levels between which the function may be asked, in units of the data.
@@ -104,10 +105,11 @@ class Adapter:
         self.shape, self.data_range, self.mean = tuple(shape), data_range, mean
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         check_shape(x, self.shape)
         given = x.to(self._dtype() or x.dtype)
-        out = self._checked(self.function(given, per_row(sigma, given)), x, sigma)
+        more = () if labels is None else (labels,)
+        out = self._checked(self.function(given, per_row(sigma, given), *more), x, sigma)
         if self.predicts == "epsilon":
             return x - like(sigma, x) * out
         if self.predicts == "score":
@@ -163,9 +165,10 @@ class InBlocks(Wrapper):
         super().__init__(denoiser)
         self.block = block
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         check_shape(x, self.shape)  # before the padding, so that the error tells what was given
-        return apply_in_blocks(self.denoiser, self.block, x, per_row(sigma, x))
+        more = () if labels is None else (labels,)
+        return apply_in_blocks(self.denoiser, self.block, x, per_row(sigma, x), *more)
 
 
 def apply_in_blocks(function: Callable[..., Tensor], block: int, *tensors: Tensor) -> Tensor:
@@ -198,11 +201,11 @@ class CountNFE(Wrapper):
         """Rows evaluated divided by the batch, the largest number of rows that came at once."""
         return self.rows / self.batch if self.batch else 0.0
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         self.calls += 1
         self.rows += x.shape[0]
         self.batch = max(self.batch, x.shape[0])
-        return self.denoiser(x, sigma)
+        return self.denoiser(x, sigma) if labels is None else self.denoiser(x, sigma, labels)
 
 
 def count_nfe(denoiser: Denoiser) -> CountNFE:

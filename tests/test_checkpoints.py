@@ -10,6 +10,7 @@ from dmcmc_core.checkpoints import ARCHITECTURES, load_model, load_noise_level, 
 from dmcmc_core.denoiser import InBlocks, count_nfe
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, log_levels
+from dmcmc_core.nets.preconditioning import Preconditioned
 from dmcmc_core.nets.unet import Denoiser
 
 CARD = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
@@ -139,9 +140,13 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
     for size in (0, 5, 200, path.stat().st_size - 1):
         cut.write_bytes(path.read_bytes()[:size])
         refused("truncated", cut)
-    for suffix in (".pth", ".pkl"):
+    for suffix, match in (
+        (".pth", "carries no configuration"),
+        (".pkl", "cannot be read as a pickle of EDM"),
+        (".bin", "can be read"),
+    ):
         (tmp_path / f"x{suffix}").write_bytes(b"\x80\x04.")
-        refused("only .safetensors", tmp_path / f"x{suffix}")
+        refused(match, tmp_path / f"x{suffix}")
 
     tensors, metadata = load_file(path), {"card": json.dumps(read_card(path))}
     wrong = tmp_path / "wrong.safetensors"
@@ -167,7 +172,9 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
 def test_every_architecture_makes_itself_again_from_its_config(tmp_path, net):
     from dmcmc_core.nets.features import DigitsCNN
 
+    arguments = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}
     made = [net, LightClassifier((1, 8, 8), 0.01, 10.0), PublishedClassifier((1, 16, 16)), DigitsCNN(features=32)]
+    made.append(Preconditioned("ve", {}, arguments, centre=True))
     assert {type(module) for module in made} == set(ARCHITECTURES.values())
     for module in made:
         again = type(module)(**json.loads(json.dumps(module.config)))

@@ -1,7 +1,12 @@
-"""Networks on disk: safetensors with the model card (JSON) in the file's metadata. A checkpoint is data, never code."""
+"""Networks on disk, ours and others': a checkpoint is data, never code.
+
+Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde and EDM are read by
+:mod:`dmcmc_core.checkpoints.score_sde` and :mod:`dmcmc_core.checkpoints.edm`, and :func:`convert` makes ours of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -14,8 +19,9 @@ from torch import Tensor, nn
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets import features, noise_level, unet
+from dmcmc_core.nets.preconditioning import Preconditioned
 
-NETS = Path(__file__).resolve().parents[1] / "exp" / "nets"
+NETS = Path(__file__).resolve().parents[2] / "exp" / "nets"
 """Where the shipped networks lie."""
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -23,13 +29,15 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "noise-level-published": noise_level.PublishedClassifier,
     "noise-level-light": noise_level.LightClassifier,
     "digits-cnn": features.DigitsCNN,
+    "preconditioned": Preconditioned,
 }
+_SCORE_NETWORKS = (unet.Denoiser, Preconditioned)
 _FOREIGN = {
-    ".pth": "PyTorch files of score_sde and the published noise-level classifiers",
-    ".pt": "PyTorch files",
-    ".ckpt": "PyTorch Lightning files",
-    ".pkl": "pickles of EDM and StyleGAN",
-    ".bin": "diffusers' PyTorch files",
+    ".pth": "a PyTorch file",
+    ".pt": "a PyTorch file",
+    ".pkl": "a pickle",
+    ".ckpt": "a PyTorch Lightning file",
+    ".bin": "a PyTorch file of diffusers",
 }
 
 
@@ -62,17 +70,21 @@ def read_card(path: str | Path) -> dict:
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
-    """A denoiser by name (``digits``, ``glyphs32-exact``) or from a safetensors file written by :func:`save`.
+    """A denoiser by name (``digits``, ``glyphs32-exact``) or from a file.
 
     Args:
-        name_or_path: a name of ``MODELS`` or a path.
+        name_or_path: a name of ``MODELS``, or the path of a safetensors file written by :func:`save`, of a checkpoint
+            of score_sde (``.pth``) or of a pickle of EDM (``.pkl``).
         device: where to compute.
-        config: a card, as a dict or a JSON or YAML file, for a safetensors file that carries none:
+        config: for a checkpoint of score_sde, which carries none, its configuration: a name of
+            :data:`dmcmc_core.checkpoints.published.CONFIGS`, or a dict, a JSON or a YAML file of its sections; by
+            default the file of the same name that ends in ``.json``. For a safetensors file without a card the card:
             ``architecture``, ``config``, ``sigma_min``, ``sigma_max``, ``data_range``, and optionally ``name``.
 
     Returns:
-        A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape), ``card``, ``name``.
-        A network is in eval mode, without gradients for its weights, and evaluated in blocks of 64 rows.
+        A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape; None where the file
+        does not tell), ``card``, ``name``. A network is in eval mode, without gradients for its weights, and evaluated
+        in blocks of 64 rows; one with classes takes ``labels``.
 
     Raises:
         UserError: for an unknown name, and for a file that is missing, truncated, of another format, or whose tensors
@@ -83,14 +95,63 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         if config is not None:
             raise UserError(f"config is for files without a card; the model {name!r} has one")
         return MODELS[name](device)
-    net, card = _network(_file(name, MODELS, "model"), device, config)
-    if not isinstance(net, unet.Denoiser):
-        raise UserError(f"{name} holds {card['architecture']!r}, which is no score network; known are 'unet'")
+    path = _file(name, MODELS, "model")
+    net, card = (_foreign if path.suffix in _FOREIGN else _network)(path, device, config)
+    if not isinstance(net, _SCORE_NETWORKS):
+        raise UserError(f"{name} holds {card['architecture']!r}, which is no score network")
     return _denoiser(net, card)
 
 
-def load_noise_level(name_or_path: str | Path, device: str = "cpu") -> tuple[nn.Module, Tensor, dict]:
-    """A noise-level classifier by the name of its model (``digits``) or from a safetensors file.
+def convert(source: str | Path, path: str | Path, config: str | Path | dict | None = None) -> dict:
+    """Write a checkpoint of score_sde or EDM as safetensors, with its card and the SHA-256 of the source inside.
+
+    Args:
+        source, config: as for :func:`load_model`.
+        path: ends in .safetensors; a file of that name is only replaced once the new one is whole.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: for what :func:`load_model` refuses, or another ending; nothing is written then.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"the converted file must end in .safetensors, not {str(path)!r}")
+    source = _file(str(source), MODELS, "model")
+    if source.suffix not in _FOREIGN:
+        raise UserError(f"{source} is no checkpoint to convert: these end in .pth or .pkl")
+    net, card = _foreign(source, "cpu", config)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save(net, path, card | {"name": Path(path).stem, "source": source.name, "source_sha256": digest})
+    return read_card(path)
+
+
+def known(root: Path) -> list[dict]:
+    """Models that ship, files under ``root``/exp, and published ones: rows of ``name``, ``here`` and ``about``."""
+    from dmcmc_core.checkpoints import published
+
+    rows = [{"name": name, "here": True, "about": "ships with this project"} for name in MODELS]
+    waiting = {str(root / path) for path in published.FILES.values()}
+    for path in sorted((root / "exp").rglob("*")):
+        own = path.suffix == ".safetensors" and NETS not in path.parents
+        if (own or path.suffix in (".pth", ".pkl")) and str(path) not in waiting:
+            about = read_card(path).get("architecture", "without a card") if own else _FOREIGN[path.suffix]
+            rows.append({"name": str(path.relative_to(root)), "here": True, "about": about})
+    for name, path in published.FILES.items():
+        here = (root / path).is_file()
+        about = path if here else f"goes to {path}, comes from {published.SONG}"
+        rows.append({"name": name, "here": here, "about": about})
+    return rows
+
+
+def load_noise_level(
+    name_or_path: str | Path, device: str = "cpu", like: Denoiser | None = None
+) -> tuple[nn.Module, Tensor, dict]:
+    """A noise-level classifier by the name of its model (``digits``), from a safetensors file, or one of the authors'.
+
+    Args:
+        like: the model that it serves, whose shape and noise levels a file of the authors (``.pth``) does not tell.
 
     Returns:
         The network (B, *shape) -> (B, 1000) logits in eval mode; the levels (1000,) float64, descending from sigma_max;
@@ -104,10 +165,32 @@ def load_noise_level(name_or_path: str | Path, device: str = "cpu") -> tuple[nn.
     if not path.is_file() or os.sep in name:
         known = [p.name.removesuffix("-noise-level.safetensors") for p in NETS.glob("*-noise-level.safetensors")]
         path = _file(name, known, "noise-level classifier")
-    net, card = _network(path, device, None)
+    net, card = _published_classifier(path, device, like) if path.suffix == ".pth" else _network(path, device, None)
     if not card["architecture"].startswith("noise-level"):
         raise UserError(f"{path} holds {card['architecture']!r}, which is no noise-level classifier")
     return net, noise_level.log_levels(card["sigma_max"], card["sigma_min"], net.config["n_levels"]).to(device), card
+
+
+def _published_classifier(path: Path, device: str, like: Denoiser | None) -> tuple[nn.Module, dict]:
+    """The authors' file: ``epoch``, ``opt`` and ``net``, whose ten tensors come in the order of the layers."""
+    from dmcmc_core.checkpoints import score_sde
+
+    strides = {32: (2, 2, 2, 2), 256: (4, 4, 4, 2)}.get(like.shape[-1] if like is not None else None)
+    if strides is None:
+        raise UserError(
+            f"{path} does not tell for images of which size it is: give the model that it serves, of 32 or 256 pixels"
+        )
+    content = score_sde.load(path)
+    found = content.get("net") if isinstance(content, dict) else None
+    net = noise_level.PublishedClassifier(like.shape, strides=strides)
+    own = net.state_dict()
+    tensors = list(found.values()) if isinstance(found, dict) else []
+    if [getattr(t, "shape", None) for t in tensors] != [t.shape for t in own.values()]:
+        raise UserError(f"{path} is not a noise-level classifier of DMCMC: it needs {len(own)} tensors under 'net'")
+    net.load_state_dict(dict(zip(own, tensors, strict=True)))
+    card = {"architecture": "noise-level-published", "sigma_min": like.sigma_min, "sigma_max": like.sigma_max}
+    card |= {"name": path.stem, "epoch": content.get("epoch")}
+    return net.to(device).eval().requires_grad_(False), card
 
 
 def _file(name: str, names, kind: str) -> Path:
@@ -125,10 +208,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if path.suffix in _FOREIGN:
-        raise UserError(
-            f"{path} is not a safetensors file ({path.suffix}: {_FOREIGN[path.suffix]}); at present only .safetensors "
-            "files written by dmcmc_core can be read, and pickles are never executed"
-        )
+        raise UserError(f"{path} is {_FOREIGN[path.suffix]}, and a safetensors file is needed here")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -166,6 +246,22 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
         raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {error}") from error
     _check(tensors, net.state_dict(), path, card["architecture"])
     net.load_state_dict(tensors)
+    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), card
+
+
+def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
+    """The network of a checkpoint of score_sde or EDM on ``device``, in eval mode and without gradients; its card."""
+    from dmcmc_core.checkpoints import edm, published, score_sde
+
+    if path.suffix == ".pkl":
+        if config is not None:
+            raise UserError(f"{path} describes itself; config is for files that do not")
+        net, card = edm.read(path)
+    elif path.suffix in (".pth", ".pt"):
+        net, card = score_sde.read(path, published.config_of(path, config))
+    else:
+        raise UserError(f"{path} is {_FOREIGN[path.suffix]}; .pth files of score_sde and .pkl files of EDM can be read")
+    card.setdefault("name", path.stem)
     return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), card
 
 
@@ -209,14 +305,15 @@ def _read_config(config: str | Path | dict) -> dict:
     return dict(config)
 
 
-def _denoiser(net: unet.Denoiser, card: dict) -> Denoiser:
+def _denoiser(net: unet.Denoiser | Preconditioned, card: dict) -> Denoiser:
+    mean = getattr(net, "mean", None)
     adapter = Adapter(
         net,
-        shape=tuple(net.mean.shape),
+        shape=tuple(net.shape if mean is None else mean.shape),
         data_range=tuple(card["data_range"]),
         sigma_min=card["sigma_min"],
         sigma_max=card["sigma_max"],
-        mean=net.mean,
+        mean=mean,
     )
     adapter.card, adapter.name, adapter.net = card, card["name"], net
     return InBlocks(adapter, BLOCK)

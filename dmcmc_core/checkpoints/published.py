@@ -1,0 +1,94 @@
+"""The configurations of score_sde's published checkpoints, which their files do not carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmcmc_core.errors import UserError, unknown
+
+
+def _config(dataset: str, size: int, sde: str = "vesde", **model: Any) -> dict[str, Any]:
+    """One of them, as the differences from the network for CIFAR-10."""
+    shared = {
+        "name": "ncsnpp",
+        "nf": 128,
+        "ch_mult": [1, 2, 2, 2],
+        "num_res_blocks": 4,
+        "attn_resolutions": [16],
+        "embedding_type": "fourier",
+        "fourier_scale": 16,
+        "fir": True,
+        "fir_kernel": [1, 3, 3, 1],
+        "progressive": "none",
+        "progressive_input": "residual",
+        "progressive_combine": "sum",
+        "resblock_type": "biggan",
+        "skip_rescale": True,
+        "scale_by_sigma": sde == "vesde",
+        "dropout": 0.1,
+        "conditional": True,
+        "sigma_min": 0.01,
+        "sigma_max": 50,
+        "beta_min": 0.1,
+        "beta_max": 20.0,
+        "num_scales": 1000,
+    }
+    data = {"dataset": dataset, "image_size": size, "num_channels": 3, "centered": sde != "vesde"}
+    return {"model": shared | model, "data": data, "training": {"sde": sde, "continuous": True}}
+
+
+_LARGE = {"dropout": 0.0, "progressive": "output_skip", "progressive_input": "input_skip", "num_scales": 2000}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "ve_cifar10_ncsnpp_continuous": _config("CIFAR10", 32),
+    "ve_celebahq_256_ncsnpp_continuous": _config(
+        "CelebAHQ", 256, ch_mult=[1, 1, 2, 2, 2, 2, 2], num_res_blocks=2, sigma_max=348, **_LARGE
+    ),
+    "ve_ffhq_1024_ncsnpp_continuous": _config(
+        "FFHQ", 1024, nf=16, ch_mult=[1, 2, 4, 8, 16, 32, 32, 32], num_res_blocks=1, sigma_max=1348, **_LARGE
+    ),
+    "vp_cifar10_ddpmpp_continuous": _config(
+        "CIFAR10", 32, "vpsde", embedding_type="positional", fir=False, progressive_input="none"
+    ),
+}
+"""Name -> sections ``model``, ``data`` and ``training``."""
+
+
+SONG = "the checkpoint folder linked in the README of yang-song/score_sde_pytorch"
+FILES: dict[str, str] = {
+    "ve_cifar10_ncsnpp_continuous": "exp/paper/cifar10_ncsnpp_continuous/checkpoint_24.pth",
+    "ve_celebahq_256_ncsnpp_continuous": "exp/paper/celebahq_256_ncsnpp_continuous/checkpoint_48.pth",
+    "ve_ffhq_1024_ncsnpp_continuous": "exp/paper/ffhq_1024_ncsnpp_continuous/checkpoint.pth",
+    "vp_cifar10_ddpmpp_continuous": "exp/paper/cifar10_ddpmpp_continuous/checkpoint.pth",
+}
+"""Name -> where this project looks for its file; all of them come from :data:`SONG`, without a published SHA-256."""
+
+
+def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
+    """The configuration of a checkpoint: what is given, a published one by name, or the JSON file beside it.
+
+    Raises:
+        UserError: where there is none, or a file that is no mapping.
+    """
+    if isinstance(config, dict):
+        return config
+    beside = path.with_suffix(".json")
+    if config is None and not beside.is_file():
+        raise UserError(
+            f"{path} carries no configuration and there is no {beside.name} beside it: name one by config, a file "
+            f"or one of {', '.join(CONFIGS)}"
+        )
+    if config is not None and str(config) in CONFIGS:
+        return CONFIGS[str(config)]
+    file = Path(config or beside)
+    if not file.is_file():
+        raise unknown("configuration", str(config), CONFIGS)
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"the configuration {file} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the configuration {file} must hold a mapping of names to values")
+    return content

@@ -1,0 +1,238 @@
+"""Files of score_sde (Song et al. 2021): a dictionary of ``model``, ``ema`` and ``step``, a configuration beside it.
+
+The weights that sample are the averaged ones, a list in the order of the trainable parameters. Names of tensors are
+translated into those of :class:`dmcmc_core.nets.song.UNet`, one entry for each; nothing of the file is executed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dmcmc_core.errors import UserError
+from dmcmc_core.nets.blocks import Block
+from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
+from dmcmc_core.nets.song import UNet
+
+EARLIEST = 1e-3
+"""Time at which the published samplers of the variance-preserving networks stop."""
+
+
+class Entry(NamedTuple):
+    """A tensor of the file and its place in the network: the whole of ``own``, or its third number ``part``."""
+
+    name: str
+    own: str
+    matrix: bool = False  # (in, out), where the network has a 1x1 convolution (out, in, 1, 1)
+    part: int | None = None
+    trained: bool = True
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """As the network has it."""
+        return tensor.T[:, :, None, None] if self.matrix else tensor
+
+    def shape(self, own: Tensor) -> tuple[int, ...]:
+        """As the file has it."""
+        rows = len(own) // (1 if self.part is None else 3)
+        return (own.shape[1], rows) if self.matrix else (rows, *own.shape[1:])
+
+
+def entries(net: UNet) -> Iterator[Entry]:
+    """The tensors of a file in its order, but for the buffer ``sigmas``, without a prefix."""
+    number = (f"all_modules.{i}" for i in count())
+
+    def layer(own: str, inside: str = "") -> Iterator[Entry]:
+        name = next(number) + inside
+        for part in ("weight", "bias"):
+            yield Entry(f"{name}.{part}", f"{own}.{part}")
+
+    def block(own: str, part: Block) -> Iterator[Entry]:
+        name = next(number)
+        pairs = [("GroupNorm_0", "norm0"), ("Conv_0", "conv0"), ("Dense_0", "affine"), ("GroupNorm_1", "norm1")]
+        for theirs, mine in [*pairs, ("Conv_1", "conv1")]:
+            yield from (Entry(f"{name}.{theirs}.{p}", f"{own}.{mine}.{p}") for p in ("weight", "bias"))
+        if isinstance(part.skip, nn.Conv2d) and net.config["convolved"]:
+            yield from matrix(f"{name}.NIN_0", f"{own}.skip")
+        elif isinstance(part.skip, nn.Conv2d):
+            yield from (Entry(f"{name}.Conv_2.{p}", f"{own}.skip.{p}") for p in ("weight", "bias"))
+        if part.attention is not None:
+            name, own = next(number), f"{own}.attention"
+            yield from (Entry(f"{name}.GroupNorm_0.{p}", f"{own}.norm.{p}") for p in ("weight", "bias"))
+            for k in range(3):
+                yield from matrix(f"{name}.NIN_{k}", f"{own}.qkv", k)
+            yield from matrix(f"{name}.NIN_3", f"{own}.proj")
+
+    def matrix(name: str, own: str, part: int | None = None) -> Iterator[Entry]:
+        yield Entry(f"{name}.W", f"{own}.weight", matrix=True, part=part)
+        yield Entry(f"{name}.b", f"{own}.bias", part=part)
+
+    def change(own: str, part: nn.Module | None) -> Iterator[Entry]:
+        if isinstance(part, Block):
+            yield from block(own, part)
+        elif part is not None:
+            yield from layer(own, ".Conv_0")
+
+    if net.config["waves"] == "fourier":
+        yield Entry(f"{next(number)}.W", "embed.waves.frequencies", trained=False)
+    for own in ("embed.first", "embed.second", "stem"):
+        yield from layer(own)
+    for i, level in enumerate(net.down):
+        yield from change(f"down.{i}.resample", level.resample)
+        if level.pyramid is not None:
+            yield from layer(f"down.{i}.pyramid", ".Conv_0" if net.encoder == "skip" else ".Conv2d_0")
+        for k, part in enumerate(level.blocks):
+            yield from block(f"down.{i}.blocks.{k}", part)
+    for k, part in enumerate(net.middle):
+        yield from block(f"middle.{k}", part)
+    for i, level in enumerate(net.up):
+        yield from change(f"up.{i}.resample", level.resample)
+        for k, part in enumerate(level.blocks):
+            yield from block(f"up.{i}.blocks.{k}", part)
+        if level.out is not None:
+            yield from layer(f"up.{i}.out.0")
+            yield from layer(f"up.{i}.out.2")
+
+
+def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
+    """The averaged network of a file, and its card.
+
+    Raises:
+        UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
+            configuration; with the first tensor that does not.
+    """
+    net, card = build(config)
+    content = load(path)
+    for key in ("model", "ema"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+            raise UserError(f"{path} is not a checkpoint of score_sde: it holds no {key!r}")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in content["model"].items()}
+    averaged = content["ema"].get("shadow_params")
+    if not isinstance(averaged, list) or not all(isinstance(t, Tensor) for t in averaged):
+        raise UserError(f"{path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'")
+    wanted = list(entries(net.net))
+    own = net.net.state_dict()
+    trained = [entry for entry in wanted if entry.trained]
+    if len(averaged) != len(trained):
+        raise UserError(
+            f"{path} does not fit its configuration: it averages {len(averaged)} tensors, the network has "
+            f"{len(trained)} that are trained"
+        )
+    tensors = dict(zip((entry.name for entry in trained), averaged, strict=True))
+    tensors |= {entry.name: state.get(entry.name) for entry in wanted if not entry.trained}
+    unknown = sorted(state.keys() - {entry.name for entry in wanted} - {"sigmas"})
+    if unknown:
+        raise UserError(f"{path} does not fit its configuration: it holds the unknown tensor {unknown[0]!r}")
+    for entry in wanted:
+        shape = entry.shape(own[entry.own])
+        for found in (state.get(entry.name), tensors[entry.name]):
+            if not isinstance(found, Tensor) or tuple(found.shape) != shape:
+                has = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else "is missing"
+                raise UserError(
+                    f"{path} does not fit its configuration: tensor {entry.name!r} {has}, the network needs {shape}"
+                )
+    loaded = {name: torch.empty_like(tensor) for name, tensor in own.items()}
+    for entry in wanted:
+        whole = loaded[entry.own]
+        target = whole if entry.part is None else whole.chunk(3)[entry.part]
+        target.copy_(entry.read(tensors[entry.name]))
+    net.net.load_state_dict(loaded)
+    step = content.get("step")
+    return net, card | ({"step": int(step)} if isinstance(step, int) else {})
+
+
+def load(path: Path) -> Any:
+    """What a PyTorch file holds, if that is tensors and plain values."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken file brings about
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a PyTorch file of tensors and plain values, it is truncated, of another format "
+            f"or holds objects, which are never executed: {why[:200]}"
+        ) from error
+
+
+def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
+    """The network that a configuration describes, its weights untrained, and the card of its checkpoint.
+
+    Args:
+        config: the sections ``model``, ``data`` and ``training`` of a published configuration.
+
+    Raises:
+        UserError: for a section or field that is missing, or an option that no published configuration uses.
+    """
+    model, data, training = (_section(config, name) for name in ("model", "data", "training"))
+    kind = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}
+    ddpm = _choice(model, "name", {"ncsnpp": False, "ddpm": True})
+    fixed = {"nonlinearity": "swish", "normalization": "GroupNorm", "conditional": True, "resamp_with_conv": True}
+    for name, value in (fixed | ({} if ddpm else {"progressive_combine": "sum"})).items():
+        _choice(model, name, {value: value}, value)
+    convolved = ddpm or _choice(model, "resblock_type", {"biggan": False, "ddpm": True})
+    fir = not ddpm and model.get("fir", False)
+    if fir and convolved:
+        raise UserError("config: fir with resblock_type 'ddpm' is not known here: 'biggan' is what was published")
+    waves = "positional" if ddpm else _choice(model, "embedding_type", {k: k for k in ("positional", "fourier")})
+    sde = _choice(training, "sde", kind)
+    by_sigma, centred = bool(model.get("scale_by_sigma", False)), bool(_need(data, "centered", "data"))
+    net = {
+        "size": _need(data, "image_size", "data"),
+        "in_channels": data.get("num_channels", 3),
+        "out_channels": data.get("num_channels", 3),
+        "width": _need(model, "nf", "model"),
+        "multipliers": _need(model, "ch_mult", "model"),
+        "blocks": _need(model, "num_res_blocks", "model"),
+        "attention": _need(model, "attn_resolutions", "model"),
+        "waves": waves,
+        "wave_width": (2 if waves == "fourier" else 1) * model["nf"],
+        "taps": model.get("fir_kernel", [1, 3, 3, 1]) if fir else [1, 1],
+        "rescale": not ddpm and model.get("skip_rescale", True),
+        "convolved": convolved,
+        "min_group": 1 if ddpm else 4,
+        "dropout": model.get("dropout", 0.0),
+    }
+    if not ddpm:
+        encoders = {"none": "standard", "input_skip": "skip", "residual": "residual"}
+        net["encoder"] = _choice(model, "progressive_input", encoders)
+        net["decoder"] = _choice(model, "progressive", {"none": "standard", "output_skip": "skip"})
+        net["fourier_scale"] = model.get("fourier_scale", 16)
+    scales = model.get("num_scales", 1000)
+    if sde == "ve":
+        levels = model.get("sigma_min", 0.01), model.get("sigma_max", 50.0)
+        options: dict[str, Any] = {"by_sigma": by_sigma}
+        if waves == "positional":
+            spaced = torch.linspace(math.log(levels[1]), math.log(levels[0]), scales, dtype=torch.float64)
+            sde, options = "ve_index", options | {"levels": spaced.exp().tolist()}
+    else:
+        if by_sigma:
+            raise UserError("config: scale_by_sigma belongs to variance-exploding networks, not to " + training["sde"])
+        betas = {"beta_min": model.get("beta_min", 0.1), "beta_max": model.get("beta_max", 20.0)}
+        levels = tuple(vp_sigma(t, *betas.values(), sub=sde == "sub_vp") for t in (EARLIEST, 1.0))
+        options = betas | {"steps": 999 if training.get("continuous", True) else scales - 1}
+    made = Preconditioned(sde, options, net, centre=not centred)
+    card = {"architecture": "preconditioned", "sigma_min": levels[0], "sigma_max": levels[1]}
+    return made, card | {"data_range": [-1.0, 1.0] if centred else [0.0, 1.0], "data": data.get("dataset")}
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(config.get(name), dict):
+        raise UserError(f"config lacks the section {name!r} of a configuration of score_sde")
+    return config[name]
+
+
+def _need(section: dict[str, Any], name: str, of: str) -> Any:
+    if name not in section:
+        raise UserError(f"config: {of} lacks {name!r}")
+    return section[name]
+
+
+def _choice(section: dict[str, Any], name: str, known: dict[Any, Any], default: Any = None) -> Any:
+    value = section.get(name, default)
+    if value not in known:
+        raise UserError(f"config: {name} must be {' or '.join(repr(k) for k in known)}, not {value!r}")
+    return known[value]

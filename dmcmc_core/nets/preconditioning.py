@@ -1,0 +1,146 @@
+"""From a network F(x, c_noise) to a denoiser: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise).
+
+Karras et al. 2022 (arXiv 2206.00364), Table 1. What a variance-preserving network was trained on, alpha (x0 + sigma n),
+is alpha x here, and its time that at which the noise is sigma: exact but for discrete times, which are not rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dmcmc_core.denoiser import like, per_row
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.nets.song import UNet
+
+
+class Coefficients(NamedTuple):
+    """Each of the shape of sigma, (B,)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+def edm(sigma: Tensor, sigma_data: float = 0.5) -> Coefficients:
+    """Karras et al. 2022: input and target of unit variance at every level."""
+    total = (sigma**2 + sigma_data**2).sqrt()
+    return Coefficients((sigma_data / total) ** 2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
+
+
+def ve(sigma: Tensor, unit: float = 1.0, by_sigma: bool = True) -> Coefficients:
+    """Song et al. 2021, variance exploding: sigma F is sigma^2 times the score.
+
+    ``by_sigma``: whether the score is the network's answer divided by sigma; else it is the answer itself.
+    ``unit``: of the network's noise level, 1/2 where its data were in [0, 1] and are now in [-1, 1].
+    """
+    one = torch.ones_like(sigma)
+    return Coefficients(one, sigma if by_sigma else sigma**2, one, (unit * sigma).log())
+
+
+def ve_index(sigma: Tensor, levels: list[float], by_sigma: bool = True) -> Coefficients:
+    """The same for a network that is told the index of its noise level, descending: the nearest one in log sigma."""
+    known = torch.tensor(levels, dtype=torch.float64, device=sigma.device).log()
+    index = (sigma.double().log()[:, None] - known).abs().argmin(1)
+    one = torch.ones_like(sigma)
+    return Coefficients(one, sigma if by_sigma else sigma**2, one, index.to(sigma))
+
+
+def vp(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0) -> Coefficients:
+    """Song et al. 2021, variance preserving: F is epsilon, told ``steps`` times the time in [0, 1]."""
+    c_in = 1 / (sigma**2 + 1).sqrt()
+    time = vp_time(-c_in.log(), beta_min, beta_max)
+    return Coefficients(torch.ones_like(sigma), -sigma, c_in, steps * time)
+
+
+def sub_vp(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0) -> Coefficients:
+    """The sub-variance-preserving SDE: noise of standard deviation 1 - alpha^2, so alpha^2 + sigma alpha = 1."""
+    c_in = 2 / ((sigma**2 + 4).sqrt() + sigma)
+    time = vp_time(-c_in.log(), beta_min, beta_max)
+    return Coefficients(torch.ones_like(sigma), -sigma, c_in, steps * time)
+
+
+def vp_time(minus_log_alpha: Tensor, beta_min: float, beta_max: float) -> Tensor:
+    """t with (beta_max - beta_min) t^2 / 4 + beta_min t / 2 = -log alpha(t)."""
+    rise, c = beta_max - beta_min, 4 * minus_log_alpha
+    return c / (beta_min + (beta_min**2 + rise * c).sqrt())
+
+
+def vp_sigma(time: float, beta_min: float = 0.1, beta_max: float = 20.0, sub: bool = False) -> float:
+    """The noise level at a time in [0, 1]."""
+    log_alpha = -(beta_max - beta_min) * time**2 / 4 - beta_min * time / 2
+    if sub:
+        return -math.expm1(2 * log_alpha) / math.exp(log_alpha)
+    return math.sqrt(math.expm1(-2 * log_alpha))
+
+
+def improved_ddpm(sigma: Tensor, levels: list[float]) -> Coefficients:
+    """Nichol & Dhariwal 2021: F is epsilon, told the index of the nearest of its discrete levels, descending to 0."""
+    known = torch.tensor(levels, dtype=sigma.dtype, device=sigma.device)
+    index = (sigma[:, None] - known).abs().argmin(1)
+    return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), len(levels) - 2 - index.to(sigma))
+
+
+KINDS: dict[str, Callable[..., Coefficients]] = {
+    "edm": edm,
+    "ve": ve,
+    "ve_index": ve_index,
+    "vp": vp,
+    "sub_vp": sub_vp,
+    "improved_ddpm": improved_ddpm,
+}
+
+
+class Preconditioned(nn.Module):
+    """A U-Net as a denoiser: x (B, C, H, W), sigma () or (B,), and labels where it takes them -> E[x0 | x, sigma].
+
+    Args:
+        kind: of its coefficients, one of :data:`KINDS`.
+        options: of that function.
+        net: arguments of :class:`dmcmc_core.nets.song.UNet`.
+        centre: whether the network sees 2 x - 1, for data in [0, 1].
+    """
+
+    def __init__(self, kind: str, options: dict[str, Any], net: dict[str, Any], centre: bool = False) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise unknown("preconditioning", kind, KINDS)
+        self.net = UNet(**net)
+        self.kind, self.options, self.centre = kind, dict(options), centre
+        self.config = {"kind": kind, "options": self.options, "net": self.net.config, "centre": centre}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self.net.config["in_channels"], self.net.config["size"], self.net.config["size"]
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``labels``: (B,) whole numbers or (B, classes), one row may be all 0 for no class.
+
+        Raises:
+            UserError: for labels of a network without classes.
+        """
+        sigma = per_row(sigma, x)
+        c = KINDS[self.kind](sigma, **self.options)
+        seen = like(c.c_in, x) * x
+        out = self.net(2 * seen - 1 if self.centre else seen, c.c_noise, self._one_hot(labels, x))
+        return like(c.c_skip, x) * x + like(c.c_out, x) * out[:, : x.shape[1]]
+
+    def _one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+        classes = self.net.config["labels"]
+        if labels is None:
+            return None
+        if not classes:
+            raise UserError("this network has no classes: leave labels out")
+        if labels.ndim == 1:
+            if labels.is_floating_point() or not ((0 <= labels) & (labels < classes)).all():
+                raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels.tolist()}")
+            labels = nn.functional.one_hot(labels.long(), classes)
+        if labels.shape != (len(x), classes):
+            raise UserError(f"labels must be ({len(x)},) or ({len(x)}, {classes}), not {tuple(labels.shape)}")
+        return labels.to(x)
