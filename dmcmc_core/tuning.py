@@ -159,7 +159,7 @@ class _Search:
         least = math.ceil((self.reference.features.shape[1] + 1) * GROUPS / (GROUPS - 1)) + 1  # a group left out
         self.cache_dir, self.n = cache_dir, min(IMAGES, max(self.num, least))
         sampler, settings = self.recipe(self.climb())
-        trials = list(self.notes.content["measured"].values())
+        trials = [row for row in self.notes.content["measured"].values() if row["seed"] == TRIAL]
         own = {"integrator", "posterior", "levels"} | {f.name for f in fields(ChainSettings)} - {"start"}
         common = {k: v for k, v in self.fixed.items() if k not in own}
         names = self.values["integrator"][0] if "integrator" in self.values else [self.fixed["integrator"]]
@@ -208,7 +208,8 @@ class _Search:
             chains = (made.manifest["plan"]["chain"] or {"chains": self.n})["chains"]
             group = torch.arange(self.n) % chains % GROUPS
             distance, *without = (self.from_data(features[group != g]) for g in range(-1, GROUPS))
-            row = {"sampler": sampler, **settings, "distance": distance, "rows": sum(made.manifest["rows"].values())}
+            rows = sum(made.manifest["rows"].values())
+            row = {"sampler": sampler, **settings, "seed": seed, "distance": distance, "rows": rows}
             known[name] = row | {"without": without}
             self.notes.keep()
             self.say(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))

@@ -114,7 +114,14 @@ def test_noise_alone_moves_nothing_and_plain_is_taken_only_where_it_is_asked_for
     def luck(search, sampler, settings, seed=tuning.TRIAL):
         values = 10 + torch.randn(tuning.GROUPS, generator=rng, dtype=torch.float64)
         without = ((values.sum() - values) / (tuning.GROUPS - 1)).tolist()
-        return {"sampler": sampler, **settings, "distance": values.mean().item(), "without": without, "rows": 1}
+        return {
+            "sampler": sampler,
+            **settings,
+            "distance": values.mean().item(),
+            "without": without,
+            "rows": 1,
+            "seed": seed,
+        }
 
     monkeypatch.setattr(tuning._Search, "measured", luck)
     chains, either = (tuning.auto(model, NFE, NUM, plain=plain) for plain in (False, True))
@@ -138,13 +145,15 @@ def test_auto_keeps_chains_that_are_surely_better(model, monkeypatch):
     assert tuned.sampler.startswith("dlg+") and tuned.distance == 1.0 and "surely worse" in str(tuned)
 
 
-def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, trials, tmp_path, monkeypatch):
+@pytest.mark.parametrize("after", [3, -1])
+def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, trials, tmp_path, monkeypatch, after):
+    """After the first trials, and before the last of the comparisons on fresh seeds."""
     expected = tuning.auto(model, NFE, NUM)
     path, whole = tmp_path / "out" / "tuning.json", len(trials)
     counted = sampling_run.cached
 
     def interrupted(*arguments, **more):
-        if len(trials) == whole + 3:
+        if len(trials) == whole + after % whole:
             raise KeyboardInterrupt
         return counted(*arguments, **more)
 
