@@ -222,8 +222,8 @@ def _made(make: Callable[..., Any], given: Any, what: str, **options: Any) -> An
     try:
         return make(given, **options)
     except Exception as error:
-        why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise UserError(f"{what} cannot be made by diffusers: {why[:200]}") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{what} cannot be made by diffusers: {why[:300]}") from error
 
 
 def _prediction(scheduler: Any, path: Path) -> Callable[..., Coefficients]:
