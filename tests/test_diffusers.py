@@ -69,13 +69,14 @@ def test_exploding_network(tmp_path):
     model = load_model(saved(tmp_path / "church", net, diffusers.ScoreSdeVeScheduler(sigma_min=0.02, sigma_max=380.0)))
     assert (model.shape, model.data_range, model.name) == ((3, 8, 8), (0.0, 1.0), "church")
     assert (model.sigma_min, model.sigma_max) == (0.02, 380.0) and not model.net.training
-    sigma = torch.tensor([0.02, 0.7, 30.0, 380.0])
-    x = torch.rand(4, 3, 8, 8) + sigma[:, None, None, None] * torch.randn(4, 3, 8, 8)
+    sigma = torch.tensor([0.02, 0.7, 30.0, 380.0]).repeat(16)  # a whole block: its waves magnify the last digit of log
+    x = torch.rand(64, 3, 8, 8) + sigma[:, None, None, None] * torch.randn(64, 3, 8, 8)
     answer = net(x, sigma).sample
+    clean = model(x, sigma)
     for row in range(4):
-        found = (model(x, sigma)[row].double() - x[row]) / sigma[row] ** 2
+        found = (clean[row].double() - x[row]) / sigma[row] ** 2
         close(found, answer[row].double(), 1e-5 if sigma[row] > 0.1 else 1e-3)  # what x leaves of the last digits
-        close(model(x, sigma)[row], x[row] + sigma[row] ** 2 * answer[row])
+        close(clean[row], x[row] + sigma[row] ** 2 * answer[row])
 
 
 @pytest.mark.parametrize("name", PRESERVING)
@@ -165,20 +166,20 @@ def test_euler_is_our_euler(tmp_path):
 
 
 def test_exploding_predictor_is_our_reverse_diffusion(tmp_path):
-    """With sampling_eps = 0, where the library's two grids, what it tells the network and what it steps on, are one."""
+    """With sampling_eps = 0, where the library's two grids (told to the network, stepped on) differ by rounding alone."""
     net = unet("ncsnpp")
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_max=50.0, sampling_eps=0.0)
     model = load_model(saved(tmp_path, net, scheduler))
     scheduler.set_timesteps(9)
     scheduler.set_sigmas(9)
-    x, sigmas = start(model, torch.cat([scheduler.discrete_sigmas.flip(0), torch.zeros(1)]))
+    x, sigmas = start(model, torch.cat([scheduler.discrete_sigmas.flip(0), torch.zeros(1)]), rows=64)
     x = x * scheduler.init_noise_sigma
     torch.manual_seed(2)
-    ours = integrators.reverse_diffusion(model, x, sigmas)
+    ours = integrators.reverse_diffusion(model, x, sigmas, noise=lambda x: torch.randn(x.shape))
     torch.manual_seed(2)
-    for sigma, t in zip(scheduler.sigmas, scheduler.timesteps, strict=True):
+    for sigma, t in zip(sigmas[:-1].float(), scheduler.timesteps, strict=True):
         x, mean = scheduler.step_pred(net(x, sigma.expand(len(x))).sample, t, x, return_dict=False)
-    close(ours, mean)
+    close(ours, mean, 1e-4)
 
 
 def test_classes(tmp_path):

@@ -261,10 +261,8 @@ def _network(library: Any, folder: Path) -> nn.Module:
         output_loading_info=True,
     )
     for what in ("missing", "unexpected"):
-        if found[f"{what}_keys"]:
-            raise UserError(
-                f"{folder / WEIGHTS} does not fit its config.json: tensor {found[f'{what}_keys'][0]!r} is {what}"
-            )
+        for name in sorted(found[f"{what}_keys"]):
+            raise UserError(f"{folder / WEIGHTS} does not fit its config.json: tensor {name!r} is {what}")
     about = unet.config
     if about.sample_size is None:
         raise UserError(f"{folder / 'config.json'} does not tell the size of the images: give it as sample_size")
