@@ -2,6 +2,7 @@
 
 Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde and EDM are read by
 :mod:`dmcmc_core.checkpoints.score_sde` and :mod:`dmcmc_core.checkpoints.edm`, and :func:`convert` makes ours of them.
+Folders of diffusers are read by :mod:`dmcmc_core.checkpoints.diffusers`.
 """
 
 from __future__ import annotations
@@ -74,12 +75,14 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
 
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by :func:`save`, of a checkpoint
-            of score_sde (``.pth``) or of a pickle of EDM (``.pkl``).
+            of score_sde (``.pth``), of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
+            :func:`dmcmc_core.checkpoints.diffusers.read`).
         device: where to compute.
         config: for a checkpoint of score_sde, which carries none, its configuration: a name of
             :data:`dmcmc_core.checkpoints.published.CONFIGS`, or a dict, a JSON or a YAML file of its sections; by
             default the file of the same name that ends in ``.json``. For a safetensors file without a card the card:
             ``architecture``, ``config``, ``sigma_min``, ``sigma_max``, ``data_range``, and optionally ``name``.
+            For a folder of diffusers the configuration of its scheduler, if not the one in it.
 
     Returns:
         A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape; None where the file
@@ -95,6 +98,11 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         if config is not None:
             raise UserError(f"config is for files without a card; the model {name!r} has one")
         return MODELS[name](device)
+    if Path(name).is_dir():
+        from dmcmc_core.checkpoints import diffusers
+
+        net, card = diffusers.read(name, config)
+        return _denoiser(_ready(net, device), card)
     path = _file(name, MODELS, "model")
     net, card = (_foreign if path.suffix in _FOREIGN else _network)(path, device, config)
     if not isinstance(net, _SCORE_NETWORKS):
@@ -246,7 +254,7 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
         raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {error}") from error
     _check(tensors, net.state_dict(), path, card["architecture"])
     net.load_state_dict(tensors)
-    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), card
+    return _ready(net, device), card
 
 
 def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
@@ -262,7 +270,11 @@ def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
     else:
         raise UserError(f"{path} is {_FOREIGN[path.suffix]}; .pth files of score_sde and .pkl files of EDM can be read")
     card.setdefault("name", path.stem)
-    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), card
+    return _ready(net, device), card
+
+
+def _ready(net: nn.Module, device: str) -> nn.Module:
+    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def load_weights(net: nn.Module, path: str | Path) -> None:
@@ -305,7 +317,7 @@ def _read_config(config: str | Path | dict) -> dict:
     return dict(config)
 
 
-def _denoiser(net: unet.Denoiser | Preconditioned, card: dict) -> Denoiser:
+def _denoiser(net: nn.Module, card: dict) -> Denoiser:
     mean = getattr(net, "mean", None)
     adapter = Adapter(
         net,

@@ -1,0 +1,273 @@
+"""Folders of diffusers: ``UNet2DModel`` and its scheduler, built and filled by that library, from safetensors only.
+
+A folder is a pipeline (``model_index.json``, ``unet/``, ``scheduler/``) or a network alone (``config.json``,
+``diffusion_pytorch_model.safetensors``) with its ``scheduler_config.json`` in it or in ``../scheduler``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmcmc_core.checkpoints import read_card
+from dmcmc_core.denoiser import like, per_row
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.nets.preconditioning import Coefficients
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+NETWORK = "UNet2DModel"
+EXPLODING = "ScoreSdeVeScheduler"
+PRESERVING = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+)
+
+
+def score(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
+    """Variance exploding: the network is told sigma and answers with the score."""
+    one = torch.ones_like(sigma)
+    return Coefficients(one, sigma**2, one, sigma)
+
+
+def epsilon(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
+    """Ho et al. 2020 (arXiv 2006.11239): x0 = x - sigma epsilon."""
+    return Coefficients(torch.ones_like(sigma), -sigma, c_in, time)
+
+
+def velocity(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
+    """Salimans & Ho 2022 (arXiv 2202.00512): v = alpha epsilon - sigma alpha x0, with alpha = c_in."""
+    return Coefficients(c_in**2, -sigma * c_in, c_in, time)
+
+
+def sample(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
+    """The network answers with x0."""
+    return Coefficients(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, time)
+
+
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Coefficients]] = {
+    "epsilon": epsilon,
+    "v_prediction": velocity,
+    "sample": sample,
+}
+"""What a variance-preserving network predicts -> (sigma, alpha, time), each (B,), -> its preconditioning."""
+
+
+class Unet(nn.Module):
+    """A network of diffusers as a denoiser: x (B, C, H, W), sigma () or (B,), and labels (B,) -> E[x0 | x, sigma].
+
+    What a variance-preserving network knows as x_t = alpha (x0 + sigma n) is alpha x here, with
+    sigma = sqrt(1 - abar) / sqrt(abar) and alpha = 1 / sqrt(1 + sigma^2): exact at every level. Its timestep is that of
+    the scheduler at the scheduler's own levels; between two of them log sigma is linear in the timestep, which is then
+    no whole number, and beyond the first and the last it stays at theirs.
+
+    Args:
+        unet: a ``UNet2DModel``.
+        coefficients: :func:`score` or one of :data:`PREDICTIONS`.
+        levels: (T,) float64, sigma at the timesteps 0 to T - 1, rising; empty where the network is told sigma itself.
+    """
+
+    def __init__(self, unet: nn.Module, coefficients: Callable[..., Coefficients], levels: Tensor) -> None:
+        super().__init__()
+        self.unet, self.coefficients = unet, coefficients
+        self.register_buffer("log_levels", levels.log())
+        # A run is named by the hash of its tensors; what else makes this function is therefore one of them.
+        recipe = json.dumps([coefficients.__name__, dict(unet.config)], sort_keys=True, default=str)
+        self.register_buffer("recipe", torch.tensor(list(recipe.encode()), dtype=torch.uint8))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, *((side, side) if isinstance(side, int) else side)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The real-valued timestep (B,), float64, of noise levels (B,)."""
+        known, at = self.log_levels, sigma.double().log()
+        after = torch.searchsorted(known, at).clamp(1, len(known) - 1)
+        share = (at - known[after - 1]) / (known[after] - known[after - 1])
+        return (after - 1 + share).clamp(0, len(known) - 1)
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``labels``: (B,) whole numbers, for a network with classes, which cannot do without.
+
+        Raises:
+            UserError: for labels that are missing, out of range, or of a network without classes.
+        """
+        sigma = per_row(sigma, x)
+        time = self.timestep(sigma).to(x) if len(self.log_levels) else sigma
+        c = self.coefficients(sigma, 1 / (1 + sigma**2).sqrt(), time)
+        answer = self.unet(like(c.c_in, x) * x, c.c_noise, self._checked(labels, x), return_dict=False)[0]
+        return like(c.c_skip, x) * x + like(c.c_out, x) * answer[:, : x.shape[1]]
+
+    def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+        classes = self.unet.config.num_class_embeds
+        if classes is None:
+            if labels is not None:
+                raise UserError("this network has no classes: leave labels out")
+            return None
+        if labels is None:
+            raise UserError(f"this network needs labels, a whole number from 0 to {classes - 1} for each image")
+        if labels.shape != (len(x),):
+            raise UserError(f"labels must be ({len(x)},), not {tuple(labels.shape)}")
+        if labels.is_floating_point() or not ((labels >= 0) & (labels < classes)).all():
+            raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels.tolist()}")
+        return labels.long()
+
+
+def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) -> tuple[Unet, dict[str, Any]]:
+    """The network of a folder in float32, and its card.
+
+    The card's levels are the scheduler's; its data_range is (0, 1) with ``ScoreSdeVeScheduler`` and (-1, 1) with all
+    others. What a scheduler does when it samples (clipping, thresholding, spacing) is no part of the denoiser.
+
+    Args:
+        path: the folder.
+        config: the configuration of the scheduler, a dict or a JSON file, instead of the one found with the folder.
+
+    Raises:
+        UserError: for a folder without what is named above, a file that is truncated or no JSON, a network, scheduler,
+            prediction or time embedding that is not known here, tensors that do not fit, or a missing library.
+    """
+    path = Path(path)
+    if (path / "model_index.json").is_file():
+        _check_pipeline(path)
+    folder = path / "unet" if (path / "unet").is_dir() else path
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{path} is no folder of diffusers: it holds neither unet/config.json nor config.json")
+    about = _json(folder / "config.json")
+    _known("network", about.get("_class_name"), [NETWORK], folder / "config.json")
+    steps = config if isinstance(config, dict) else _json(Path(config) if config else _beside(path, folder))
+    kind = steps.get("_class_name")
+    _known("scheduler", kind, [EXPLODING, *PRESERVING], config or _beside(path, folder))
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} holds no {WEIGHTS}: convert its weights, pickles (.bin) are not read")
+    read_card(folder / WEIGHTS)  # whether it is whole
+    library = _library(path)
+    scheduler = _made(getattr(library, kind).from_config, steps, f"the scheduler of {path}")
+    if kind == EXPLODING:
+        coefficients, levels = score, torch.empty(0, dtype=torch.float64)
+        low, high = float(scheduler.config.sigma_min), float(scheduler.config.sigma_max)
+    else:
+        coefficients, levels = _prediction(scheduler, path), _levels(scheduler, path)
+        low, high = levels[0].item(), levels[-1].item()
+    unet = _network(library, folder)
+    if kind != EXPLODING and unet.config.time_embedding_type == "fourier":
+        raise UserError(f"{folder} embeds log sigma (fourier), which goes with {EXPLODING} and not with {kind}")
+    card = {
+        "architecture": NETWORK,
+        "scheduler": kind,
+        "prediction": coefficients.__name__,
+        "library": library.__version__,
+    }
+    card |= {"sigma_min": low, "sigma_max": high, "data_range": [0.0, 1.0] if kind == EXPLODING else [-1.0, 1.0]}
+    card |= {"name": path.resolve().name, "parameters": sum(p.numel() for p in unet.parameters())}
+    return Unet(unet, coefficients, levels), card
+
+
+def _check_pipeline(path: Path) -> None:
+    """UserError for a pipeline that makes its images from more than a network and a scheduler."""
+    parts = {k: v for k, v in _json(path / "model_index.json").items() if not k.startswith("_")}
+    more = sorted(k for k, v in parts.items() if k not in ("unet", "scheduler") and isinstance(v, list) and any(v))
+    if "unet" not in parts or more:
+        found = f"has a part {more[0]!r}" if more else "has no 'unet'"
+        raise UserError(f"the pipeline {path} {found}; pipelines of a unet and a scheduler alone can be read")
+
+
+def _beside(path: Path, folder: Path) -> Path:
+    """Where the configuration of the scheduler lies."""
+    for place in (path / "scheduler", path, folder.parent / "scheduler"):
+        if (place / "scheduler_config.json").is_file():
+            return place / "scheduler_config.json"
+    raise UserError(
+        f"{path} holds no scheduler/scheduler_config.json, without which the noise levels of its network are unknown: "
+        f"name one by config"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _known(what: str, name: Any, names: list[str], where: Any) -> None:
+    if name not in names:
+        raise unknown(f"{what} in {'config' if isinstance(where, dict) else where},", name, names)
+
+
+def _library(path: Path) -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a folder of diffusers, and that library is missing: pip install 'dmcmc-core[diffusers]'"
+        ) from error
+    return diffusers
+
+
+def _made(make: Callable[..., Any], given: Any, what: str, **options: Any) -> Any:
+    """What the library makes of it, its errors (of any type) told in a sentence."""
+    try:
+        return make(given, **options)
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{what} cannot be made by diffusers: {why[:300]}") from error
+
+
+def _prediction(scheduler: Any, path: Path) -> Callable[..., Coefficients]:
+    name = scheduler.config.get("prediction_type", "epsilon")
+    if name not in PREDICTIONS:
+        raise unknown(f"prediction_type in the scheduler of {path},", name, PREDICTIONS)
+    if scheduler.config.get("timestep_type", "discrete") != "discrete" or scheduler.config.get("use_flow_sigmas"):
+        raise UserError(
+            f"the scheduler of {path} tells its network other times than its timesteps: these are not known"
+        )
+    return PREDICTIONS[name]
+
+
+def _levels(scheduler: Any, path: Path) -> Tensor:
+    """(T,) float64: sigma at every timestep, without a last one that is all noise, where sigma is infinite."""
+    kept = scheduler.alphas_cumprod.double()
+    levels = ((1 - kept) / kept).sqrt()
+    levels = levels[:-1] if levels[-1].isinf() else levels
+    if len(levels) < 2 or not levels.isfinite().all() or levels[0] <= 0 or not (levels.diff() > 0).all():
+        raise UserError(
+            f"the betas of the scheduler of {path} must give two or more noise levels that rise from above 0"
+        )
+    return levels
+
+
+def _network(library: Any, folder: Path) -> nn.Module:
+    """The filled network, in float32."""
+    unet, found = _made(
+        library.UNet2DModel.from_pretrained,
+        folder,
+        f"the network of {folder}",
+        use_safetensors=True,
+        local_files_only=True,
+        low_cpu_mem_usage=False,
+        output_loading_info=True,
+    )
+    for what in ("missing", "unexpected"):
+        for name in sorted(found[f"{what}_keys"]):
+            raise UserError(f"{folder / WEIGHTS} does not fit its config.json: tensor {name!r} is {what}")
+    about = unet.config
+    if about.sample_size is None:
+        raise UserError(f"{folder / 'config.json'} does not tell the size of the images: give it as sample_size")
+    if about.out_channels not in (about.in_channels, 2 * about.in_channels):
+        raise UserError(f"the network of {folder} makes {about.out_channels} channels of {about.in_channels}")
+    if about.time_embedding_type == "learned" or about.class_embed_type is not None:
+        raise UserError(f"the network of {folder} has a learned time embedding or class_embed_type, which is not known")
+    return unet.float()

@@ -1,0 +1,299 @@
+"""Folders of diffusers: random networks saved by that library come back the same, and its samplers and ours agree."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dmcmc_core import integrators
+from dmcmc_core.checkpoints import load_model
+from dmcmc_core.errors import UserError
+from dmcmc_core.sampling_run import fingerprint
+
+diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+SHARED = {"sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
+NETS = {
+    "ncsnpp": {
+        "block_out_channels": (8, 32),  # its attention has groups of 32 whatever the configuration says
+        "time_embedding_type": "fourier",
+        "center_input_sample": True,
+        "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+        "mid_block_scale_factor": 2**0.5,
+    },
+    "ddpm": {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "downsample_padding": 0,
+    },
+}
+PRESERVING = [
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+]
+
+
+def unet(kind, **more):
+    torch.manual_seed(0)
+    return diffusers.UNet2DModel(**SHARED | NETS[kind] | more).eval().requires_grad_(False)
+
+
+def saved(folder, net, scheduler):
+    """A pipeline's folder."""
+    net.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", type(scheduler).__name__]}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline"} | parts))
+    return folder
+
+
+def made(name, **options):
+    return getattr(diffusers, name)(**options)
+
+
+def close(found, wanted, tolerance=1e-5):
+    assert found.shape == wanted.shape and (found - wanted).norm() < tolerance * wanted.norm()
+
+
+def test_exploding_network(tmp_path):
+    net = unet("ncsnpp")
+    model = load_model(saved(tmp_path / "church", net, diffusers.ScoreSdeVeScheduler(sigma_min=0.02, sigma_max=380.0)))
+    assert (model.shape, model.data_range, model.name) == ((3, 8, 8), (0.0, 1.0), "church")
+    assert (model.sigma_min, model.sigma_max) == (0.02, 380.0) and not model.net.training
+    sigma = torch.tensor([0.02, 0.7, 30.0, 380.0]).repeat(16)  # a whole block: its waves magnify the last digit of log
+    x = torch.rand(64, 3, 8, 8) + sigma[:, None, None, None] * torch.randn(64, 3, 8, 8)
+    answer = net(x, sigma).sample
+    clean = model(x, sigma)
+    for row in range(4):
+        found = (clean[row].double() - x[row]) / sigma[row] ** 2
+        close(found, answer[row].double(), 1e-5 if sigma[row] > 0.1 else 1e-3)  # what x leaves of the last digits
+        close(clean[row], x[row] + sigma[row] ** 2 * answer[row])
+
+
+@pytest.mark.parametrize("name", PRESERVING)
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_levels_are_those_of_the_scheduler(tmp_path, name, betas):
+    scheduler = made(name, beta_schedule=betas, num_train_timesteps=100)
+    model = load_model(saved(tmp_path, unet("ddpm"), scheduler))
+    kept = scheduler.alphas_cumprod.double()
+    assert model.data_range == (-1.0, 1.0)
+    assert model.sigma_min == pytest.approx(((1 - kept[0]) / kept[0]).sqrt().item(), rel=1e-12)
+    assert model.sigma_max == pytest.approx(((1 - kept[-1]) / kept[-1]).sqrt().item(), rel=1e-12)
+    torch.testing.assert_close(model.net.timestep((1 / kept - 1).sqrt()), torch.arange(100.0).double())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+def test_preserving_network(tmp_path, name, prediction):
+    """At a timestep the denoiser is what the scheduler takes for the clean image."""
+    net, scheduler = unet("ddpm"), made(name, prediction_type=prediction, clip_sample=False)
+    model = load_model(saved(tmp_path, net, scheduler))
+    scheduler.set_timesteps(1000)
+    for t in (0, 1, 250, 600, 999):
+        kept = scheduler.alphas_cumprod[t]
+        x = torch.randn(4, 3, 8, 8)
+        clean = scheduler.step(net(x, t).sample, t, x).pred_original_sample
+        close(model(x / kept.sqrt(), ((1 - kept) / kept).sqrt()), clean)
+
+
+def test_between_timesteps_log_sigma_is_linear(tmp_path):
+    net, scheduler = unet("ddpm"), diffusers.DDPMScheduler()
+    model = load_model(saved(tmp_path, net, scheduler))
+    sigmas = ((1 - scheduler.alphas_cumprod.double()) / scheduler.alphas_cumprod.double()).sqrt()
+    sigma = (sigmas[300] ** 0.75 * sigmas[301] ** 0.25)[None]
+    torch.testing.assert_close(model.net.timestep(sigma), torch.tensor([300.25]).double())
+    x = torch.randn(1, 3, 8, 8) * sigma.float()
+    close(model(x, sigma), x - sigma.float() * net(x / (1 + sigma.float() ** 2).sqrt(), torch.tensor(300.25)).sample)
+    assert model.net.timestep(torch.tensor([1e-6, 1e6])).tolist() == [0.0, 999.0]
+
+
+def test_noise_without_an_image_is_no_level(tmp_path):
+    scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True)
+    model = load_model(saved(tmp_path, unet("ddpm"), scheduler))
+    before, last = scheduler.alphas_cumprod[-2:].double()
+    assert last == 0 and len(model.net.log_levels) == 999
+    assert model.sigma_max == pytest.approx((1 / before - 1).sqrt().item())
+
+
+def start(model, sigma, rows=3):
+    torch.manual_seed(1)
+    return torch.randn(rows, *model.shape), torch.as_tensor(sigma, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_dpmsolver_is_our_dpmpp_2m(tmp_path, prediction):
+    net, scheduler = unet("ddpm"), diffusers.DPMSolverMultistepScheduler(prediction_type=prediction)
+    model = load_model(saved(tmp_path, net, scheduler))
+    scheduler.set_timesteps(8)
+    x, sigmas = start(model, scheduler.sigmas)
+    ours = integrators.dpmpp_2m(model, x * (1 + sigmas[0].float() ** 2).sqrt(), sigmas)
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(x, t).sample, t, x).prev_sample
+    close(ours, x)
+
+
+def test_ddim_is_our_euler(tmp_path):
+    net, scheduler = unet("ddpm"), diffusers.DDIMScheduler(clip_sample=False)
+    model = load_model(saved(tmp_path, net, scheduler))
+    scheduler.set_timesteps(10)
+    kept = scheduler.alphas_cumprod.double()[scheduler.timesteps]
+    x, sigmas = start(model, torch.cat([((1 - kept) / kept).sqrt(), kept.new_zeros(1)]))
+    ours = integrators.euler(model, x / kept[0].sqrt().float(), sigmas)
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(x, t).sample, t, x).prev_sample
+    close(ours, x)
+
+
+def test_euler_is_our_euler(tmp_path):
+    net, scheduler = unet("ddpm"), diffusers.EulerDiscreteScheduler(prediction_type="v_prediction")
+    model = load_model(saved(tmp_path, net, scheduler))
+    scheduler.set_timesteps(8)
+    x, sigmas = start(model, scheduler.sigmas)
+    x = x * scheduler.init_noise_sigma
+    ours = integrators.euler(model, x, sigmas)
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
+    close(ours, x)
+
+
+def test_exploding_predictor_is_our_reverse_diffusion(tmp_path):
+    """With sampling_eps = 0, where the library's two grids (told to the network, stepped on) differ by rounding alone."""
+    net = unet("ncsnpp")
+    scheduler = diffusers.ScoreSdeVeScheduler(sigma_max=50.0, sampling_eps=0.0)
+    model = load_model(saved(tmp_path, net, scheduler))
+    scheduler.set_timesteps(9)
+    scheduler.set_sigmas(9)
+    x, sigmas = start(model, torch.cat([scheduler.discrete_sigmas.flip(0), torch.zeros(1)]), rows=64)
+    x = x * scheduler.init_noise_sigma
+    torch.manual_seed(2)
+    ours = integrators.reverse_diffusion(model, x, sigmas, noise=lambda x: torch.randn(x.shape))
+    torch.manual_seed(2)
+    for sigma, t in zip(sigmas[:-1].float(), scheduler.timesteps, strict=True):
+        x, mean = scheduler.step_pred(net(x, sigma.expand(len(x))).sample, t, x, return_dict=False)
+    close(ours, mean, 1e-4)
+
+
+def test_classes(tmp_path):
+    net = unet("ddpm", num_class_embeds=4)
+    scheduler = diffusers.DDPMScheduler()
+    model = load_model(saved(tmp_path / "classes", net, scheduler))
+    kept = scheduler.alphas_cumprod[500]
+    x, labels, sigma = torch.randn(4, 3, 8, 8), torch.tensor([0, 3, 1, 1]), ((1 - kept) / kept).sqrt()
+    close(model(x / kept.sqrt(), sigma, labels), x / kept.sqrt() - sigma * net(x, 500, labels).sample)
+    for wrong, match in ((None, "needs labels"), (labels + 1, "from 0 to 3"), (labels[:, None], r"must be \(64,\)")):
+        with pytest.raises(UserError, match=match):
+            model(x, sigma, wrong)
+    with pytest.raises(UserError, match="no classes"):
+        load_model(saved(tmp_path / "none", unet("ddpm"), scheduler))(x, sigma, labels)
+
+
+def test_learned_variances_are_left_out(tmp_path):
+    net, scheduler = unet("ddpm", out_channels=6), diffusers.DDPMScheduler(variance_type="learned_range")
+    model = load_model(saved(tmp_path, net, scheduler))
+    x, kept = torch.randn(2, 3, 8, 8), scheduler.alphas_cumprod[10]
+    sigma = ((1 - kept) / kept).sqrt()
+    close(model(x / kept.sqrt(), sigma), x / kept.sqrt() - sigma * net(x, 10).sample[:, :3])
+
+
+def test_where_the_scheduler_may_lie(tmp_path):
+    folder, scheduler = (
+        saved(tmp_path / "whole", unet("ddpm"), diffusers.DDPMScheduler()),
+        {"_class_name": "DDIMScheduler"},
+    )
+    levels = load_model(folder).sigma_max
+    assert load_model(folder / "unet").sigma_max == levels
+    bent = load_model(folder, config=scheduler | {"beta_schedule": "scaled_linear"})
+    assert bent.sigma_max != levels and bent.card["scheduler"] == "DDIMScheduler"
+    (folder / "scheduler" / "scheduler_config.json").rename(folder / "unet" / "scheduler_config.json")
+    assert load_model(folder / "unet").sigma_max == levels
+    (folder / "unet").rename(tmp_path / "alone")
+    assert load_model(tmp_path / "alone").sigma_max == levels
+
+
+def test_names_of_older_files(tmp_path):
+    net = unet("ddpm")
+    folder = saved(tmp_path, net, diffusers.DDPMScheduler())
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(folder / WEIGHTS)
+    for new, name in old.items():
+        tensors = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in tensors.items()}
+    assert any(".proj_attn." in key for key in tensors)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    loaded = load_model(folder).net.unet
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
+
+
+def test_runs_are_named_by_all_that_makes_the_denoiser(tmp_path):
+    names = set()
+    for prediction in ("epsilon", "v_prediction"):
+        for flip in (False, True):
+            folder = tmp_path / f"{prediction}{flip}"
+            scheduler = diffusers.DDPMScheduler(prediction_type=prediction)
+            names.add(fingerprint(load_model(saved(folder, unet("ddpm", flip_sin_to_cos=flip), scheduler))))
+            names.add(fingerprint(load_model(folder)))
+    assert len(names) == 4
+
+
+def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "bad", unet("ddpm"), diffusers.DDPMScheduler())
+
+    def refused(match, name, **changes):
+        """``changes`` of a JSON file; text is written as it is, None removes the file."""
+        file = folder / name
+        before = file.read_bytes()
+        if changes:
+            file.write_text(json.dumps(json.loads(before) | changes))
+        else:
+            file.unlink()
+        answered(match)
+        file.write_bytes(before)
+
+    def answered(match, path=folder):
+        with pytest.raises(UserError, match=match) as caught:
+            load_model(path)
+        assert "\n" not in str(caught.value)
+
+    network, steps = "unet/config.json", "scheduler/scheduler_config.json"
+    refused("neither unet/config.json nor config.json", network)
+    refused("no scheduler/scheduler_config.json", steps)
+    refused("holds no diffusion_pytorch_model.safetensors", WEIGHTS)
+    refused("unknown network .*'UNet2DConditionModel'", network, _class_name="UNet2DConditionModel")
+    refused("unknown scheduler .*did you mean 'DDPMScheduler'", steps, _class_name="DDPScheduler")
+    refused("unknown prediction_type .*'flow'", steps, prediction_type="flow")
+    refused("scheduler of .*bent", steps, beta_schedule="bent")
+    refused("noise levels that rise", steps, trained_betas=[0.1, 0.0, 0.1])
+    refused("other times", steps, _class_name="EulerDiscreteScheduler", timestep_type="continuous")
+    refused("network of .*cannot be made", network, down_block_types=["NoBlock", "DownBlock2D"])
+    refused("network of .*cannot be made.*shape", network, block_out_channels=[8, 32])
+    refused("is missing", network, num_class_embeds=3)
+    refused("is unexpected", network, add_attention=False)
+    refused("size of the images", network, sample_size=None)
+    refused("class_embed_type", network, class_embed_type="identity")
+    refused("'vqvae'", "model_index.json", vqvae=["diffusers", "VQModel"])
+
+    saved(tmp_path / "fourier", unet("ncsnpp"), diffusers.DDPMScheduler())
+    answered("ScoreSdeVeScheduler and not with DDPMScheduler", tmp_path / "fourier")
+    answered("neither", tmp_path)
+    for name in (network, steps, "model_index.json"):
+        before = (folder / name).read_bytes()
+        for text, match in (('{"a": ', "cannot be read as JSON"), ("[]", "must hold a JSON object")):
+            (folder / name).write_text(text)
+            answered(match)
+        (folder / name).write_bytes(before)
+    whole = (folder / WEIGHTS).read_bytes()
+    for size in (0, 5, 200, len(whole) - 1):
+        (folder / WEIGHTS).write_bytes(whole[:size])
+        answered("truncated")
+    (folder / WEIGHTS).write_bytes(whole)
+    load_model(folder)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    answered(r"pip install 'dmcmc-core\[diffusers\]'")
