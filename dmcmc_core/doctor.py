@@ -38,7 +38,7 @@ def examine(weights: str | Path | None = None, project: Project | None = None) -
     sections = {
         "computing": [_python(), _torch(), _cuda()],
         "libraries": [_library(*row) for row in LIBRARIES],
-        "data": [_digits(), _fonts()],
+        "data": [_digits(), _fonts(), *_published()],
         "models": _shipped(project),
         "weights": [_inception(weights)],
         "paper profile": _paper(project),
@@ -132,6 +132,25 @@ def _fonts() -> Finding:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     count = len(list(folder.glob("DejaVu*.ttf")))
     return Finding("fonts", count >= 8, f"{count} DejaVu fonts in matplotlib", cost)
+
+
+def _published() -> list[Finding]:
+    """One finding per published set; what lies there is counted, not read."""
+    try:
+        from dmcmc_core.data import DATASETS, open_images
+    except ImportError as error:
+        return [Finding("published sets", False, str(error), "nothing runs")]
+    findings = []
+    for name, about in DATASETS.items():
+        cost = f"nothing is compared with {name} or trained on it under profile paper"
+        try:
+            images = open_images(name)
+        except UserError as error:
+            findings.append(Finding(name, False, str(error), cost))
+        else:
+            detail = f"{len(images):,} images in {images.files[0]}; from {about.source}"
+            findings.append(Finding(name, True, detail))
+    return findings
 
 
 def _shipped(project: Project) -> list[Finding]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.data import from_uint8, load_images, to_uint8
+from dmcmc_core.data import ImageSet, from_uint8, load_images, open_images, read_npz, root, to_uint8
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks
 from dmcmc_core.errors import UserError, unknown
 
@@ -396,6 +396,8 @@ class Extractor(NamedTuple):
     name: str
     network: Callable[[Tensor], Tensor]
     """Images (B, C, H, W) float32 in [0, 1] -> features (B, d)."""
+    weights: str = ""
+    """SHA-256 of its weights; empty where nobody knows it: what it computes is then never cached."""
 
 
 def digits_cnn() -> nn.Module:
@@ -555,9 +557,19 @@ def load_features(name: str, weights: str | Path | None = None, *, check_hash: b
     else:
         network = inception(weights, check_hash=check_hash)
         name = name if check_hash else "inception with unchecked weights"
+    weights = weights_sha256(network if isinstance(network, nn.Module) else RandomConv(3))
     if isinstance(network, nn.Module):
         network = network.eval().to(device)
-    return Extractor(name, network)
+    return Extractor(name, network, weights)
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Hash of a network's tensors, with their names, shapes and types."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return digest.hexdigest()
 
 
 def distance_name(features: str) -> str:
@@ -566,8 +578,10 @@ def distance_name(features: str) -> str:
 
 
 @torch.no_grad()
-def extract(images: Tensor, extractor: Extractor, *, device="cpu", block: int = BLOCK) -> Tensor:
+def extract(images: Tensor | ImageSet, extractor: Extractor, *, device="cpu", block: int = BLOCK) -> Tensor:
     """Features (n, d) of images (n, C, H, W) in [0, 1], computed on ``device`` in padded blocks, returned on it.
+
+    Of an :class:`dmcmc_core.data.ImageSet` only a few blocks are in memory at a time, beside the features.
 
     Images are first rounded to 256 levels, as files hold them, so that images in memory and the same images on disk
     have the same features.
@@ -575,15 +589,17 @@ def extract(images: Tensor, extractor: Extractor, *, device="cpu", block: int = 
     Raises:
         UserError: for images of the wrong shape or not finite, or features that are not finite.
     """
-    if images.ndim != 4 or not len(images):
+    if len(images.shape) != 4 or not len(images):
         raise UserError(f"images of shape (n, C, H, W) are needed, at least one, not {tuple(images.shape)}")
-    if not images.isfinite().all():
+    if isinstance(images, ImageSet):
+        images = images.in_range(0.0, 1.0)
+    elif not images.isfinite().all():
         raise UserError("the images hold values that are not finite")
-    parts = []
+    features, done = None, 0
     for part in images.split(16 * block):  # rounded and moved piecewise: the whole set may not fit on the device
         rounded = from_uint8(to_uint8(part)).to(device)
         try:
-            parts.append(apply_in_blocks(extractor.network, block, rounded))
+            values = apply_in_blocks(extractor.network, block, rounded)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, UserError | torch.OutOfMemoryError):
                 raise
@@ -591,7 +607,11 @@ def extract(images: Tensor, extractor: Extractor, *, device="cpu", block: int = 
             raise UserError(
                 f"features {extractor.name!r} do not fit images of shape {tuple(images.shape[1:])}: {reason}"
             ) from error
-    return _features(torch.cat(parts), f"features {extractor.name!r}")
+        if features is None:
+            features = values.new_empty(len(images), *values.shape[1:])
+        features[done : done + len(values)] = values
+        done += len(values)
+    return _features(features, f"features {extractor.name!r}")
 
 
 def _features(x: Tensor, name: str) -> Tensor:
@@ -617,43 +637,130 @@ def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
 
 
 class Reference(NamedTuple):
-    """What images are compared with, its features and their statistics computed once."""
+    """What images are compared with, its features and their statistics computed once.
+
+    Of published statistics (:func:`published_statistics`) ``shape``, ``features``, ``radii``, ``within`` and ``n`` are
+    None: nobody recorded them.
+    """
 
     name: str
     extractor: Extractor
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     """(C, H, W) of its images."""
-    features: Tensor
+    features: Tensor | None
     """(n, d)."""
     mu: Tensor
     """(d,) float64."""
     cov: Tensor
     """(d, d) float64."""
-    radii: Tensor
+    radii: Tensor | None
     """(n,) float64, to the k-th neighbour."""
-    within: float
+    within: float | None
     """Of :func:`within`."""
     k: int
 
     @property
-    def n(self) -> int:
-        return len(self.features)
+    def n(self) -> int | None:
+        return None if self.features is None else len(self.features)
 
 
 def make_reference(
-    images: Tensor, extractor: Extractor | str, name: str = "given images", *, k: int = NEIGHBOURS, device="cpu"
+    images: Tensor | ImageSet,
+    extractor: Extractor | str,
+    name: str = "given images",
+    *,
+    k: int = NEIGHBOURS,
+    device="cpu",
+    cache_dir: str | Path | None = None,
 ) -> Reference:
     """Prepare images (n, C, H, W) in [0, 1] for :func:`measure`, rounded to 256 levels as generated images are.
+
+    With ``cache_dir`` what was computed of a set that lies in files is kept there as ``reference-KEY.npz`` and taken
+    from it next time. Inside is its recipe: names and contents of the files, how they were resized, the features and
+    the hash of their weights, and the versions that made them. Under another recipe it is computed anew.
 
     Raises:
         UserError: for fewer images than the features need, and as :func:`extract`.
     """
     if isinstance(extractor, str):
         extractor = load_features(extractor, device=device)
-    features = extract(images, extractor, device=device)
-    _enough(features, extractor.name, f"reference {name!r}")
-    once = (*statistics(features), radii(features, k), within(features))
-    return Reference(name, extractor, tuple(images.shape[1:]), features, *once, k)
+    path = None
+    if cache_dir is not None and isinstance(images, ImageSet) and images.files[1] and extractor.weights:
+        recipe = _recipe(images, extractor, k, device)
+        path = Path(cache_dir) / f"reference-{hashlib.sha256(recipe.encode()).hexdigest()[:20]}.npz"
+    kept = _kept(path, recipe) if path else None
+    if kept is None:
+        features = extract(images, extractor, device=device)
+        _enough(features, extractor.name, f"reference {name!r}")
+        kept = dict(zip(KEPT, (features, *statistics(features), radii(features, k), within(features)), strict=True))
+        if path:
+            _keep(path, recipe, kept)
+    features, mu, cov, distances, mean = (kept[part] for part in KEPT)
+    once = [t.to(device) for t in (features, mu, cov, distances)]
+    return Reference(name, extractor, tuple(images.shape[1:]), *once, float(mean), k)
+
+
+KEPT = ("features", "mu", "cov", "radii", "within")
+"""Arrays of a cached reference, beside its ``recipe`` and ``n``."""
+
+
+def _recipe(images: ImageSet, extractor: Extractor, k: int, device) -> str:
+    """All that the numbers of a reference depend on, as JSON."""
+    features = {
+        "name": extractor.name,
+        "sha256": extractor.weights,
+        "block": BLOCK,
+        "device": torch.device(device).type,
+    }
+    about = {"format": 1, "images": images.recipe(), "features": features, "k": k, "torch": torch.__version__}
+    return json.dumps(about, sort_keys=True)
+
+
+def _kept(path: Path, recipe: str) -> dict[str, Tensor] | None:
+    """A cached reference if it is there, whole, and of this recipe."""
+    try:
+        arrays = read_npz(path, ("recipe", *KEPT))
+        if arrays["recipe"].item() == recipe:
+            return {part: torch.from_numpy(arrays[part]) for part in KEPT}
+    except (UserError, KeyError, ValueError):
+        pass
+    return None
+
+
+def _keep(path: Path, recipe: str, kept: Mapping[str, Tensor | float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    arrays = {k: v.cpu().numpy() if isinstance(v, Tensor) else np.array(v) for k, v in kept.items()}
+    try:
+        with part.open("wb") as file:
+            np.savez(file, recipe=np.array(recipe), n=np.array(len(arrays["features"])), **arrays)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def published_statistics(
+    path: str | Path, extractor: Extractor | str, *, k: int = NEIGHBOURS, device="cpu"
+) -> Reference | None:
+    """The reference that an NPZ of mean ``mu`` (d,) and covariance ``sigma`` (d, d) is, None for any other path.
+
+    Such files are what pytorch-fid writes. They serve for the Fréchet distance alone, and it is the reader who knows
+    that they were made in the same features: the file does not say.
+
+    Raises:
+        UserError: for a file that cannot be read, or whose arrays are no mean and covariance.
+    """
+    path = Path(path)
+    if path.suffix != ".npz" or not path.is_file():
+        return None
+    found = read_npz(path, ("arr_0", "mu", "sigma"))
+    if set(found) != {"mu", "sigma"}:
+        return None
+    if isinstance(extractor, str):
+        extractor = load_features(extractor, device=device)
+    mu = _vector(found["mu"], f"mu of {path}")
+    cov, _ = _covariance(found["sigma"], f"sigma of {path}", len(mu))
+    return Reference(str(path), extractor, None, None, mu.to(device), cov.to(device), None, None, k)
 
 
 def measure(images: Tensor, reference: Reference) -> dict:
@@ -662,19 +769,37 @@ def measure(images: Tensor, reference: Reference) -> dict:
     Returns:
         ``features`` and ``name`` (what the distance is called), ``n``, ``reference`` and ``reference_n``, ``k``;
         ``frechet``, ``kid`` (:func:`kid`: all pairs, unbiased, not times 1000), ``precision``, ``recall``, ``density``,
-        ``coverage``.
+        ``coverage``. Of a reference without features all but ``frechet`` are None, and ``missing`` says why.
 
     Raises:
         UserError: for images of another shape, fewer than the features need, or not finite.
     """
-    if tuple(images.shape[1:]) != reference.shape:
+    if reference.shape is not None and tuple(images.shape[1:]) != reference.shape:
         raise UserError(
             f"images of shape (C, H, W) = {tuple(images.shape[1:])} cannot be compared with reference "
             f"{reference.name!r}, whose images are {reference.shape}"
         )
     extractor, k = reference.extractor, reference.k
-    x = extract(images, extractor, device=reference.features.device)
+    device = reference.mu.device
+    if reference.features is None:  # told before minutes are spent on the features of all images
+        width = extract(images[:1], extractor, device=device).shape[1]
+        if width != len(reference.mu):
+            raise UserError(
+                f"reference {reference.name!r} is of {len(reference.mu)} features, {extractor.name} has {width}: "
+                f"statistics of the same features are needed"
+            )
+    x = extract(images, extractor, device=device)
     _enough(x, extractor.name, "the images")
+    if reference.features is None:
+        others = dict.fromkeys(("kid", *Prdc._fields)) | {
+            "missing": f"{reference.name} holds the mean and covariance of features alone: {', '.join(Prdc._fields)} "
+            f"and kid need the features themselves, and it does not say of how many images or by which network"
+        }
+    else:
+        others = {
+            "kid": kid(x, reference.features, within_y=reference.within),
+            **prdc(x, reference.features, k, reference_radii=reference.radii)._asdict(),
+        }
     return {
         "features": extractor.name,
         "name": distance_name(extractor.name),
@@ -683,8 +808,7 @@ def measure(images: Tensor, reference: Reference) -> dict:
         "reference_n": reference.n,
         "k": k,
         "frechet": frechet_distance(*statistics(x), reference.mu, reference.cov),
-        "kid": kid(x, reference.features, within_y=reference.within),
-        **prdc(x, reference.features, k, reference_radii=reference.radii)._asdict(),
+        **others,
     }
 
 
@@ -706,15 +830,18 @@ def evaluate(
     reference_images: Tensor | None = None,
     weights: str | Path | None = None,
     device="cpu",
+    cache_dir: str | Path | None = None,
 ) -> dict:
     """Compare a directory of generated images with a reference; what ``python -m dmcmc_core evaluate`` prints.
 
     Args:
         directory: holds ``manifest.json`` with the number of images, ``num``, and shards as in :func:`load_samples`.
-        reference: a name known to :func:`dmcmc_core.data.load_images`, or an NPZ file.
+        reference: a name known to :func:`dmcmc_core.data.open_images`, an NPZ file of images, or one of statistics as
+            in :func:`published_statistics`.
         features: a name of ``FEATURES``, or an extractor.
         reference_images: (N, C, H, W) in [0, 1], if given taken in place of what ``reference`` names.
         weights: of the Inception network, as in :func:`inception_file`.
+        cache_dir: as in :func:`make_reference`; exp/cache of the checkout when None.
 
     Returns:
         As :func:`measure`: plain numbers and text, ready for JSON.
@@ -725,13 +852,18 @@ def evaluate(
     images = load_samples(directory)
     extractor = load_features(features, weights, device=device) if isinstance(features, str) else features
     if reference_images is None:
-        reference_images = load_images(reference)
+        published = published_statistics(reference, extractor, device=device)
+        if published is not None:
+            return measure(images, published)
+        reference_images = open_images(reference)
     if images.shape[1:] != reference_images.shape[1:]:  # told before minutes are spent on the reference's features
         raise UserError(
             f"images of shape (C, H, W) = {tuple(images.shape[1:])} in {directory} cannot be compared with reference "
             f"{str(reference)!r}, whose images are {tuple(reference_images.shape[1:])}"
         )
-    return measure(images, make_reference(reference_images, extractor, str(reference), device=device))
+    cache_dir = root() / "exp" / "cache" if cache_dir is None else cache_dir
+    made = make_reference(reference_images, extractor, str(reference), device=device, cache_dir=cache_dir)
+    return measure(images, made)
 
 
 def load_samples(directory: str | Path) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,14 @@ from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.tables import Spread, mean_and_spread
 
+IN_MEMORY = 5 * 10**8
+"""Numbers of a reference's images (2 GB as float32) beyond which they are left on disk."""
+
 
 class Testbed(NamedTuple):
     """What :func:`load` returns.
 
+    ``heldout``: the images of the reference, float32; where they exceed ``IN_MEMORY``, read as asked for.
     ``train``: the images that the model has learned from, where the reference holds others; None where the reference is
     what it has learned from, and for exact models, whose own images are the truth.
     """
@@ -25,7 +30,7 @@ class Testbed(NamedTuple):
     name: str
     model: Denoiser
     reference: metrics.Reference
-    heldout: Tensor
+    heldout: Tensor | data.ImageSet
     train: Tensor | None
     cache_dir: Path
 
@@ -96,8 +101,10 @@ def load(
         UserError: for unknown names, and images that do not fit the features.
     """
     net = load_model(model) if isinstance(model, str) else model
-    heldout = data.load_images(reference)
+    images = data.open_images(reference)
     train = data.load_images(train_reference) if train_reference else None
-    ref = metrics.make_reference(heldout, features, reference)
+    ref = metrics.make_reference(images, features, reference, cache_dir=cache_dir)
+    large = train is None and math.prod(images.shape) > IN_MEMORY
+    heldout = images if large or isinstance(images, Tensor) else images[:]
     name = model if isinstance(model, str) else getattr(net, "name", type(net).__name__)
     return Testbed(name, net, ref, heldout, train, Path(cache_dir))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dmcmc_core import checkpoints
 from dmcmc_core.analytic import EmpiricalData
-from dmcmc_core.data import digits, glyphs32
+from dmcmc_core.data import digits, glyphs32, open_images
 from dmcmc_core.denoiser import like
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.features import DigitsCNN
@@ -348,8 +348,11 @@ def _data(config: Config) -> tuple[_Set, _Set]:
     elif config.data == "glyphs32":
         both = glyphs32(5000)
         seen, unseen = (_Set(both.images[part], both.labels[part]) for part in (slice(4000), slice(4000, None)))
+    elif config.data == "cifar10-train":
+        sets = [open_images(name) for name in ("cifar10-train", "cifar10-test")]
+        seen, unseen = (_Set(images[:], images.labels) for images in sets)
     else:
-        raise unknown("data set", config.data, ("digits", "glyphs32"))
+        raise unknown("data set", config.data, ("digits", "glyphs32", "cifar10-train"))
     if config.validation:
         if not 0 < config.validation < len(seen.images):
             raise UserError(f"validation must be below the {len(seen.images)} training images, not {config.validation}")
