@@ -142,8 +142,11 @@ def mala(model, eta: StepSize, step: str = "constant") -> Kernel:
 def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
     """The noise level anew, x as it is: sigma ~ p(sigma | x), or its most likely value (``argmax``), as in the code.
 
-    A step raises UserError where the posterior is NaN: for chains that diverged, or a classifier that is broken.
+    A step raises UserError where the posterior is NaN: for chains that diverged, or a classifier that is broken. A
+    :class:`dmcmc_core.noise_level.ResidualPosterior`, which is not a function of x, is refused.
     """
+    if isinstance(posterior, ResidualPosterior):
+        raise UserError("this posterior is one of the denoiser's residual, not of x: use residual_gibbs")
     choose = _rule(rule)
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
@@ -156,7 +159,8 @@ def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
 def residual_gibbs(denoiser: Denoiser, posterior: ResidualPosterior, rule: str = "draw") -> Kernel:
     """The noise level anew from the residual of the denoiser at the present one: no classifier, nothing trained.
 
-    One network call, whose answer stays in the state for a Langevin step: both together still cost one.
+    One network call, whose answer stays in the state for a Langevin step: both together still cost one. That step then
+    divides D(x, sigma before) - x by the new sigma^2: exact where D does not change from the one level to the other.
     """
     choose = _rule(rule)
 

@@ -78,8 +78,12 @@ class ResidualPosterior:
     """
 
     def __init__(self, levels: Tensor, expected: Tensor) -> None:
-        if levels.shape != expected.shape or not torch.isfinite(expected).all():
-            raise UserError(f"{len(levels)} levels need as many finite expected residuals, not {tuple(expected.shape)}")
+        if levels.shape != expected.shape:
+            raise UserError(f"{len(levels)} levels need as many expected residuals, not {tuple(expected.shape)}")
+        if not torch.isfinite(expected).all():
+            raise UserError(
+                "the expected residuals must be finite: the denoiser gave NaN or infinity for noised images"
+            )
         self.levels, self.expected = levels, expected
         self._integral = torch.cat([expected.new_zeros(1), torch.cumulative_trapezoid(expected, levels.log())])
 
@@ -91,9 +95,10 @@ class ResidualPosterior:
 
 
 def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: Randomness, nodes: int = 8) -> Tensor:
-    """Mean of |x - D(x, sigma)|^2 / sigma^2 over noised ``images`` (n, *shape) at ``levels`` (L,): (L,) float64.
+    """Mean of d - tr dD/dx over noised ``images`` (n, *shape) at ``levels`` (L,): (L,) float64.
 
-    By Stein's lemma it is d - E z.(D(x, sigma) - x0) / sigma, which has no spread where D recovers x0. Measured at
+    By Stein's lemma it is d - E z.(D(x, sigma) - x0) / sigma, which has no spread where D recovers x0; for a posterior
+    mean it is E |x - D(x, sigma)|^2 / sigma^2, the residual's own size. Measured at
     ``nodes`` levels evenly in log sigma, in between interpolated: ``nodes`` network calls.
     """
     d = images[0].numel()

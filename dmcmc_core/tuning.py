@@ -73,8 +73,9 @@ class Tuned:
 
 def surely_less(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether trial a has the lower distance by two standard errors of the difference, by the jackknife over chains."""
-    difference = torch.tensor(a["without"]) - torch.tensor(b["without"])
-    error = ((GROUPS - 1) * difference.var(correction=0)).sqrt().item()
+    one, other = torch.tensor(a["without"]), torch.tensor(b["without"])
+    parts = [one - other] if len(one) == len(other) else [one, other]  # fewer chains than groups: no pairs
+    error = sum((len(part) - 1) * part.var(correction=0) for part in parts).sqrt().item()
     return a["distance"] - b["distance"] < -SURELY * error
 
 
@@ -135,6 +136,8 @@ class _Search:
     def __init__(self, model, nfe, num, fixed, say, notes: _Notes) -> None:
         self.model, self.nfe, self.num, self.fixed, self.say, self.notes = model, nfe, num, fixed, say, notes
         self.values = {name: v for name, v in choices(model, nfe).items() if name not in fixed}
+        if fixed.get("chains", 64) == 1:
+            raise UserError("one chain cannot tell luck from a better setting: chains must be at least 2 for a search")
         if fixed.get("step") == "constant" and "eta" not in fixed:
             raise UserError("the values tried for eta are in units of sigma^2: with step=constant, fix eta too")
         self.start = {name: values[at] for name, (values, at) in self.values.items()}
@@ -206,8 +209,9 @@ class _Search:
             made = sampling_run.cached(self.model, sampler, 10**6, self.n, seed, settings, self.cache_dir)
             features = metrics.extract((made.images - self.low) / self.range, self.reference.extractor)
             chains = (made.manifest["plan"]["chain"] or {"chains": self.n})["chains"]
-            group = torch.arange(self.n) % chains % GROUPS
-            distance, *without = (self.from_data(features[group != g]) for g in range(-1, GROUPS))
+            groups = min(GROUPS, chains)
+            group = torch.arange(self.n) % chains % groups
+            distance, *without = (self.from_data(features[group != g]) for g in range(-1, groups))
             rows = sum(made.manifest["rows"].values())
             row = {"sampler": sampler, **settings, "seed": seed, "distance": distance, "rows": rows}
             known[name] = row | {"without": without}

@@ -18,7 +18,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SHARED = {"sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
 NETS = {
     "ncsnpp": {
-        "block_out_channels": (8, 32),  # its attention has groups of 32 whatever the configuration says
+        "block_out_channels": (32, 32),  # its attention has groups of 32 whatever the configuration says
         "time_embedding_type": "fourier",
         "center_input_sample": True,
         "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
@@ -166,7 +166,7 @@ def test_euler_is_our_euler(tmp_path):
 
 
 def test_exploding_predictor_is_our_reverse_diffusion(tmp_path):
-    """With sampling_eps = 0, where the library's two grids (told to the network, stepped on) differ by rounding alone."""
+    """With sampling_eps = 0, where the two grids (told to the network, stepped on) differ by rounding alone."""
     net = unet("ncsnpp")
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_max=50.0, sampling_eps=0.0)
     model = load_model(saved(tmp_path, net, scheduler))

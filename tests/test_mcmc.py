@@ -362,7 +362,7 @@ def test_a_step_with_the_residual_costs_one_call(model):
     for calls in (2, 3, 4):  # the first Langevin step finds nothing to share
         state, _ = step(state, rng)
         assert counted.calls == calls
-    with pytest.raises(UserError, match="9 levels need as many finite expected residuals"):
+    with pytest.raises(UserError, match="9 levels need as many expected residuals"):
         noise_level.ResidualPosterior(LEVELS, torch.ones(3))
 
 

@@ -105,6 +105,16 @@ def test_a_difference_counts_beyond_two_standard_errors_over_groups_of_chains():
     assert tuning.surely_less(trial(-0.51), zero) and not tuning.surely_less(trial(-0.49), zero)
     assert not tuning.surely_less(trial(0.51), zero)
     assert tuning.surely_less(trial(-0.02), trial(0.0))  # shared luck leaves no doubt
+    fewer = {"distance": 0.0, "without": [0.0] * 4}  # of four chains: not paired, each with its own spread
+    assert tuning.surely_less(trial(-0.51), fewer) and not tuning.surely_less(trial(-0.49), fewer)
+
+
+def test_fewer_chains_than_groups_are_left_out_one_by_one(model):
+    tuned = tuning.auto(model, NFE, NUM, {"chains": 4, "integrator": "euler"})
+    assert {len(row["without"]) for row in tuned.trials} == {4} and len(tuned.finals[1]["without"]) == tuning.GROUPS
+    assert len(set(tuned.trials[0]["without"])) == 4, "each chain makes a difference"
+    with pytest.raises(UserError, match="chains must be at least 2 for a search"):
+        tuning.auto(model, NFE, NUM, {"chains": 1})
 
 
 def test_noise_alone_moves_nothing_and_plain_is_taken_only_where_it_is_asked_for(model, monkeypatch):
