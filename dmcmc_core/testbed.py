@@ -53,7 +53,13 @@ class Testbed(NamedTuple):
         plan = manifest["plan"]
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
         made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol")}
+        images = self.unit(images)
         return about | made | cost | metrics.measure(images, self.reference) | self.copies(images)
+
+    def unit(self, images: Tensor) -> Tensor:
+        """Images in the model's data range as what is measured: in [0, 1]."""
+        low, high = self.model.data_range
+        return (images - low) / (high - low)
 
     def copies(self, images: Tensor) -> dict[str, float]:
         """How near images are to those that the model has seen, beside what is to be expected."""
@@ -62,7 +68,7 @@ class Testbed(NamedTuple):
             return {"nearer_train": m.nearer_train, "nearer_train_fresh": m.nearer_train_fresh, "copies": m.copies}
         if not hasattr(self.model, "images"):
             return {}
-        known = self.model.images
+        known = self.unit(self.model.images)
         nearest = metrics.distance_to_set(images, known)
         return {
             "to_data_median": nearest.distance.median().item(),
@@ -75,7 +81,8 @@ class Testbed(NamedTuple):
 
         Those are the training images, the images of an exact model, or else the reference itself.
         """
-        own = self.train if self.train is not None else getattr(self.model, "images", self.heldout)
+        seen = hasattr(self.model, "images")
+        own = self.train if self.train is not None else self.unit(self.model.images) if seen else self.heldout
         rows = []
         for seed in seeds:
             draws = torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))

@@ -1,0 +1,26 @@
+"""A model beside its reference: what is measured does not depend on the range in which the model has its data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dmcmc_core import metrics, testbed
+from dmcmc_core.analytic import EmpiricalData
+
+
+def test_a_range_changes_no_number(tmp_path):
+    """The same data in [0, 1] and in [-1, 1], twice as wide, with noise levels to match."""
+    torch.set_num_threads(1)
+    images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    reference = metrics.make_reference(images, "random-conv", "eighty")
+    rows, floors = [], []
+    for k, (scale, shift) in enumerate(((1.0, 0.0), (2.0, -1.0))):
+        ends = {"sigma_min": 0.02 * scale, "sigma_max": 10.0 * scale, "data_range": (shift, shift + scale)}
+        model = EmpiricalData(images * scale + shift, **ends)
+        bed = testbed.Testbed("bed", model, reference, images, None, tmp_path / str(k))
+        rows.append(bed.row("heun", 9, 70, 0))
+        floors.append(bed.floor(70, range(2)).mean)
+    assert rows[0].keys() == rows[1].keys() and floors[0] == pytest.approx(floors[1], rel=1e-4)
+    for name in ("frechet", "kid", "to_data_median", "data_covered"):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3, abs=1e-4), name
