@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dmcmc_core import checkpoints, cli, integrators, schedules
-from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
+from dmcmc_core.checkpoints import convert, load_model, load_noise_level, published, read_card, score_sde
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets import preconditioning
 from dmcmc_core.nets.noise_level import PublishedClassifier
@@ -319,11 +319,7 @@ def test_source_inside_a_pickle_of_edm_is_not_looked_at(tmp_path):
 
     assert data.count(text(source)) == 1 and len(evil) < 256
     body = data.replace(text(source), text(evil))
-    frame = body.index(b"\x95")  # lengths of frames no longer fit: without them the pickle is the same
-    assert pickle.loads(pickle.dumps(evil)) == evil and frame >= 0
-    tree = edm.load(PARITY / f"{EDM[0]}.pkl")
-    assert tree["ema"].name == "EDMPrecond"
-    (tmp_path / "a.pkl").write_bytes(_without_frames(body, len(evil) - len(source)))
+    (tmp_path / "a.pkl").write_bytes(_with_longer_frame(body, len(evil) - len(source)))
     x = torch.randn(1, 3, 16, 16)
     assert torch.equal(
         load_model(tmp_path / "a.pkl")(x, torch.ones(1)), load_model(PARITY / f"{EDM[0]}.pkl")(x, torch.ones(1))
@@ -331,7 +327,7 @@ def test_source_inside_a_pickle_of_edm_is_not_looked_at(tmp_path):
     assert not mark.exists()
 
 
-def _without_frames(data: bytes, longer: int) -> bytes:
+def _with_longer_frame(data: bytes, longer: int) -> bytes:
     """The first frame, in which the source stands, made as long as it now is."""
     at = data.index(b"\x95")
     length = int.from_bytes(data[at + 1 : at + 9], "little") + longer
