@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks, per_row
@@ -135,7 +136,11 @@ class EmpiricalData:
     """
 
     _SURELY = 30.0  # nats: with fewer than e^13 images, all that lies so far below the largest is under 1e-7 of it
-    _FEW, _NEAR = 16, 256  # so many images at most are picked out, for a mean and for a density, where no others matter
+    _FEW, _NEAR = (
+        256,
+        256,
+    )  # so many images at most are picked out, for a mean and for a density, where no others matter
+    _CHUNK = 1000  # images that a matrix product takes at a time, for all rows: 12 MB of 3,072 numbers stay in a cache
 
     def __init__(
         self,
@@ -157,7 +162,8 @@ class EmpiricalData:
         # Around their mean: small numbers lose less when distances are taken from inner products.
         self._points = (images - self.mean).flatten(1)
         self._norms = (self._points**2).sum(1)
-        self._few, self._near = min(self._FEW, len(images)), min(self._NEAR, len(images))
+        self._chunks = self._points.split(self._CHUNK)
+        self._few = min(self._FEW, len(images))
         self._surely = max(self._SURELY, math.log(len(images)) + 17)
         self._last: tuple | None = None
 
@@ -167,9 +173,10 @@ class EmpiricalData:
         matters = logits >= logits.amax(1, keepdim=True) - self._surely
         few = matters.sum(1) <= self._few
         out = logits.new_empty(len(x), self._points.shape[1])
-        for group, mean in ((few, self._nearest_mean), (~few, self._weighted_mean)):
-            if group.any():
-                out[group] = apply_in_blocks(mean, BLOCK, logits[group])
+        if few.any():
+            out[few] = self._mean_of_few(logits[few], matters[few])
+        if not few.all():
+            out[~few] = self._mean_of_all(logits[~few])
         return (out.reshape(x.shape) + self.mean).to(x)
 
     def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -189,11 +196,11 @@ class EmpiricalData:
         floor = -nearest / (2 * levels**2) - d * levels.log()  # and log p + constants <= floor + log K
         open_ = floor + math.log(k) >= floor.amax(1, keepdim=True) - self._SURELY
         widest = (open_ * levels).amax(1, keepdim=True)
-        near = (squared - nearest <= 2 * widest**2 * self._surely).sum(1) <= self._near
+        near = (squared - nearest <= 2 * widest**2 * self._surely).sum(1) <= self._few
         out = torch.full_like(floor, -math.inf)
         for group, narrow in ((near, True), (~near, False)):
             rows, columns = (open_ & group[:, None]).nonzero(as_tuple=True)
-            distances = squared.topk(self._near, dim=1, largest=False).values if narrow and len(rows) else squared
+            distances = squared.topk(self._few, dim=1, largest=False).values if narrow and len(rows) else squared
             step = max(1, _CACHED // distances.shape[1])
             for r, c in zip(rows.split(step), columns.split(step), strict=True):
                 out[r, c] = self._log_prob(distances[r], levels[c])
@@ -203,25 +210,30 @@ class EmpiricalData:
         """(B, K) squared distances of ``x`` (B, *shape) to every image, in the images' dtype."""
         if self._last is not None and self._last[0] is x and self._last[1] == _version(x):
             return self._last[2]
-        squared = apply_in_blocks(self._squared_distances, BLOCK, x.to(self._points).flatten(1) - self.mean.flatten())
+        squared = self._squared_distances(x.to(self._points).flatten(1) - self.mean.flatten())
         small = squared.numel() <= _NUMBERS and not x.is_inference()  # inference tensors do not tell when they change
         self._last = (x, _version(x), squared) if small else None
         return squared
 
     def _squared_distances(self, x: Tensor) -> Tensor:
-        return ((x**2).sum(1, keepdim=True) + self._norms - 2 * (x @ self._points.T)).clamp(min=0)
+        own = apply_in_blocks(lambda rows: (rows**2).sum(1, keepdim=True), BLOCK, x)
+        inner = [apply_in_blocks(lambda rows, some=some: rows @ some.T, BLOCK, x) for some in self._chunks]
+        return (own + self._norms - 2 * torch.cat(inner, 1)).clamp(min=0)
 
     def _log_prob(self, squared: Tensor, sigma: Tensor) -> Tensor:
         k, d = self._points.shape
         gauss = _logsumexp(squared / (-2 * sigma[:, None] ** 2))
         return gauss - math.log(k) - d / 2 * (2 * math.pi * sigma**2).log()
 
-    def _weighted_mean(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1) @ self._points
+    def _mean_of_all(self, logits: Tensor) -> Tensor:
+        parts = zip(logits.softmax(1).split(self._CHUNK, 1), self._chunks, strict=True)
+        return sum(apply_in_blocks(lambda rows, some=some: rows @ some, BLOCK, weights) for weights, some in parts)
 
-    def _nearest_mean(self, logits: Tensor) -> Tensor:
-        top, index = logits.topk(self._few, dim=1)
-        return torch.bmm(top.softmax(1)[:, None], self._points[index])[:, 0]
+    def _mean_of_few(self, logits: Tensor, matters: Tensor) -> Tensor:
+        weights, count = logits.masked_fill(~matters, -math.inf).softmax(1), matters.sum(1)
+        row, image = matters.nonzero(as_tuple=True)
+        weights = weights[row, image]
+        return F.embedding_bag(image, self._points, count.cumsum(0) - count, per_sample_weights=weights, mode="sum")
 
 
 def _logsumexp(rows: Tensor) -> Tensor:

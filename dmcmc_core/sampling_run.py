@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import math
 import os
@@ -37,7 +38,7 @@ from dmcmc_core.streams import Drawn, Streams
 
 SHARD = BLOCK  # images
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
-_PILOT = 64  # images that such a trial integrates
+_PILOT, _PILOT_WINDOWS = 64, 8  # images that such a trial integrates, and windows that it waits for at most
 POSTERIORS = ("exact", "classifier", "residual")
 SEARCHES = ("dlg+auto", "auto")  # samplers of the command line, whose settings dmcmc_core.tuning finds
 TUNING = "tuning.json"  # how the settings of a run were found, if they were
@@ -189,10 +190,21 @@ def chain_cost(chain: ChainSettings, num: int, posterior: str | None) -> float:
     return (calls + residual * dmcmc.CALIBRATION * (chain.first_calls + dmcmc.NODES)) / num
 
 
-def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: NoiseLevelPosterior | None) -> Plan:
+def with_tolerance(
+    model: Denoiser,
+    the: Plan,
+    nfe: float,
+    num: int,
+    posterior: NoiseLevelPosterior | None,
+    tried: dict[str, float] | None = None,
+) -> Plan:
     """The plan of an adaptive integrator with the smallest tolerance that keeps to ``nfe`` in a trial on other seeds.
 
-    The trial takes 64 images and leaves 3 % of the budget as a margin, as other images need a little more or less.
+    The trial takes 64 images, from windows early and late, and leaves 3 % of the budget as a margin, as other images
+    need a little more or less.
+
+    Args:
+        tried: NFE of the integrator by tolerance, as far as known from trials at other budgets; more are added.
 
     Raises:
         UserError: when not even the loosest tolerance does.
@@ -200,14 +212,17 @@ def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: 
     if the.integrator.calls is not None or the.options.get("tol") is not None:
         return the
     fixed = (chain_cost(the.chain, num, the.posterior) if the.chain else 0.0) + (the.tweedie is not None)
-    counted = count_nfe(model)
-    start = _pilot_start(model, the, posterior)
+    counted, tried = count_nfe(model), {} if tried is None else tried
+    start = functools.cache(lambda: _pilot_start(model, the, _windows(the, num), posterior))
 
     def used(tol: float) -> float:
-        counted.reset()
-        trial = replace(the, options={**the.options, "tol": tol})
-        _integrate(counted, trial, start, Streams(0, "pilot", range(_PILOT)))
-        return fixed + counted.nfe
+        name = f"{tol:.6g}"
+        if name not in tried:
+            counted.reset()
+            trial = replace(the, options={**the.options, "tol": tol})
+            _integrate(counted, trial, start(), Streams(0, "pilot", range(_PILOT)))
+            tried[name] = counted.nfe
+        return fixed + tried[name]
 
     low, high = 0, len(TOLERANCES)  # bisection: tolerances before low keep to the budget, those from high on do not
     while low < high:
@@ -221,7 +236,13 @@ def with_tolerance(model: Denoiser, the: Plan, nfe: float, num: int, posterior: 
     return replace(the, options={**the.options, "tol": TOLERANCES[low - 1]})
 
 
-def _pilot_start(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | None) -> ChainState:
+def _windows(the: Plan, num: int) -> int:
+    """Windows that each chain runs for ``num`` images; 0 without chains."""
+    return math.ceil(num / the.chain.chains) if the.chain else 0
+
+
+def _pilot_start(model: Denoiser, the: Plan, windows: int, posterior: NoiseLevelPosterior | None) -> ChainState:
+    """What 64 images of other seeds begin from, spread over the windows: chains may climb from one to the next."""
     rng = Streams(0, "pilot", range(_PILOT))
     if the.chain is None:
         x = dmcmc.prior(model, rng, _PILOT, the.start, device_of(model))
@@ -229,7 +250,11 @@ def _pilot_start(model: Denoiser, the: Plan, posterior: NoiseLevelPosterior | No
     posterior = posterior or dmcmc.calibrated(model, the.chain, 0, device_of(model))
     chain = dmcmc.warm_up(model, posterior, the.chain, rng, device_of(model))
     step = dmcmc.kernel(model, posterior, the.chain, the.chain.eta)
-    return next(dmcmc.windows(step, chain, the.chain, rng))[0].start
+    begun = dmcmc.windows(step, chain, the.chain, rng)
+    starts = [window.start for window, _ in itertools.islice(begun, min(windows, _PILOT_WINDOWS))]
+    which = (torch.arange(_PILOT) * windows // _PILOT).clamp(max=len(starts) - 1)
+    x, sigma = (torch.stack([getattr(s, name) for s in starts])[which, range(_PILOT)] for name in ("x", "sigma"))
+    return ChainState(x, sigma)
 
 
 def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
@@ -441,14 +466,16 @@ def cached(
     integrators, which do not depend on the seed.
     """
     cache, settings = Path(cache_dir) / code_key(), dict(settings or {})
-    if split(sampler)[1].calls is None and "tol" not in settings:
-        path = cache / "tolerances" / f"{key([fingerprint(model), sampler, nfe, num, sorted(settings.items())])}.json"
-        if not path.is_file():
-            the = plan(model, sampler, nfe, num, settings)
-            with torch.no_grad():
-                the = with_tolerance(model, the, nfe, num, load_posterior(model, the))
-            _write_json(path, {"tol": the.options["tol"]})
-        settings |= json.loads(path.read_text())
+    the = plan(model, sampler, nfe, num, settings)
+    if the.integrator.calls is None and "tol" not in settings:
+        path = cache / "tolerances" / f"{key([fingerprint(model), asdict(the), _windows(the, num)])}.json"
+        tried = json.loads(path.read_text()) if path.is_file() else {}
+        known = len(tried)
+        with torch.no_grad():
+            posterior = load_posterior(model, the)
+            settings["tol"] = with_tolerance(model, the, nfe, num, posterior, tried).options["tol"]
+        if len(tried) > known:
+            _write_json(path, tried)
     out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
     more = {"progress": progress, "chains_dir": cache / "chains", "trial": True}
     manifest = run(model, sampler, nfe, num, seed, out, settings, **more)

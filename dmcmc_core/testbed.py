@@ -50,11 +50,10 @@ class Testbed(NamedTuple):
     ) -> dict[str, Any]:
         """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies."""
         images, manifest = self.samples(sampler, nfe, n, seed, settings)
-        plan = manifest["plan"]
+        plan, clean = manifest["plan"], self.unit(images)
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
         made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol")}
-        images = self.unit(images)
-        return about | made | cost | metrics.measure(images, self.reference) | self.copies(images)
+        return about | made | cost | metrics.measure(clean, self.reference) | self.copies(images)
 
     def unit(self, images: Tensor) -> Tensor:
         """Images in the model's data range as what is measured: in [0, 1]."""
@@ -62,17 +61,19 @@ class Testbed(NamedTuple):
         return (images - low) / (high - low)
 
     def copies(self, images: Tensor) -> dict[str, float]:
-        """How near images are to those that the model has seen, beside what is to be expected."""
+        """How near images in the model's data range are to those it has seen, beside what is to be expected."""
         if self.train is not None:
-            m = metrics.memorisation(images, self.train, self.heldout)
+            m = metrics.memorisation(self.unit(images), self.train, self.heldout)
             return {"nearer_train": m.nearer_train, "nearer_train_fresh": m.nearer_train_fresh, "copies": m.copies}
         if not hasattr(self.model, "images"):
             return {}
-        known = self.unit(self.model.images)
-        nearest = metrics.distance_to_set(images, known)
+        known = self.model.images
+        index = self.model.squared_distances(images).argmin(1)
+        low, high = self.model.data_range
+        distance = (images - known[index]).double().flatten(1).norm(dim=1) / (high - low)
         return {
-            "to_data_median": nearest.distance.median().item(),
-            "data_covered": metrics.coverage_of_set(nearest.index, len(known)),
+            "to_data_median": distance.median().item(),
+            "data_covered": metrics.coverage_of_set(index, len(known)),
             "data_covered_by_exact_draws": metrics.expected_coverage(len(images), len(known)),
         }
 

@@ -260,6 +260,17 @@ def test_adaptive_integrators_get_the_smallest_tolerance_that_fits(model, sample
     assert not (tmp_path / "few").exists()
 
 
+def test_a_tolerance_is_tried_on_windows_early_and_late(model, tmp_path):
+    """Chains that climb cost an adaptive integrator more from window to window."""
+    climbing = {"chains": 16, "n_skip": 3, "step": "constant", "eta": 1.0, "renoise": 0.3, "warmup_levels": 4}
+    make(model, "dlg+heun", tmp_path, 20, 160, settings=climbing)
+    begun = [np.log(np.load(p)["start_sigma"]).mean() for p in sorted(tmp_path.rglob("window-*.npz"))]
+    the = plan(model, "dlg+rk45", 50, 160, climbing)
+    tried = sampling_run._pilot_start(model, the, len(begun), sampling_run.load_posterior(model, the))
+    assert len(begun) == 10 and begun[0] < np.mean(begun) - 1
+    assert abs(tried.sigma.log().mean() - np.mean(begun)) < 0.5
+
+
 def test_a_third_of_the_budget_goes_to_the_chains():
     assert [default_n_skip(nfe) for nfe in (1, 9, 10, 50)] == [1, 3, 3, 17]
 
@@ -476,6 +487,17 @@ def test_cached_runs_once(model, tmp_path, evaluated):
     assert not evaluated and torch.equal(again.images, first.images) and again.manifest == first.manifest
     assert not torch.equal(cached(model, CHAINED, 12, 20, 1, CHAINS, tmp_path).images, first.images)
     assert evaluated
+
+
+def test_trials_of_tolerances_are_remembered(model, tmp_path, evaluated):
+    """By another seed altogether, by another budget as far as they serve it; they never change what is chosen."""
+    for num, nfe in ((20, 40), (20, 80)):
+        cached(model, "rk45", nfe, num, 0, None, tmp_path)
+    evaluated.clear()
+    cached(model, "rk45", 40, 20, 1, None, tmp_path)
+    assert 64 not in evaluated  # rows of a trial
+    fresh = cached(model, "rk45", 80, 20, 0, None, tmp_path / "fresh")
+    assert fresh.manifest["plan"] == cached(model, "rk45", 80, 20, 0, None, tmp_path).manifest["plan"]
 
 
 def test_cached_depends_on_the_code(model, tmp_path, monkeypatch, evaluated):
