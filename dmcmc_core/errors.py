@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Input that cannot be used as given. The command line prints its message alone and exits with status 2."""
 
 
+class TooFew(UserError):
+    """A budget that a sampler cannot keep to."""
+
+
 def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
     """The error for a name that is not among ``choices``, naming the nearest one that is."""
     choices = sorted(choices)

@@ -123,7 +123,7 @@ def hamiltonian(
             q = q + h / 2 * s
         if not adjusted:
             return ChainState(y, sigma, momentum=q), Info(torch.ones_like(sigma), e, sigma)
-        acceptance = (log_density(y, q, sigma) - before).clamp(max=0).exp()
+        acceptance = (log_density(y, q, sigma) - before).clamp(max=0).exp().nan_to_num(0.0)  # where it diverged
         accepted = like(rng.uniform(sigma) < acceptance, x) > 0
         moved = ChainState(torch.where(accepted, y, x), sigma, momentum=torch.where(accepted, q, -p))
         return moved, Info(acceptance, e, sigma)
@@ -131,7 +131,7 @@ def hamiltonian(
     return kernel
 
 
-def mala(model, eta: StepSize, step: str = "constant") -> Kernel:
+def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     """Metropolis-adjusted Langevin in x, exact for any step: the proposal of :func:`langevin`, then the test.
 
     Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step.

@@ -32,7 +32,7 @@ class NoiseLevelPosterior(Protocol):
 class ExactPosterior:
     """The posterior of an exact model: log p(x; sigma), normalised over the levels."""
 
-    def __init__(self, model, levels: Tensor | None = None) -> None:
+    def __init__(self, model: Denoiser, levels: Tensor | None = None) -> None:
         if not hasattr(model, "log_prob_levels"):
             raise UserError("an exact noise-level posterior needs a model with log_prob_levels, as exact models have")
         self.model = model

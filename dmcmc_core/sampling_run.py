@@ -31,7 +31,7 @@ from dmcmc_core import checkpoints, dmcmc, integrators, schedules
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import BLOCK, CountNFE, Denoiser, count_nfe
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.streams import Drawn, Streams
@@ -142,7 +142,7 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     least = spent + (entry.calls(1, **options) if entry.calls else 1)
     if nfe < least:
         why = f": {_remedy(chain, num, posterior, least)}" if chain else ""
-        raise UserError(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
+        raise TooFew(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
     left = nfe - spent + 1e-9
     levels = settings.get("levels")
     if levels is not None:
@@ -229,7 +229,7 @@ def with_tolerance(
         middle = (low + high) // 2
         low, high = (middle + 1, high) if used(TOLERANCES[middle]) <= 0.97 * nfe else (low, middle)
     if low == 0:
-        raise UserError(
+        raise TooFew(
             f"{the.sampler} uses {used(TOLERANCES[0]):.1f} NFE at its loosest tolerance {TOLERANCES[0]:g}: "
             f"{nfe:g}, less a margin of 3 %, is too small"
         )

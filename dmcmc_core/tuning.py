@@ -25,7 +25,7 @@ from torch import Tensor
 from dmcmc_core import checkpoints, integrators, metrics, sampling_run, schedules
 from dmcmc_core.denoiser import Denoiser, count_nfe
 from dmcmc_core.dmcmc import ChainSettings, prior
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.streams import Streams
 
 AUTO, AUTO_OR_PLAIN = sampling_run.SEARCHES
@@ -196,9 +196,7 @@ class _Search:
         """False too where the budget does not allow the choice."""
         try:
             return surely_less(self.measured(*self.recipe(choice)), self.measured(*self.recipe(best)))
-        except UserError as error:
-            if "too few" not in str(error):
-                raise
+        except TooFew:
             return False
 
     def measured(self, sampler: str, settings: dict[str, Any], seed: int = TRIAL) -> dict[str, Any]:

@@ -497,3 +497,10 @@ def test_bad_input_of_adaptation(model):
         with pytest.raises(UserError, match=message):
             call()
     adapt(3, kernel=mala(model, sizes))
+
+
+def test_a_proposal_that_diverges_is_surely_refused():
+    model, sigma = images_mixture(), torch.ones(8)
+    state = ChainState(torch.randn(8, *model.shape, generator=torch.Generator().manual_seed(0)), sigma)
+    after, info = mcmc.hamiltonian(model, 1e38)(state, Streams(0, "chain", range(8)))
+    assert (info.acceptance == 0).all() and torch.equal(after.x, state.x)
