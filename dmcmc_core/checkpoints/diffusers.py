@@ -120,7 +120,7 @@ class Unet(nn.Module):
             return None
         if labels is None:
             raise UserError(
-                f"this network needs labels, a whole number from 0 to {classes - 1} for each image: sample sets one by label"
+                f"this network needs labels (sample: label=), a whole number from 0 to {classes - 1} for each image"
             )
         if labels.shape != (len(x),):
             raise UserError(f"labels must be ({len(x)},), not {tuple(labels.shape)}")
