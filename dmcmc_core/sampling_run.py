@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, integrators, schedules
 from dmcmc_core.data import to_uint8
-from dmcmc_core.denoiser import BLOCK, CountNFE, Denoiser, count_nfe
+from dmcmc_core.denoiser import BLOCK, Conditioned, CountNFE, Denoiser, count_nfe
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.mcmc import ChainState
@@ -49,8 +49,14 @@ SETTINGS = {
     "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
     "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",
     "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
+    "label": "class of every image, a whole number from 0, for a model with classes (none)",
+    "guidance": "w of classifier-free guidance, D_uncond + w (D_cond - D_uncond), at least 0; any but 0 and 1 "
+    "costs two network evaluations a call (1.0)",
+    "unconditional": "class that stands for none in guidance (what the checkpoint tells)",
 }
 """Settings of a run beside those of the chains and of the integrator: what each may be (and is by default)."""
+CLASS = ("label", "guidance", "unconditional")
+"""Those of them that choose a class; they belong to the model, see :func:`conditioned`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Plan:
 
     ``levels`` is None where ``options["tol"]`` sets the cost; ``chain`` is None for a plain integrator, whose noise is
     centred on ``start``; ``tweedie`` is the level of one more denoising after the integrator (None: none).
+    ``held_to`` is that of a :class:`dmcmc_core.denoiser.Conditioned` model (None: no class), which takes
+    ``rows_per_image`` of the network in a call.
     """
 
     sampler: str
@@ -69,6 +77,8 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     chain: ChainSettings | None = None
     posterior: str | None = None
+    held_to: dict[str, Any] | None = None
+    rows_per_image: int = 1
 
     @property
     def integrator(self) -> integrators.Integrator:
@@ -95,11 +105,24 @@ def split(sampler: str) -> tuple[bool, integrators.Integrator]:
     return method == "dlg", integrators.INTEGRATORS[name]
 
 
+def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoiser, dict[str, Any]]:
+    """The model held to the class that the settings name, if they name one, and the settings without it.
+
+    Raises:
+        UserError: see :class:`dmcmc_core.denoiser.Conditioned`; and for a guidance without a label.
+    """
+    rest = dict(settings or {})
+    chosen = {name: rest.pop(name) for name in CLASS if name in rest}
+    if chosen and "label" not in chosen:
+        raise UserError(f"{next(iter(chosen))} is a setting of a class: choose one by label")
+    return (Conditioned(model, **chosen) if chosen else model), rest
+
+
 def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str, Any] | None = None) -> Plan:
     """The largest setting of a sampler whose full count is at most ``nfe``: warm-up too, shared out over the images.
 
     Args:
-        nfe: network calls per image.
+        nfe: network evaluations per image; one of a guided denoiser takes two.
         num: images, over which the chains' warm-up is shared out.
         settings: choices by name: one of :data:`SETTINGS`, a field of :class:`dmcmc_core.dmcmc.ChainSettings`, or an
             option of the integrator.
@@ -110,7 +133,8 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     """
     integrators.number("nfe", nfe, above=0)
     chained, entry = split(sampler)
-    settings = dict(settings or {})
+    model, settings = conditioned(model, settings)
+    each = getattr(model, "rows_per_image", 1)
     parameters = inspect.signature(entry.function).parameters.values()
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"noise", "callback"}
     chain_names = {f.name for f in fields(ChainSettings)} if chained else set()
@@ -135,15 +159,15 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
         if "renoise" in chosen:
             integrators.number("renoise", chosen["renoise"], above=0, most=model.sigma_max)
-        chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe)} | chosen)
+        chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe / each)} | chosen)
         posterior = settings.get("posterior", default_posterior(model))
         integrators.one_of("posterior", posterior, *POSTERIORS)
         spent += chain_cost(chain, num, posterior)
-    least = spent + (entry.calls(1, **options) if entry.calls else 1)
+    least = each * (spent + (entry.calls(1, **options) if entry.calls else 1))
     if nfe < least:
-        why = f": {_remedy(chain, num, posterior, least)}" if chain else ""
+        why = f": {_remedy(chain, num, posterior, least, each)}" if chain else ""
         raise TooFew(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
-    left = nfe - spent + 1e-9
+    left = nfe / each - spent + 1e-9
     levels = settings.get("levels")
     if levels is not None:
         integrators.number("levels", levels, least=1, whole=True)
@@ -153,16 +177,17 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         levels = entry.levels(left, **options)
     elif entry.calls(levels, **options) > left:
         raise UserError(
-            f"levels={levels!r} is not a whole number that {sampler} can pay for: {left:.2f} NFE are left for it"
+            f"levels={levels!r} is not a whole number that {sampler} can pay for: {each * left:.2f} NFE are left for it"
         )
-    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior)
+    held_to = getattr(model, "held_to", None)
+    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior, held_to, each)
 
 
-def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float) -> str:
+def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float, each: int) -> str:
     """What the chains cost, the budget that would do, and what makes them cheaper."""
     less = ["more images", *["fewer chains"] * (min(chain.chains, num) > 1), *["a smaller n_skip"] * (chain.n_skip > 1)]
     return (
-        f"{chain_cost(chain, num, posterior):.2f} for the chains, whose warm-up {num} images share; "
+        f"{each * chain_cost(chain, num, posterior):.2f} for the chains, whose warm-up {num} images share; "
         f"{math.ceil(least)} NFE with n_skip={chain.n_skip} would do, and {' or '.join(less)} would cost less"
     )
 
@@ -212,6 +237,7 @@ def with_tolerance(
     if the.integrator.calls is not None or the.options.get("tol") is not None:
         return the
     fixed = (chain_cost(the.chain, num, the.posterior) if the.chain else 0.0) + (the.tweedie is not None)
+    fixed *= the.rows_per_image
     counted, tried = count_nfe(model), {} if tried is None else tried
     start = functools.cache(lambda: _pilot_start(model, the, _windows(the, num), posterior))
 
@@ -258,7 +284,16 @@ def _pilot_start(model: Denoiser, the: Plan, windows: int, posterior: NoiseLevel
 
 
 def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
-    """The noise-level posterior that the plan names; None without chains, and for ``residual``, calibrated by them."""
+    """The noise-level posterior that the plan names; None without chains, and for ``residual``, calibrated by them.
+
+    Raises:
+        UserError: for a plan of another class than the model's, and where there is no such posterior.
+    """
+    if the.held_to != getattr(model, "held_to", None):
+        plan_of, model_of = (held or "no class" for held in (the.held_to, getattr(model, "held_to", None)))
+        raise UserError(
+            f"the plan is for {plan_of} and the model for {model_of}: both need that of sampling_run.conditioned"
+        )
     if the.posterior == "exact":
         return ExactPosterior(model)
     if the.posterior == "classifier":
@@ -313,8 +348,9 @@ def run(
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
     split(sampler)  # a wrong name should not wait for the model
     model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
+    model, chosen = conditioned(model, settings)
     _check_range(model)
-    the = plan(model, sampler, nfe, num, settings)
+    the = plan(model, sampler, nfe, num, chosen)
     posterior = load_posterior(model, the)
     out = Path(out)
     recipe = {
@@ -465,7 +501,7 @@ def cached(
     Chains are kept beside them, so that all integrators start from the same ones; so are the tolerances of adaptive
     integrators, which do not depend on the seed.
     """
-    cache, settings = Path(cache_dir) / code_key(), dict(settings or {})
+    cache, (model, settings) = Path(cache_dir) / code_key(), conditioned(model, settings)
     the = plan(model, sampler, nfe, num, settings)
     if the.integrator.calls is None and "tol" not in settings:
         path = cache / "tolerances" / f"{key([fingerprint(model), asdict(the), _windows(the, num)])}.json"
@@ -527,7 +563,10 @@ def code_key() -> str:
 
 
 def fingerprint(model: Denoiser) -> str:
-    """SHA-256 over the tensors of a model: network weights, images or mixture."""
+    """SHA-256 over the tensors of a model, network weights, images or mixture, and the class that it is held to."""
+    held_to = getattr(model, "held_to", None)
+    if held_to:
+        return hashlib.sha256(repr((fingerprint(model.denoiser), held_to)).encode()).hexdigest()
     known = getattr(model, "_fingerprint", None)
     if known is None:
         net = getattr(model, "net", None)
@@ -570,7 +609,7 @@ def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
         return None
     manifest = read_manifest(out)
     was, now = _flat(manifest, recipe), _flat(json.loads(json.dumps(recipe)), recipe)
-    for name in now | was:
+    for name in sorted(now | was, key="model_sha256".__eq__):  # last, as label and others change it too
         if name not in was or name not in now or was[name] != now[name]:
             before, after = (repr(r[name]) if name in r else "the default" for r in (was, now))
             raise UserError(f"{out} holds another run: its {name} is {before}, not {after}; choose a new folder")
@@ -604,7 +643,7 @@ def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path
         warmup = window = 0
         if the.chain:
             warmup, window = _chain_rows(out, manifest, the, num, where)
-        final = num if the.tweedie is not None else 0
+        final = the.rows_per_image * num if the.tweedie is not None else 0
         manifest |= {
             "nfe_full": (rows + warmup + window) / num,
             "nfe_paper": (rows - final + window) / num,

@@ -85,10 +85,11 @@ def choices(model: Denoiser, nfe: float) -> dict[str, tuple[list[Any], int]]:
     ``renoise`` is where chains start, in shares of sigma_max: high, they forget their image, low, they keep it.
     ``n_skip`` splits the budget between chain and integrator.
     """
+    calls = nfe / getattr(model, "rows_per_image", 1)
     return {
         "renoise": ([round(share * model.sigma_max, 6) for share in (0.01, 0.03, 0.1, 0.25, 0.5)], 3),
         "eta": ([0.1, 0.3, 1.0, 2.0], 2),
-        "n_skip": (sorted({max(1, round(nfe * share)) for share in (0.1, 0.2, 0.35, 0.5)}), 0),
+        "n_skip": (sorted({max(1, round(calls * share)) for share in (0.1, 0.2, 0.35, 0.5)}), 0),
         "integrator": (["dpmpp_2m", "heun"], 0),
     }
 
@@ -122,12 +123,15 @@ def auto(
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     model = checkpoints.load_model(model) if isinstance(model, str) else model
     fixed = dict(fixed or {})
-    asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain, "model": sampling_run.fingerprint(model)}
-    search = _Search(model, nfe, num, fixed, say, _Notes(path, asked))
+    asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain}
+    model, rest = sampling_run.conditioned(model, fixed)
+    asked["model"] = sampling_run.fingerprint(model)
+    search = _Search(model, nfe, num, rest, say, _Notes(path, asked))
     if "tuned" in search.notes.content:
         return Tuned(**search.notes.content["tuned"])
     with tempfile.TemporaryDirectory() as temporary:
         tuned = search.run(Path(cache_dir or temporary), asked)
+    tuned.settings |= {name: fixed[name] for name in sampling_run.CLASS if name in fixed}
     search.notes.keep(tuned=asdict(tuned))
     return tuned
 

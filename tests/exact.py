@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dmcmc_core import checkpoints
 from dmcmc_core.analytic import GaussianMixture
+from dmcmc_core.denoiser import Adapter, InBlocks
 
 F64 = torch.float64
 
@@ -49,6 +50,28 @@ def images_mixture(sigma_max: float = 4.0) -> GaussianMixture:
         sigma_max=sigma_max,
         data_range=(0.0, 1.0),
     )
+
+
+class Classes(torch.nn.Module):
+    """The components of :func:`images_mixture` as classes 0, 1 and 2; the label -1 is all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = images_mixture()
+        self.register_buffer("means", whole.means)
+        scales, ones = whole.variances[:, 0].sqrt(), torch.ones(1)
+        means = whole.means.reshape(3, 1, 1, 2, 2)
+        self.models = [*(GaussianMixture(m, s[None], ones) for m, s in zip(means, scales, strict=True)), whole]
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([model(x, sigma) for model in self.models])[labels, torch.arange(len(x))]
+
+
+def classes() -> InBlocks:
+    """A model with classes whose every denoiser is known: see :class:`Classes`."""
+    net = Classes()
+    about = {"sigma_min": 0.01, "sigma_max": 4.0, "mean": net.models[-1].mean, "classes": 3, "unconditional": -1}
+    return InBlocks(Adapter(net, (1, 2, 2), **about))
 
 
 def gaussian_flow(model: GaussianMixture, x: Tensor, start: float, end: float) -> Tensor:

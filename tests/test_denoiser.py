@@ -5,10 +5,20 @@ import pickle
 
 import pytest
 import torch
-from exact import F64, digits_net, mixture
+from exact import F64, classes, digits_net, images_mixture, mixture
 
 from dmcmc_core.analytic import EmpiricalData
-from dmcmc_core.denoiser import Adapter, InBlocks, apply_in_blocks, count_nfe, epsilon, like, per_row, score
+from dmcmc_core.denoiser import (
+    Adapter,
+    Conditioned,
+    InBlocks,
+    apply_in_blocks,
+    count_nfe,
+    epsilon,
+    like,
+    per_row,
+    score,
+)
 from dmcmc_core.errors import UserError
 
 torch.set_num_threads(1)
@@ -192,3 +202,68 @@ def test_wrappers_show_what_is_inside():
         assert torch.equal(
             twin(torch.zeros(1, 3), torch.tensor(1.0)), model.denoiser(torch.zeros(1, 3), torch.tensor(1.0))
         )
+
+
+# Classes
+
+
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize(("w", "rows"), [(0, 5), (1, 5), (0.5, 10), (3.0, 10)])
+def test_guidance_is_its_formula_and_both_halves_are_counted(label, w, rows):
+    """In one call of the network, as the counter below tells; the counter around it tells the same."""
+    whole, x, sigma = images_mixture(), images_mixture().sample(5, 1.0), torch.linspace(0.1, 3, 5)
+    inside = count_nfe(classes())
+    model = count_nfe(Conditioned(inside, label, w))
+    one = inside.net.models[label](x, sigma)
+    assert not torch.allclose(one, whole(x, sigma), atol=0.05)
+    torch.testing.assert_close(model(x, sigma), whole(x, sigma) + w * (one - whole(x, sigma)))
+    assert (inside.calls, inside.rows) == (model.calls, model.rows) == (1, rows) and model.nfe == rows / 5
+
+
+@pytest.mark.parametrize("w", [1, 2.5])
+def test_bits_of_a_class_do_not_depend_on_the_other_rows(w):
+    weight, of_class = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)), torch.randn(4, 256)
+    bare = Adapter(lambda x, s, labels: ((x + of_class[labels]) @ weight).tanh() @ weight.T, (256,), classes=3)
+    model = Conditioned(InBlocks(bare), 1, w, unconditional=2)
+    x, sigma = torch.randn(130, 256, generator=torch.Generator().manual_seed(1)), torch.linspace(0.1, 9, 130)
+    whole = model(x, sigma)
+    for n in (0, 1, 7, 64, 100):
+        assert torch.equal(model(x[:n], sigma[:n]), whole[:n]), n
+    order = torch.randperm(130)
+    assert torch.equal(model(x[order], sigma[order]), whole[order])
+
+
+def test_what_is_known_of_all_classes_is_not_said_of_one():
+    model = mixture()
+    model.classes = 3
+    assert not {"log_prob", "log_prob_levels", "sample"} & {n for n in dir(model) if hasattr(Conditioned(model, 0), n)}
+    assert Conditioned(model, 0).sigma_max == model.sigma_max
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (mixture, {"label": 0}, "this model has no classes: leave label out"),
+        (classes, {"label": 3}, "label must be a whole number from 0 to 2, not 3"),
+        (classes, {"label": -1}, "label must be a whole number from 0 to 2, not -1"),
+        (classes, {"label": True}, "label must be a whole number from 0 to 2, not True"),
+        (classes, {"label": "each"}, "label must be a whole number from 0 to 2, not 'each'"),
+        (classes, {"label": 1, "guidance": -1}, "guidance must be a finite number, at least 0, not -1"),
+        (classes, {"label": 1, "guidance": float("nan")}, "guidance must be a finite number, at least 0, not nan"),
+        (classes, {"label": 1, "guidance": "2"}, "guidance must be a finite number, at least 0, not '2'"),
+        (classes, {"label": 1, "unconditional": 3}, "unconditional must be a whole number from 0 to 2, not 3"),
+        (lambda: Conditioned(classes(), 2), {"label": 2}, "this model is held to class 2 already: leave label out"),
+        (lambda: Adapter(mixture(), (3,), classes=2), {"label": 0, "guidance": 0}, "guidance needs a network that was"),
+    ],
+)
+def test_classes_that_cannot_be_had(model, options, message):
+    with pytest.raises(UserError, match=message):
+        Conditioned(model(), **options)
+
+
+def test_adapters_with_wrong_classes():
+    for options, message in (({"classes": -1}, "classes must be"), ({"unconditional": 0.5}, "unconditional must be")):
+        with pytest.raises(UserError, match=message):
+            Adapter(mixture(), (3,), **options)
+    with pytest.raises(UserError, match=r"x must have shape \(B, 1, 2, 2\), not \(3, 2, 2\)"):
+        Conditioned(classes(), 0, 2.0)(torch.zeros(3, 2, 2), torch.tensor(1.0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dmcmc_core import integrators
+from dmcmc_core import integrators, sampling_run
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.errors import UserError
 from dmcmc_core.sampling_run import fingerprint
@@ -192,6 +192,12 @@ def test_classes(tmp_path):
     for wrong, match in ((None, "needs labels"), (labels + 1, "from 0 to 3"), (labels[:, None], r"must be \(64,\)")):
         with pytest.raises(UserError, match=match):
             model(x, sigma, wrong)
+    settings = {"label": 1, "guidance": 3}
+    with pytest.raises(UserError, match="guidance needs a network that was trained without labels too"):
+        sampling_run.conditioned(model, settings)
+    guided, _ = sampling_run.conditioned(model, settings | {"unconditional": 3})
+    one, none = (model(x, sigma, torch.full((4,), label)) for label in (1, 3))
+    close(guided(x, sigma), none + 3 * (one - none))
     with pytest.raises(UserError, match="no classes"):
         load_model(saved(tmp_path / "none", unet("ddpm"), scheduler))(x, sigma, labels)
 

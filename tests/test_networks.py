@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from dmcmc_core import checkpoints, cli, integrators, schedules
-from dmcmc_core.checkpoints import convert, load_model, load_noise_level, published, read_card, score_sde
+from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
+from dmcmc_core.denoiser import Conditioned
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets import preconditioning
 from dmcmc_core.nets.noise_level import PublishedClassifier
 from dmcmc_core.nets.preconditioning import Preconditioned
+from dmcmc_core.sampling_run import run
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 SCORE_SDE = (
@@ -220,6 +222,31 @@ def test_labels_reach_the_networks_that_take_them():
                 model(x, sigma, labels)
     with pytest.raises(UserError, match="this network has no classes"):
         Preconditioned("edm", {}, net | {"labels": 0})(x, sigma, torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize("dropout", [0, 0.1])
+def test_guidance_is_for_networks_of_edm_that_were_trained_without_labels_too(tmp_path, monkeypatch, dropout):
+    """A network of theirs with labels; where it never went without, zeros mean nothing to it. Converted, it is both."""
+    content = edm.load(PARITY / f"{EDM[0]}.pkl")
+    inner = (content["ema"] if isinstance(content, dict) else content).state["_modules"]["model"]
+    inner.state["_init_kwargs"] |= {"label_dim": 4, "label_dropout": dropout}
+    map_label = {"weight": torch.randn(16, 4), "bias": torch.randn(16)}
+    inner.state["_modules"]["map_label"] = edm.Inert("Linear", {"_parameters": map_label})
+    monkeypatch.setattr(edm, "load", lambda path: content)
+    convert(PARITY / f"{EDM[0]}.pkl", tmp_path / "own.safetensors")
+    for path in (PARITY / f"{EDM[0]}.pkl", tmp_path / "own.safetensors"):
+        model, x, sigma = load_model(path), torch.randn(2, 3, 16, 16), torch.tensor([0.5, 2.0])
+        one, none = model(x, sigma, torch.eye(4)[[2, 2]]), model(x, sigma, torch.zeros(2, 4))
+        assert torch.equal(Conditioned(model, 2)(x, sigma), one) and not torch.equal(one, none)
+        if not dropout:
+            with pytest.raises(UserError, match="guidance needs a network that was trained without labels too"):
+                Conditioned(model, 2, 2.0)
+            continue
+        torch.testing.assert_close(Conditioned(model, 2, 2.0)(x, sigma), none + 2 * (one - none))
+        assert torch.equal(Conditioned(model, 2, 0)(x, sigma), none)
+        out = tmp_path / f"{path.suffix[1:]}-samples"
+        manifest = run(str(path), "euler", 4, 2, 0, out, {"label": 2, "guidance": 2}, progress=False)
+        assert manifest["nfe_full"] == 4 and manifest["plan"]["levels"] == 2
 
 
 # ---- the noise-level classifier of the authors

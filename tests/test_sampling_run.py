@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact import images_mixture
+from exact import classes, images_mixture
 
 from dmcmc_core import load_model, sampling_run
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
-from dmcmc_core.denoiser import Adapter
+from dmcmc_core.denoiser import Adapter, Conditioned, count_nfe
 from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.sampling_run import cached, default_n_skip, fingerprint, load_images, plan, read_manifest, run
@@ -521,3 +521,83 @@ def test_fingerprints_tell_models_apart():
     assert fingerprint(images_mixture()) == fingerprint(models[0])
     with pytest.raises(UserError, match="this one has no weights"):
         fingerprint(Adapter(lambda x, sigma: x, (2,)))
+
+
+# Classes
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_images_are_of_the_class_asked_for(label, tmp_path):
+    """With and without chains; the classes' means are five standard deviations apart and more."""
+    model = classes()
+    for sampler, settings in (("heun", {}), ("dlg+heun", CHAINS)):
+        make(model, sampler, tmp_path / sampler, 60, settings=settings | {"label": label, "guidance": 2})
+        images = load_images(tmp_path / sampler).flatten(1)
+        assert (torch.cdist(images, model.net.means).argmin(1) == label).all()
+
+
+@pytest.mark.parametrize("posterior", ["residual", None])
+@pytest.mark.parametrize(("guidance", "each"), [(1, 1), (0, 1), (3.0, 2)])
+def test_both_halves_of_a_guided_call_are_paid_for(guidance, each, posterior, tmp_path):
+    """The counter below everything has seen what the manifest says; a budget pays for half as many guided calls."""
+    model = count_nfe(classes())
+    settings = {"label": 1, "guidance": guidance, "tweedie": 0.02}
+    sampler = "dlg+euler" if posterior else "euler"
+    settings |= CHAINS | {"posterior": posterior, "n_skip": 2} if posterior else {}
+    manifest = make(model, sampler, tmp_path / "a", 60, 18, settings=settings)
+    assert sum(manifest["rows"].values()) == model.rows == 18 * manifest["nfe_full"]
+    assert manifest["rows"]["tweedie"] == 18 * each and manifest["plan"]["rows_per_image"] == each
+    assert manifest["nfe_full"] <= 60 < manifest["nfe_full"] + each
+    the = plan(model, sampler, 60, 18, settings)
+    plain = plan(model, sampler, 60 / each, 18, {k: v for k, v in settings.items() if k not in ("label", "guidance")})
+    assert (the.levels, the.chain) == (plain.levels, plain.chain)
+    if not posterior:
+        assert manifest["nfe_full"] == 60 and the.levels == 60 / each - 1
+
+
+def test_a_tolerance_keeps_to_the_budget_of_guided_calls_too(tmp_path):
+    manifest = make(classes(), "rk45", tmp_path / "a", 90, 20, settings={"label": 0, "guidance": 2, "tweedie": 0.02})
+    assert 45 < manifest["nfe_full"] <= 90
+
+
+def test_classes_share_neither_images_nor_chains(tmp_path):
+    model, chains = classes(), CHAINS | {"n_skip": 1, "levels": 2}
+    asked = [{}, {"label": 1}, {"label": 1, "guidance": 2}, {"label": 2}, {"label": 2, "guidance": 0}]
+    for settings in [*asked, {"label": 1, "guidance": 1.0}]:  # the last is the second again
+        if settings:
+            cached(model, "dlg+euler", 60, 6, 0, chains | settings, tmp_path)
+    for kind in ("samples", "chains"):
+        (folder,) = tmp_path.glob(f"*/{kind}")
+        assert len(list(folder.iterdir())) == len(asked) - 1, kind
+    models = [sampling_run.conditioned(model, settings)[0] for settings in asked]
+    assert len({fingerprint(m) for m in [*models, *map(count_nfe, models[1:2])]}) == len(asked) + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label": 3}, "label must be a whole number from 0 to 2, not 3"),
+        ({"guidance": 2}, "guidance is a setting of a class: choose one by label"),
+        ({"label": 1, "guidence": 2}, "unknown setting of heun 'guidence': did you mean 'guidance'"),
+        ({"label": 1, "guidance": 3, "levels": 6}, "levels=6 is not .* can pay for: 12.00 NFE are left for it"),
+    ],
+)
+def test_a_class_that_cannot_be_had_leaves_no_folder(settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make(classes(), "heun", tmp_path / "a", settings=settings)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_of_another_class_is_refused(tmp_path):
+    make(classes(), "heun", tmp_path / "a", settings={"label": 1})
+    for settings, message in (({"label": 2}, "its label is 1, not 2"), ({}, "its label is 1, not the default")):
+        with pytest.raises(UserError, match=f"holds another run: {message}"):
+            make(classes(), "heun", tmp_path / "a", settings=settings)
+
+
+def test_a_plan_of_a_class_needs_a_model_held_to_it():
+    model, settings = classes(), CHAINS | {"label": 1}
+    the = plan(model, "dlg+heun", 60, 18, settings)
+    with pytest.raises(UserError, match=r"the plan is for \{'label': 1\} and the model for no class"):
+        sampling_run.load_posterior(model, the)
+    assert sampling_run.load_posterior(Conditioned(model, 1), the) is None

@@ -10,6 +10,7 @@ import torch
 from dmcmc_core import sampling_run, tuning
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.checkpoints import load_model
+from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Streams
 
@@ -219,3 +220,30 @@ def test_a_network_stands_for_the_data_by_images_of_its_own():
     again, _ = tuning.slow_images(model, 8)
     assert images.shape == (8, 1, 8, 8) and rows == 8 * tuning.FINE and torch.equal(images, again)
     assert -0.5 < images.min() and images.max() < 1.5 and images.std() > 0.2
+
+
+def test_a_class_is_searched_as_it_will_be_sampled(model, monkeypatch, tmp_path):
+    """Guidance as well: trials and slow images are of the class, within the budget, and the settings found name it."""
+    halves = [EmpiricalData(model.images[at::2], sigma_min=0.05, sigma_max=10.0) for at in (0, 1)]
+    models = [*halves, model]
+
+    def by_class(x, sigma, labels):
+        return torch.stack([m(x, sigma) for m in models])[labels, torch.arange(len(x))]
+
+    bed = count_nfe(Adapter(by_class, (1, 8, 8), (0.0, 1.0), 0.05, 10.0, model.mean, classes=2, unconditional=-1))
+    bed.net = torch.nn.ParameterList([model.images])  # what a run is named by
+    slow = []
+    make_reference = tuning.metrics.make_reference
+    monkeypatch.setattr(
+        tuning.metrics, "make_reference", lambda images, *more: slow.append(images) or make_reference(images, *more)
+    )
+    asked = {"label": 1, "guidance": 2, "eta": 0.3, "renoise": 1.0, "integrator": "heun", "tweedie": 0.05}
+    tuned = tuning.auto(bed, 2 * NFE, NUM, asked)
+    assert bed.rows == tuned.rows and {"label": 1, "guidance": 2, "tweedie": 0.05}.items() <= tuned.settings.items()
+    to = [torch.cdist(slow[0].flatten(1), half.images.flatten(1)).min(1).values for half in halves]
+    assert (to[1] < to[0]).all()
+    manifest = sampling_run.run(bed, tuned.sampler, 2 * NFE, NUM, 0, tmp_path, tuned.settings, progress=False)
+    assert NFE < manifest["nfe_full"] <= 2 * NFE and manifest["plan"]["held_to"]["label"] == 1
+    with pytest.raises(UserError, match="label must be a whole number from 0 to 1, not 2"):
+        tuning.auto(bed, NFE, NUM, {"label": 2}, path=tmp_path / "new" / "tuning.json")
+    assert not (tmp_path / "new").exists()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets import features, noise_level, unet
-from dmcmc_core.nets.preconditioning import Preconditioned
+from dmcmc_core.nets.preconditioning import NO_CLASS, Preconditioned
 
 NETS = Path(__file__).resolve().parents[2] / "exp" / "nets"
 """Where the shipped networks lie."""
@@ -87,7 +87,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
     Returns:
         A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape; None where the file
         does not tell), ``card``, ``name``. A network is in eval mode, without gradients for its weights, and evaluated
-        in blocks of 64 rows; one with classes takes ``labels``.
+        in blocks of 64 rows; one with ``classes`` takes ``labels``, and :class:`dmcmc_core.denoiser.Conditioned` holds
+        it to one of them.
 
     Raises:
         UserError: for an unknown name, and for a file that is missing, truncated, of another format, or whose tensors
@@ -326,6 +327,8 @@ def _denoiser(net: nn.Module, card: dict) -> Denoiser:
         sigma_min=card["sigma_min"],
         sigma_max=card["sigma_max"],
         mean=mean,
+        classes=getattr(net, "classes", 0),
+        unconditional=NO_CLASS if card.get("label_dropout") else None,
     )
     adapter.card, adapter.name, adapter.net = card, card["name"], net
     return InBlocks(adapter, BLOCK)

@@ -88,6 +88,11 @@ class Unet(nn.Module):
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, *((side, side) if isinstance(side, int) else side)
 
+    @property
+    def classes(self) -> int:
+        """How many classes labels choose from, 0 for none."""
+        return self.unet.config.num_class_embeds or 0
+
     def timestep(self, sigma: Tensor) -> Tensor:
         """The real-valued timestep (B,), float64, of noise levels (B,)."""
         known, at = self.log_levels, sigma.double().log()
@@ -114,7 +119,9 @@ class Unet(nn.Module):
                 raise UserError("this network has no classes: leave labels out")
             return None
         if labels is None:
-            raise UserError(f"this network needs labels, a whole number from 0 to {classes - 1} for each image")
+            raise UserError(
+                f"this network needs labels (sample: label=), a whole number from 0 to {classes - 1} for each image"
+            )
         if labels.shape != (len(x),):
             raise UserError(f"labels must be ({len(x)},), not {tuple(labels.shape)}")
         if labels.is_floating_point() or not ((labels >= 0) & (labels < classes)).all():

@@ -133,6 +133,7 @@ def read(path: Path) -> tuple[Preconditioned, dict[str, Any]]:
     try:
         kind, options, levels = OUTER[outer.name](outer, dict(outer.tensors()))
         net = Preconditioned(kind, options, _network(inner, path))
+        dropout = {"label_dropout": float(_arguments(inner).get("label_dropout", 0))} if net.classes else {}
     except (TypeError, ValueError, KeyError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(f"the arguments in {path} do not make a {inner.name}: {error}") from error
     fill(net.net, {name: t for name, t in inner.tensors() if not name.endswith("resample_filter")}, path)
@@ -140,20 +141,24 @@ def read(path: Path) -> tuple[Preconditioned, dict[str, Any]]:
         float(outer.state.get(name, level)) for name, level in zip(("sigma_min", "sigma_max"), levels, strict=True)
     )
     card = {"architecture": "preconditioned", "sigma_min": max(low, levels[0]), "sigma_max": min(high, levels[1])}
-    return net, card | {"data_range": [-1.0, 1.0]}
+    return net, card | {"data_range": [-1.0, 1.0]} | dropout
+
+
+def _arguments(inner: Inert) -> dict[str, Any]:
+    """What a U-Net of theirs was made with, by name."""
+    first = (
+        "img_resolution in_channels out_channels label_dim augment_dim model_channels channel_mult channel_mult_emb "
+    )
+    first += "num_blocks attn_resolutions dropout label_dropout"
+    song = " embedding_type channel_mult_noise encoder_type decoder_type resample_filter"
+    return inner.arguments(first + (song if inner.name == "SongUNet" else ""))
 
 
 def _network(inner: Inert, path: Path) -> dict[str, Any]:
     """The arguments of our U-Net that make theirs."""
     if inner.name not in ("SongUNet", "DhariwalUNet"):
         raise UserError(f"{path} holds a {inner.name}; known are SongUNet and DhariwalUNet")
-    adm = inner.name == "DhariwalUNet"
-    first = (
-        "img_resolution in_channels out_channels label_dim augment_dim model_channels channel_mult channel_mult_emb "
-    )
-    first += "num_blocks attn_resolutions dropout label_dropout"
-    more = "" if adm else " embedding_type channel_mult_noise encoder_type decoder_type resample_filter"
-    a = inner.arguments(first + more)
+    adm, a = inner.name == "DhariwalUNet", _arguments(inner)
     width = a.get("model_channels", 192 if adm else 128)
     return {
         "size": a["img_resolution"],

@@ -96,6 +96,10 @@ KINDS: dict[str, Callable[..., Coefficients]] = {
 }
 
 
+NO_CLASS = -1
+"""The label that is a vector of zeros to a network."""
+
+
 class Preconditioned(nn.Module):
     """A U-Net as a denoiser: x (B, C, H, W), sigma () or (B,), and labels where it takes them -> E[x0 | x, sigma].
 
@@ -119,8 +123,13 @@ class Preconditioned(nn.Module):
         """(C, H, W) of the images."""
         return self.net.config["in_channels"], self.net.config["size"], self.net.config["size"]
 
+    @property
+    def classes(self) -> int:
+        """How many classes labels choose from, 0 for none."""
+        return int(self.net.config["labels"] or 0)
+
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``labels``: (B,) whole numbers or (B, classes), one row may be all 0 for no class.
+        """``labels``: (B,) whole numbers, -1 for no class, or (B, classes), where a row may be all 0 for no class.
 
         Raises:
             UserError: for labels of a network without classes.
@@ -132,15 +141,16 @@ class Preconditioned(nn.Module):
         return like(c.c_skip, x) * x + like(c.c_out, x) * out[:, : x.shape[1]]
 
     def _one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        classes = self.net.config["labels"]
+        classes = self.classes
         if labels is None:
             return None
         if not classes:
             raise UserError("this network has no classes: leave labels out")
         if labels.ndim == 1:
-            if labels.is_floating_point() or not ((0 <= labels) & (labels < classes)).all():
+            if labels.is_floating_point() or not ((NO_CLASS <= labels) & (labels < classes)).all():
                 raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels.tolist()}")
-            labels = nn.functional.one_hot(labels.long(), classes)
+            none = labels == NO_CLASS
+            labels = nn.functional.one_hot(labels.long().clamp(min=0), classes) * ~none[:, None]
         if labels.shape != (len(x), classes):
             raise UserError(f"labels must be ({len(x)},) or ({len(x)}, {classes}), not {tuple(labels.shape)}")
         return labels.to(x)
