@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dmcmc_core.checkpoints.content import check_card, check_finite, check_numbers, sentence
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets import features, noise_level, unet
@@ -102,6 +102,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         from dmcmc_core.checkpoints import diffusers
 
         net, card = diffusers.read(name, config)
+        check_card(card, Path(name))
         return _denoiser(_ready(net, device), card)
     path = _file(name, MODELS, "model")
     net, card = (_foreign if path.suffix in _FOREIGN else _network)(path, device, config)
@@ -195,7 +196,10 @@ def _published_classifier(path: Path, device: str, like: Denoiser | None) -> tup
     tensors = list(found.values()) if isinstance(found, dict) else []
     if [getattr(t, "shape", None) for t in tensors] != [t.shape for t in own.values()]:
         raise UserError(f"{path} is not a noise-level classifier of DMCMC: it needs {len(own)} tensors under 'net'")
-    net.load_state_dict(dict(zip(own, tensors, strict=True)))
+    for key, name, tensor in zip(own, found, tensors, strict=True):
+        check_numbers(tensor, str(name), path)
+        own[key].copy_(tensor)
+        check_finite(own[key], str(name), path)
     card = {"architecture": "noise-level-published", "sigma_min": like.sigma_min, "sigma_max": like.sigma_max}
     card |= {"name": path.stem, "epoch": content.get("epoch")}
     return net.to(device).eval().requires_grad_(False), card
@@ -213,7 +217,7 @@ def _file(name: str, names, kind: str) -> Path:
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
     """Card (empty if there is none) and tensors of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if path.suffix in _FOREIGN:
         raise UserError(f"{path} is {_FOREIGN[path.suffix]}, and a safetensors file is needed here")
@@ -221,14 +225,16 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             content = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
-    except (OSError, SafetensorError, struct.error) as error:
+    except Exception as error:  # whatever a broken file brings about
         raise UserError(
-            f"{path} cannot be read as safetensors, it is truncated or of another format: {error}"
+            f"{path} cannot be read as safetensors, it is truncated or of another format: {sentence(error)}"
         ) from error
     try:
         card = json.loads(metadata.get("card", "{}"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"the model card inside {path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the model card inside {path} is not JSON: {sentence(error)}") from error
+    if not isinstance(card, dict):
+        raise UserError(f"the model card inside {path} must be a JSON object, not a {type(card).__name__}")
     return card, content
 
 
@@ -246,14 +252,18 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
     missing = [key for key in ("architecture", "config", "sigma_min", "sigma_max", "data_range") if key not in card]
     if missing:
         raise UserError(f"the model card of {path} lacks {', '.join(missing)}")
-    if card["architecture"] not in ARCHITECTURES:
+    check_card(card, path)
+    if str(card["architecture"]) not in ARCHITECTURES:
         raise unknown(f"architecture in the card of {path},", card["architecture"], ARCHITECTURES)
+    make, arguments = ARCHITECTURES[str(card["architecture"])], card["config"]
     try:
-        net = ARCHITECTURES[card["architecture"]](**card["config"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {error}") from error
-    _check(tensors, net.state_dict(), path, card["architecture"])
-    net.load_state_dict(tensors)
+        with torch.device("meta"):  # so that a card of another network, however large, takes no memory
+            wanted = make(**arguments).state_dict()
+    except Exception as error:  # whatever arguments of another type or size bring about
+        raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {sentence(error)}") from error
+    _check(tensors, wanted, path, card["architecture"])
+    net = make(**arguments)
+    _fill(net, tensors, path)
     return _ready(net, device), card
 
 
@@ -270,6 +280,7 @@ def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
     else:
         raise UserError(f"{path} is {_FOREIGN[path.suffix]}; .pth files of score_sde and .pkl files of EDM can be read")
     card.setdefault("name", path.stem)
+    check_card(card, path)
     return _ready(net, device), card
 
 
@@ -281,7 +292,13 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     """Fill a network with the tensors of a safetensors file; UserError where they do not fit it."""
     tensors = _read(Path(path))[1]
     _check(tensors, net.state_dict(), Path(path), type(net).__name__)
+    _fill(net, tensors, Path(path))
+
+
+def _fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     net.load_state_dict(tensors)
+    for key, tensor in net.state_dict().items():
+        check_finite(tensor, key, path)
 
 
 def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, architecture: str) -> None:
@@ -293,6 +310,7 @@ def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, arch
                 f"{path} does not fit its architecture {architecture!r}: tensor {key!r} has shape "
                 f"{tuple(found[key].shape)}, the network needs {tuple(wanted[key].shape)}"
             )
+        check_numbers(found[key], key, path)
     extra = sorted(found.keys() - wanted.keys())
     if extra:
         raise UserError(f"{path} is not a {architecture!r} as its card says: it holds the unknown tensor {extra[0]!r}")
@@ -307,8 +325,8 @@ def _read_config(config: str | Path | dict) -> dict:
 
         try:
             config = yaml.safe_load(Path(config).read_text())  # JSON is YAML
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"config {config} cannot be read: {error}") from error
+        except Exception as error:  # whatever a broken file brings about
+            raise UserError(f"config {config} cannot be read: {sentence(error)}") from error
         if not isinstance(config, dict):
             raise UserError("config must hold a mapping of names to values")
     for key in config:

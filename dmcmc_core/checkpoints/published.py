@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dmcmc_core.checkpoints.content import sentence
 from dmcmc_core.errors import UserError, unknown
 
 
@@ -87,8 +88,8 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"the configuration {file} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever a broken file brings about
+        raise UserError(f"the configuration {file} cannot be read: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"the configuration {file} must hold a mapping of names to values")
     return content
