@@ -5,7 +5,7 @@
 A mutation flips bits, cuts, zeroes, doubles or removes a span, claims a giant size, exchanges the members of an archive
 or the opcodes of a pickle (some call a shell), or writes a sound file of other keys, shapes, dtypes and values. It must
 load with finite weights and answer, or be refused in one sentence: no other exception, no code run, no more than 1 GB
-of memory and 20 seconds. Each format is read in a process of its own whose addresses end 4 GB above what it has after a
+of memory and 20 seconds of a processor. Each format is read in a process of its own whose addresses end 4 GB above what it has after a
 sound file was read. Prints a table, and every mutation that went wrong; the exit status is 1 if one did.
 """
 
@@ -548,7 +548,7 @@ def run(
         if say is not None:
             size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (size + LIMIT, limit[1]))
-            signal.signal(signal.SIGALRM, _alarm)
+            signal.signal(signal.SIGPROF, _alarm)
         for index in range(begin, n):
             rng = random.Random(f"{name}/{seed}/{index}")
             mutate = the.mutations[index % len(the.mutations)]
@@ -558,14 +558,14 @@ def run(
             made = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # what making the mutation took is not counted
             if say is not None:
                 say({"begun": index})
-                signal.alarm(SECONDS)
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 what, message = outcome(the, path, shape)
             except Slow:
                 what, message = "slow", ""
             except Exception as error:
                 what, message = type(error).__name__, str(error)
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - max(before, made))
             if canary.exists():
                 what = "code was run"

@@ -247,7 +247,7 @@ def _levels(scheduler: Any, path: Path) -> Tensor:
     """(T,) float64: sigma at every timestep, without a last one that is all noise, where sigma is infinite."""
     kept = scheduler.alphas_cumprod.double()
     levels = ((1 - kept) / kept).sqrt()
-    levels = levels[:-1] if levels[-1].isinf() else levels
+    levels = levels[:-1] if levels[-1:].isinf().any() else levels
     if len(levels) < 2 or not levels.isfinite().all() or levels[0] <= 0 or not (levels.diff() > 0).all():
         raise UserError(
             f"the betas of the scheduler of {path} must give two or more noise levels that rise from above 0"

@@ -147,7 +147,9 @@ def read(path: Path) -> tuple[Preconditioned, dict[str, Any]]:
     try:
         return _read(content, path)
     except UserError as error:
-        raise error if str(path) in str(error) else UserError(f"{path} cannot be used: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path} cannot be used: {error}") from error
     except Exception as error:  # whatever arguments and tensors of another kind bring about
         raise UserError(f"the arguments in {path} do not make a network of EDM: {sentence(error)}") from error
 
