@@ -5,8 +5,8 @@
 A mutation flips bits, cuts, zeroes, doubles or removes a span, claims a giant size, exchanges the members of an archive
 or the opcodes of a pickle (some call a shell), or writes a sound file of other keys, shapes, dtypes and values. It must
 load with finite weights and answer, or be refused in one sentence: no other exception, no code run, no more than 1 GB
-of memory and 20 seconds of a processor. Each format is read in a process of its own whose addresses end 4 GB above what it has after a
-sound file was read. Prints a table, and every mutation that went wrong; the exit status is 1 if one did.
+of memory and 20 seconds of a processor. Each format is read in a process of its own that may take 4 GB of addresses
+more than for a sound file. Prints a table, and every mutation that went wrong; the exit status is 1 if one did.
 """
 
 from __future__ import annotations

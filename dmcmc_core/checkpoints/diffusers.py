@@ -75,14 +75,18 @@ class Unet(nn.Module):
         unet: a ``UNet2DModel``.
         coefficients: :func:`score` or one of :data:`PREDICTIONS`.
         levels: (T,) float64, sigma at the timesteps 0 to T - 1, rising; empty where the network is told sigma itself.
+        recipe: what else makes this function, as JSON; by default it is put together here.
     """
 
-    def __init__(self, unet: nn.Module, coefficients: Callable[..., Coefficients], levels: Tensor) -> None:
+    def __init__(
+        self, unet: nn.Module, coefficients: Callable[..., Coefficients], levels: Tensor, recipe: str | None = None
+    ) -> None:
         super().__init__()
         self.unet, self.coefficients = unet, coefficients
         self.register_buffer("log_levels", levels.log())
         # A run is named by the hash of its tensors; what else makes this function is therefore one of them.
-        recipe = json.dumps([coefficients.__name__, dict(unet.config)], sort_keys=True, default=str)
+        recipe = recipe or json.dumps([coefficients.__name__, dict(unet.config)], sort_keys=True, default=str)
+        self.config = {"recipe": recipe, "timesteps": len(levels)}
         self.register_buffer("recipe", torch.tensor(list(recipe.encode()), dtype=torch.uint8))
 
     @property
@@ -123,6 +127,25 @@ class Unet(nn.Module):
         if labels.is_floating_point() or not ((labels >= 0) & (labels < classes)).all():
             raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels.tolist()}")
         return labels.long()
+
+
+def made_again(recipe: str, timesteps: int) -> Unet:
+    """The network of a converted file by the ``config`` of a :class:`Unet`, its weights and levels to be filled in.
+
+    UserError without the library.
+    """
+    check_whole("timesteps", timesteps, 0, 10**5)
+    name, about = json.loads(recipe)
+    unet = _library("the file", "made of a folder of diffusers").UNet2DModel.from_config(about).float()
+    return Unet(unet, (PREDICTIONS | {"score": score})[name], torch.ones(timesteps, dtype=torch.float64), recipe)
+
+
+def files(path: str | Path) -> list[Path]:
+    """The files of a folder that make its denoiser."""
+    path = Path(path)
+    folder = path / "unet" if (path / "unet").is_dir() else path
+    found = [path / "model_index.json", folder / "config.json", folder / WEIGHTS, _beside(path, folder)]
+    return [file for file in found if file.is_file()]
 
 
 def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) -> tuple[Unet, dict[str, Any]]:
@@ -213,12 +236,12 @@ def _known(what: str, name: Any, names: list[str], where: Any) -> None:
         raise unknown(f"{what} in {'config' if isinstance(where, dict) else where},", name, names)
 
 
-def _library(path: Path) -> Any:
+def _library(path: Path | str, what: str = "a folder of diffusers") -> Any:
     try:
         import diffusers
     except ImportError as error:
         raise UserError(
-            f"{path} is a folder of diffusers, and that library is missing: pip install 'dmcmc-core[diffusers]'"
+            f"{path} is {what}, and that library is missing: pip install 'dmcmc-core[diffusers]'"
         ) from error
     return diffusers
 

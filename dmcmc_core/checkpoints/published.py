@@ -65,8 +65,20 @@ FILES: dict[str, str] = {
 """Name -> where this project looks for its file; all of them come from :data:`SONG`, without a published SHA-256."""
 
 
+CLASSIFIERS: dict[str, str] = {
+    "ve_cifar10_ncsnpp_continuous": "exp/paper/cifar10-noise-level.pth",
+    "ve_celebahq_256_ncsnpp_continuous": "exp/paper/celebahq-noise-level.pth",
+}
+"""Name -> where the noise-level classifier of the DMCMC authors is looked for that serves the model."""
+
+
+def at_place(path: Path) -> str | None:
+    """The name of the published checkpoint whose place in a checkout this is."""
+    return next((name for name, place in FILES.items() if path.resolve().as_posix().endswith(f"/{place}")), None)
+
+
 def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
-    """The configuration of a checkpoint: what is given, a published one by name, or the JSON file beside it.
+    """The configuration of a checkpoint: what is given, a published one by name, the JSON file beside it, its place's.
 
     Raises:
         UserError: where there is none, or a file that is no mapping.
@@ -74,6 +86,8 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
     if isinstance(config, dict):
         return config
     beside = path.with_suffix(".json")
+    if config is None and not beside.is_file():
+        config = at_place(path)
     if config is None and not beside.is_file():
         raise UserError(
             f"{path} carries no configuration and there is no {beside.name} beside it: name one by config, a file "
