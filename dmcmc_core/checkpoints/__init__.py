@@ -186,8 +186,8 @@ def load_noise_level(
     """A noise-level classifier by the name of its model (``digits``), from a safetensors file, or one of the authors'.
 
     Args:
-        like: the model that it serves, whose shape and noise levels a file of the authors (``.pth``) does not tell; that
-            file is also found by the name of a published model.
+        like: the model that it serves, whose shape and noise levels a file of the authors (``.pth``) does not tell;
+            that file is also found by the name of a published model.
 
     Returns:
         The network (B, *shape) -> (B, 1000) logits in eval mode; the levels (1000,) float64, descending from sigma_max;
