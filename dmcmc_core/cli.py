@@ -336,7 +336,8 @@ def evaluate_arguments(p: argparse.ArgumentParser) -> None:
         "--reference",
         required=True,
         metavar="R",
-        help="digits-heldout, digits-train, glyphs32, or an NPZ of images",
+        help="digits-heldout, digits-train, glyphs32; cifar10-train, cifar10-test, celebahq-256 or ffhq-1024, looked "
+        "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); or an NPZ of images",
     )
     p.add_argument(
         "--features",
@@ -379,7 +380,9 @@ def _number(value: Any) -> Any:
 
 
 def convert_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("source", type=Path, metavar="IN", help="a .pth file of score_sde or a .pkl file of EDM")
+    p.add_argument(
+        "source", type=Path, metavar="IN", help="a .pth of score_sde, a .pkl of EDM, or a folder of diffusers"
+    )
     p.add_argument("out", type=Path, metavar="OUT", help="the .safetensors file to write")
     p.add_argument("--config", metavar="C", help="of a .pth file without a .json beside it: a published name or a file")
 
@@ -493,7 +496,7 @@ VERBS = {
     "convert": Verb(
         convert,
         convert_arguments,
-        "make a safetensors file of a checkpoint of score_sde or EDM",
+        "make a safetensors file of a checkpoint of score_sde, EDM or diffusers",
         "Read a published checkpoint, without running any code in it, and write it as safetensors with its card and\n"
         "the SHA-256 of the source inside. sample takes both; the converted file needs no configuration beside it.",
         f"example:\n  {PROGRAM} convert exp/ve/checkpoint_24.pth exp/ve/cifar10.safetensors "

@@ -7,6 +7,7 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from numbers import Integral, Real
@@ -167,6 +168,9 @@ class InBlocks(Wrapper):
 
     A row's bits then do not depend on how many rows came with it. Its place in the block does not matter to the kernels
     either (tests/test_denoiser.py measures both on the shipped net and on the exact models).
+
+    A block that the device has no memory for is halved, with one message, and stays so: images made from then on may
+    differ in their last digits from those of whole blocks. UserError if not even one row fits.
     """
 
     def __init__(self, denoiser: Denoiser, block: int = BLOCK) -> None:
@@ -177,8 +181,32 @@ class InBlocks(Wrapper):
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         check_shape(x, self.shape)  # before the padding, so that the error tells what was given
-        more = () if labels is None else (labels,)
-        return apply_in_blocks(self.denoiser, self.block, x, per_row(sigma, x), *more)
+        tensors = (x, per_row(sigma, x), *(() if labels is None else (labels,)))
+        asked = self.block
+        while (answer := self._fitting(asked, *tensors)) is None:
+            self.block = (self.block + 1) // 2
+            torch.cuda.empty_cache()
+        if self.block < asked:
+            print(
+                f"{asked} images at once do not fit in the memory of {x.device}: {self.block} are taken from here on, "
+                f"which may change their last digits",
+                file=sys.stderr,
+                flush=True,
+            )
+        return answer
+
+    def _fitting(self, asked: int, *tensors: Tensor) -> Tensor | None:
+        """The answer, or None where a block is too large."""
+        try:
+            return apply_in_blocks(self.denoiser, self.block, *tensors)
+        except torch.OutOfMemoryError as error:
+            if self.block > 1:
+                return None
+            self.block = asked
+            raise UserError(
+                f"not even one image of shape {self.shape} fits in the memory of {tensors[0].device}: free some of it, "
+                f"or choose another device"
+            ) from error
 
 
 def apply_in_blocks(function: Callable[..., Tensor], block: int, *tensors: Tensor) -> Tensor:

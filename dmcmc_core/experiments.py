@@ -83,6 +83,7 @@ class Item:
     published: tuple[Published, ...] = ()
     tolerance: str = ""
     files: tuple[RequiredFile, ...] = field(default=())
+    sets: tuple[str, ...] = ()  # of dmcmc_core.data.DATASETS, which the paper profile needs
 
     def parameters_for(self, profile: str) -> dict[str, Any]:
         """The notebook parameters under a profile; ``seed`` is 0 unless the manifest says otherwise."""
@@ -166,9 +167,11 @@ def _build(cls: type, entry: Any, where: str) -> Any:
     for name, value in entry.items():
         if name in parts:
             value = tuple(_build(parts[name], v, f"{where}, {name}") for v in value or ())
-        elif name in ("outputs", "models"):
+        elif name in ("outputs", "models", "sets"):
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise UserError(f"{where}: {name} must be a list of file names, not {value!r}")
+                raise UserError(
+                    f"{where}: {name} must be a list of {'set' if name == 'sets' else 'file'} names, not {value!r}"
+                )
             value = tuple(value)
         values[name] = value
     return cls(**values)
@@ -345,8 +348,17 @@ def ingredients(project: Project, item: Item, profile: str) -> dict[str, str]:
             for path in imported_modules(code, project.root, project.package)
         },
         **{name: sha256(project.root / name) for name in checkpoints},
+        **{name: _listing(name) for name in (item.sets if profile == "paper" else ())},
         **{library: version(library) for library in LIBRARIES},
     }
+
+
+def _listing(name: str) -> str:
+    """SHA-256 over the names and sizes of a published set's files, whose content would take minutes to read."""
+    from dmcmc_core.data import open_images
+
+    folder, files = open_images(name).files
+    return hashlib.sha256(_canonical([[file, (folder / file).stat().st_size] for file in files])).hexdigest()
 
 
 def run_key(inputs: Mapping[str, str]) -> str:
@@ -371,6 +383,13 @@ def missing_files(project: Project, item: Item, profile: str) -> list[str]:
             lines.append(
                 f"{file.path}: {file.what} is there with SHA-256 {sha256(path)}; right is {digest} from {file.source}"
             )
+    for name in item.sets if profile == "paper" else ():
+        from dmcmc_core.data import open_images
+
+        try:
+            open_images(name)
+        except UserError as error:
+            lines.append(str(error))
     return lines
 
 

@@ -202,7 +202,7 @@ def default_posterior(model: Denoiser) -> str:
     if hasattr(model, "log_prob_levels"):
         return "exact"
     try:
-        checkpoints.load_noise_level(model.name)
+        checkpoints.load_noise_level(model.name, like=model)
     except (AttributeError, UserError):
         return "residual"
     return "classifier"
@@ -303,7 +303,7 @@ def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
                 "posterior='classifier' needs a trained one: train it (train noise-level) and set model.name to the "
                 "path of its file, or choose posterior='residual', which needs no training"
             )
-        net, levels, _ = checkpoints.load_noise_level(name, device=str(device_of(model)))
+        net, levels, _ = checkpoints.load_noise_level(name, device=str(device_of(model)), like=model)
         return ClassifierPosterior(net, levels)
     return None
 
@@ -334,6 +334,7 @@ def run(
 
     Returns:
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie.
+        ``block_halved``: rows of a block, where 64 did not fit into the device's memory.
 
     Raises:
         UserError: bad input (before anything is written), a folder that holds another run, or values that are not
@@ -376,6 +377,8 @@ def run(
                 "shared out differently: fix levels by a setting, or choose another folder"
             )
         the = replace(the, options=stored["options"])
+        if "block_halved" in manifest:  # as it was for the images that are there
+            model.block = min(model.block, manifest["block_halved"])
         if finished(out, num):
             return manifest
     manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
@@ -388,11 +391,20 @@ def run(
         try:
             for n in work(counted, the, num, int(seed), out, where, posterior, shard, rank, world, manifest):
                 bar.update(n)
+                _note_block(out, manifest, model)
         except UserError:
             if not begun and world == 1:
                 _take_back(out)
             raise
     return _close(out, manifest, the, num, where)
+
+
+def _note_block(out: Path, manifest: dict[str, Any], model: Denoiser) -> None:
+    """Say in the manifest that blocks did not fit into memory and were made smaller; images may depend on it."""
+    block = getattr(model, "block", BLOCK)
+    if block < manifest.get("block_halved", BLOCK):
+        manifest["block_halved"] = block
+        _write_json(out / "manifest.json", manifest)
 
 
 def _check_range(model: Denoiser) -> None:

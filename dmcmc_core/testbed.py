@@ -23,8 +23,8 @@ class Testbed(NamedTuple):
     """What :func:`load` returns.
 
     ``heldout``: the images of the reference, float32; where they exceed ``IN_MEMORY``, read as asked for.
-    ``train``: the images that the model has learned from, where the reference holds others; None where the reference is
-    what it has learned from, and for exact models, whose own images are the truth.
+    ``train``: the images that the model has learned from, ``heldout`` itself where those are the reference; None where
+    none were named, and for exact models, whose own images are the truth.
     """
 
     name: str
@@ -62,12 +62,15 @@ class Testbed(NamedTuple):
 
     def copies(self, images: Tensor) -> dict[str, float]:
         """How near images in the model's data range are to those it has seen, beside what is to be expected."""
+        if self.train is self.heldout:  # no others to tell copies by
+            return {}
         if self.train is not None:
             m = metrics.memorisation(self.unit(images), self.train, self.heldout)
             return {"nearer_train": m.nearer_train, "nearer_train_fresh": m.nearer_train_fresh, "copies": m.copies}
         if not hasattr(self.model, "images"):
             return {}
         known = self.model.images
+        images = images.to(known)
         index = self.model.squared_distances(images).argmin(1)
         low, high = self.model.data_range
         distance = (images - known[index]).double().flatten(1).norm(dim=1) / (high - low)
@@ -110,9 +113,11 @@ def load(
     """
     net = load_model(model) if isinstance(model, str) else model
     images = data.open_images(reference)
-    train = data.load_images(train_reference) if train_reference else None
+    other = train_reference and train_reference != reference
+    train = data.load_images(train_reference) if other else None
     ref = metrics.make_reference(images, features, reference, cache_dir=cache_dir)
-    large = train is None and math.prod(images.shape) > IN_MEMORY
+    large = not train_reference and math.prod(images.shape) > IN_MEMORY
     heldout = images if large or isinstance(images, Tensor) else images[:]
     name = model if isinstance(model, str) else getattr(net, "name", type(net).__name__)
+    train = heldout if train_reference == reference else train
     return Testbed(name, net, ref, heldout, train, Path(cache_dir))

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmcmc_core import integrators, sampling_run
-from dmcmc_core.checkpoints import load_model
+from dmcmc_core.checkpoints import convert, known, load_model
 from dmcmc_core.errors import UserError
-from dmcmc_core.sampling_run import fingerprint
+from dmcmc_core.sampling_run import fingerprint, load_images, run
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")
 
@@ -247,6 +247,35 @@ def test_runs_are_named_by_all_that_makes_the_denoiser(tmp_path):
             names.add(fingerprint(load_model(saved(folder, unet("ddpm", flip_sin_to_cos=flip), scheduler))))
             names.add(fingerprint(load_model(folder)))
     assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheduler"), [("ncsnpp", "ScoreSdeVeScheduler"), ("ddpm", "DDPMScheduler"), ("ddpm", "DDIMScheduler")]
+)
+def test_a_converted_folder_samples_the_same_bits(tmp_path, kind, scheduler):
+    folder = saved(tmp_path / "exp" / "church", unet(kind), made(scheduler))
+    card = convert(folder, tmp_path / "own.safetensors")
+    assert card["source"] == "church" and len(card["source_sha256"]) == 64
+    assert {"name": "exp/church", "here": True, "about": "a folder of diffusers"} in known(tmp_path)
+    for model, out in ((folder, "a"), (tmp_path / "own.safetensors", "b")):
+        run(str(model), "dpmpp_2m", nfe=2, num=2, out=tmp_path / out, progress=False)
+    assert torch.equal(load_images(tmp_path / "a"), load_images(tmp_path / "b"))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": scheduler, "more": 1}))
+    assert convert(folder, tmp_path / "own.safetensors")["source_sha256"] != card["source_sha256"]
+
+
+def test_configurations_of_other_sizes_take_no_memory(tmp_path):
+    folder = saved(tmp_path, unet("ddpm"), diffusers.DDPMScheduler())
+    for name, change, match in (
+        ("unet/config.json", {"block_out_channels": [2**14, 2**15]}, "holds .* numbers, the network of its config"),
+        ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block in .* must be a whole number"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps .* must be a whole"),
+    ):
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(before) | change))
+        with pytest.raises(UserError, match=match):
+            load_model(folder)
+        (folder / name).write_text(before)
 
 
 def test_folders_that_cannot_be_used(tmp_path, monkeypatch):

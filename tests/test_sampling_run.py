@@ -15,7 +15,7 @@ from exact import classes, images_mixture
 from dmcmc_core import load_model, sampling_run
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
-from dmcmc_core.denoiser import Adapter, Conditioned, count_nfe
+from dmcmc_core.denoiser import Adapter, Conditioned, InBlocks, count_nfe
 from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.sampling_run import cached, default_n_skip, fingerprint, load_images, plan, read_manifest, run
@@ -601,3 +601,46 @@ def test_a_plan_of_a_class_needs_a_model_held_to_it():
     with pytest.raises(UserError, match=r"the plan is for \{'label': 1\} and the model for no class"):
         sampling_run.load_posterior(model, the)
     assert sampling_run.load_posterior(Conditioned(model, 1), the) is None
+
+
+class Small(torch.nn.Module):
+    """A network on a device that has memory for so many rows."""
+
+    def __init__(self, fits):
+        super().__init__()
+        self.fits, self.weight = fits, torch.nn.Parameter(torch.tensor(0.5), requires_grad=False)
+
+    def forward(self, x, sigma):
+        if len(x) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.weight * x
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dlg+heun"])
+def test_blocks_that_do_not_fit_are_halved(tmp_path, capsys, sampler):
+    settings = {"chains": 4, "warmup_levels": 2, "n_skip": 1, "posterior": "residual"} if "+" in sampler else {}
+
+    def sampled(fits, out, num=20):
+        model = InBlocks(Adapter(Small(fits), (1, 2, 2), sigma_max=2.0))
+        return make(model, sampler, tmp_path / out, 60, num, settings=settings | {"levels": 4})
+
+    whole = sampled(64, "whole")
+    assert "block_halved" not in whole and "at once" not in capsys.readouterr().err
+    halved = sampled(9, "halved")
+    assert halved["block_halved"] == read_manifest(tmp_path / "halved")["block_halved"] == 8
+    assert capsys.readouterr().err.count("64 images at once do not fit in the memory of cpu: 8 are taken") == 1
+    assert torch.equal(load_images(tmp_path / "whole"), load_images(tmp_path / "halved"))
+    if "+" not in sampler:  # going on with more memory: in the blocks of the images that are there
+        assert sampled(64, "halved", num=90)["block_halved"] == 8
+    with pytest.raises(UserError, match="not even one image of shape"):
+        sampled(0, "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_network_that_does_not_fit_is_told(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(UserError, match="the network does not fit in the memory of cpu"):
+        load_model("digits")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dmcmc_core.checkpoints.content import check_card, check_finite, check_numbers, sentence
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets import features, noise_level, unet
@@ -32,7 +32,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "digits-cnn": features.DigitsCNN,
     "preconditioned": Preconditioned,
 }
-_SCORE_NETWORKS = (unet.Denoiser, Preconditioned)
+_DIFFUSERS = "UNet2DModel"
+"""Architecture of what was a folder of diffusers; that library makes it."""
+_SCORE_NETWORKS = ("unet", "preconditioned", _DIFFUSERS)
 _FOREIGN = {
     ".pth": "a PyTorch file",
     ".pt": "a PyTorch file",
@@ -52,7 +54,7 @@ def save(module: nn.Module, path: str | Path, card: dict) -> None:
     """
     from safetensors.torch import save_file
 
-    name = next(key for key, made in ARCHITECTURES.items() if type(module) is made)
+    name = next((key for key, made in ARCHITECTURES.items() if type(module) is made), _DIFFUSERS)
     parameters = sum(p.numel() for p in module.parameters())
     card = {**card, "architecture": name, "config": module.config, "parameters": parameters}
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
@@ -80,7 +82,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         device: where to compute.
         config: for a checkpoint of score_sde, which carries none, its configuration: a name of
             :data:`dmcmc_core.checkpoints.published.CONFIGS`, or a dict, a JSON or a YAML file of its sections; by
-            default the file of the same name that ends in ``.json``. For a safetensors file without a card the card:
+            default the file of the same name that ends in ``.json``, or the published one of the file's place (see
+            :data:`dmcmc_core.checkpoints.published.FILES`). For a safetensors file without a card the card:
             ``architecture``, ``config``, ``sigma_min``, ``sigma_max``, ``data_range``, and optionally ``name``.
             For a folder of diffusers the configuration of its scheduler, if not the one in it.
 
@@ -103,16 +106,19 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         from dmcmc_core.checkpoints import diffusers
 
         net, card = diffusers.read(name, config)
+        check_card(card, Path(name))
         return _denoiser(_ready(net, device), card)
     path = _file(name, MODELS, "model")
     net, card = (_foreign if path.suffix in _FOREIGN else _network)(path, device, config)
-    if not isinstance(net, _SCORE_NETWORKS):
+    if card["architecture"] not in _SCORE_NETWORKS:
         raise UserError(f"{name} holds {card['architecture']!r}, which is no score network")
     return _denoiser(net, card)
 
 
 def convert(source: str | Path, path: str | Path, config: str | Path | dict | None = None) -> dict:
-    """Write a checkpoint of score_sde or EDM as safetensors, with its card and the SHA-256 of the source inside.
+    """Write a checkpoint of score_sde, EDM or diffusers as safetensors, its card and the source's SHA-256 inside.
+
+    The SHA-256 of a folder is that of one line ``digest  name`` for each of the files that make its denoiser.
 
     Args:
         source, config: as for :func:`load_model`.
@@ -126,14 +132,28 @@ def convert(source: str | Path, path: str | Path, config: str | Path | dict | No
     """
     if Path(path).suffix != ".safetensors":
         raise UserError(f"the converted file must end in .safetensors, not {str(path)!r}")
-    source = _file(str(source), MODELS, "model")
-    if source.suffix not in _FOREIGN:
-        raise UserError(f"{source} is no checkpoint to convert: these end in .pth or .pkl")
-    net, card = _foreign(source, "cpu", config)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    if Path(source).is_dir():
+        from dmcmc_core.checkpoints import diffusers
+
+        source = Path(source)
+        net, card = diffusers.read(source, config)
+        check_card(card, source)
+        lines = [f"{_sha256(file)}  {os.path.relpath(file, source)}\n" for file in diffusers.files(source)]
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    else:
+        source = _file(str(source), MODELS, "model")
+        if source.suffix not in _FOREIGN:
+            raise UserError(f"{source} is no checkpoint to convert: a .pth, a .pkl or a folder of diffusers is")
+        net, card = _foreign(source, "cpu", config)
+        digest = _sha256(source)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save(net, path, card | {"name": Path(path).stem, "source": source.name, "source_sha256": digest})
     return read_card(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known(root: Path) -> list[dict]:
@@ -143,10 +163,17 @@ def known(root: Path) -> list[dict]:
     rows = [{"name": name, "here": True, "about": "ships with this project"} for name in MODELS]
     waiting = {str(root / path) for path in published.FILES.values()}
     for path in sorted((root / "exp").rglob("*")):
-        own = path.suffix == ".safetensors" and NETS not in path.parents
+        own = (
+            path.suffix == ".safetensors"
+            and NETS not in path.parents
+            and path.name != "diffusion_pytorch_model.safetensors"
+        )
         if (own or path.suffix in (".pth", ".pkl")) and str(path) not in waiting:
             about = read_card(path).get("architecture", "without a card") if own else _FOREIGN[path.suffix]
             rows.append({"name": str(path.relative_to(root)), "here": True, "about": about})
+    for path in sorted((root / "exp").rglob("diffusion_pytorch_model.safetensors")):
+        folder = path.parent.parent if path.parent.name == "unet" else path.parent
+        rows.append({"name": str(folder.relative_to(root)), "here": True, "about": "a folder of diffusers"})
     for name, path in published.FILES.items():
         here = (root / path).is_file()
         about = path if here else f"goes to {path}, comes from {published.SONG}"
@@ -160,7 +187,8 @@ def load_noise_level(
     """A noise-level classifier by the name of its model (``digits``), from a safetensors file, or one of the authors'.
 
     Args:
-        like: the model that it serves, whose shape and noise levels a file of the authors (``.pth``) does not tell.
+        like: the model that it serves, whose shape and noise levels a file of the authors (``.pth``) does not tell;
+            that file is also found by the name of a published model.
 
     Returns:
         The network (B, *shape) -> (B, 1000) logits in eval mode; the levels (1000,) float64, descending from sigma_max;
@@ -169,9 +197,16 @@ def load_noise_level(
     Raises:
         UserError: as :func:`load_model`.
     """
+    from dmcmc_core import data
+    from dmcmc_core.checkpoints import published
+
     name = str(name_or_path)
     path = NETS / f"{name}-noise-level.safetensors"
-    if not path.is_file() or os.sep in name:
+    if name in published.CLASSIFIERS:
+        path = data.root() / published.CLASSIFIERS[name]
+        if not path.is_file():
+            raise UserError(f"the noise-level classifier of {name} is not here: it goes to {path}")
+    elif not path.is_file() or os.sep in name:
         known = [p.name.removesuffix("-noise-level.safetensors") for p in NETS.glob("*-noise-level.safetensors")]
         path = _file(name, known, "noise-level classifier")
     net, card = _published_classifier(path, device, like) if path.suffix == ".pth" else _network(path, device, None)
@@ -196,7 +231,10 @@ def _published_classifier(path: Path, device: str, like: Denoiser | None) -> tup
     tensors = list(found.values()) if isinstance(found, dict) else []
     if [getattr(t, "shape", None) for t in tensors] != [t.shape for t in own.values()]:
         raise UserError(f"{path} is not a noise-level classifier of DMCMC: it needs {len(own)} tensors under 'net'")
-    net.load_state_dict(dict(zip(own, tensors, strict=True)))
+    for key, name, tensor in zip(own, found, tensors, strict=True):
+        check_numbers(tensor, str(name), path)
+        own[key].copy_(tensor)
+        check_finite(own[key], str(name), path)
     card = {"architecture": "noise-level-published", "sigma_min": like.sigma_min, "sigma_max": like.sigma_max}
     card |= {"name": path.stem, "epoch": content.get("epoch")}
     return net.to(device).eval().requires_grad_(False), card
@@ -214,7 +252,7 @@ def _file(name: str, names, kind: str) -> Path:
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
     """Card (empty if there is none) and tensors of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if path.suffix in _FOREIGN:
         raise UserError(f"{path} is {_FOREIGN[path.suffix]}, and a safetensors file is needed here")
@@ -222,14 +260,16 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             content = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
-    except (OSError, SafetensorError, struct.error) as error:
+    except Exception as error:  # whatever a broken file brings about
         raise UserError(
-            f"{path} cannot be read as safetensors, it is truncated or of another format: {error}"
+            f"{path} cannot be read as safetensors, it is truncated or of another format: {sentence(error)}"
         ) from error
     try:
         card = json.loads(metadata.get("card", "{}"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"the model card inside {path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the model card inside {path} is not JSON: {sentence(error)}") from error
+    if not isinstance(card, dict):
+        raise UserError(f"the model card inside {path} must be a JSON object, not a {type(card).__name__}")
     return card, content
 
 
@@ -247,14 +287,19 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
     missing = [key for key in ("architecture", "config", "sigma_min", "sigma_max", "data_range") if key not in card]
     if missing:
         raise UserError(f"the model card of {path} lacks {', '.join(missing)}")
-    if card["architecture"] not in ARCHITECTURES:
-        raise unknown(f"architecture in the card of {path},", card["architecture"], ARCHITECTURES)
+    check_card(card, path)
+    known = ARCHITECTURES | {_DIFFUSERS: _diffusers}
+    if str(card["architecture"]) not in known:
+        raise unknown(f"architecture in the card of {path},", card["architecture"], known)
+    make, arguments = known[str(card["architecture"])], card["config"]
     try:
-        net = ARCHITECTURES[card["architecture"]](**card["config"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {error}") from error
-    _check(tensors, net.state_dict(), path, card["architecture"])
-    net.load_state_dict(tensors)
+        with torch.device("meta"):  # so that a card of another network, however large, takes no memory
+            wanted = make(**arguments).state_dict()
+    except Exception as error:  # whatever arguments of another type or size bring about
+        raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {sentence(error)}") from error
+    _check(tensors, wanted, path, card["architecture"])
+    net = make(**arguments)
+    _fill(net, tensors, path)
     return _ready(net, device), card
 
 
@@ -268,21 +313,40 @@ def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
         net, card = edm.read(path)
     elif path.suffix in (".pth", ".pt"):
         net, card = score_sde.read(path, published.config_of(path, config))
+        card.setdefault("name", published.at_place(path) or path.stem)
     else:
         raise UserError(f"{path} is {_FOREIGN[path.suffix]}; .pth files of score_sde and .pkl files of EDM can be read")
     card.setdefault("name", path.stem)
+    check_card(card, path)
     return _ready(net, device), card
 
 
+def _diffusers(**config) -> nn.Module:
+    from dmcmc_core.checkpoints import diffusers
+
+    return diffusers.made_again(**config)
+
+
 def _ready(net: nn.Module, device: str) -> nn.Module:
-    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    try:
+        return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the network does not fit in the memory of {device}: free some of it, or choose another device"
+        ) from error
 
 
 def load_weights(net: nn.Module, path: str | Path) -> None:
     """Fill a network with the tensors of a safetensors file; UserError where they do not fit it."""
     tensors = _read(Path(path))[1]
     _check(tensors, net.state_dict(), Path(path), type(net).__name__)
+    _fill(net, tensors, Path(path))
+
+
+def _fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     net.load_state_dict(tensors)
+    for key, tensor in net.state_dict().items():
+        check_finite(tensor, key, path)
 
 
 def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, architecture: str) -> None:
@@ -294,6 +358,8 @@ def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, arch
                 f"{path} does not fit its architecture {architecture!r}: tensor {key!r} has shape "
                 f"{tuple(found[key].shape)}, the network needs {tuple(wanted[key].shape)}"
             )
+        if wanted[key].is_floating_point():
+            check_numbers(found[key], key, path)
     extra = sorted(found.keys() - wanted.keys())
     if extra:
         raise UserError(f"{path} is not a {architecture!r} as its card says: it holds the unknown tensor {extra[0]!r}")
@@ -308,8 +374,8 @@ def _read_config(config: str | Path | dict) -> dict:
 
         try:
             config = yaml.safe_load(Path(config).read_text())  # JSON is YAML
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"config {config} cannot be read: {error}") from error
+        except Exception as error:  # whatever a broken file brings about
+            raise UserError(f"config {config} cannot be read: {sentence(error)}") from error
         if not isinstance(config, dict):
             raise UserError("config must hold a mapping of names to values")
     for key in config:

@@ -7,6 +7,7 @@ A folder is a pipeline (``model_index.json``, ``unet/``, ``scheduler/``) or a ne
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.checkpoints import read_card
+from dmcmc_core.checkpoints.content import check_finite, sentence
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.nets.blocks import check_whole
 from dmcmc_core.nets.preconditioning import Coefficients
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -72,14 +75,18 @@ class Unet(nn.Module):
         unet: a ``UNet2DModel``.
         coefficients: :func:`score` or one of :data:`PREDICTIONS`.
         levels: (T,) float64, sigma at the timesteps 0 to T - 1, rising; empty where the network is told sigma itself.
+        recipe: what else makes this function, as JSON; by default it is put together here.
     """
 
-    def __init__(self, unet: nn.Module, coefficients: Callable[..., Coefficients], levels: Tensor) -> None:
+    def __init__(
+        self, unet: nn.Module, coefficients: Callable[..., Coefficients], levels: Tensor, recipe: str | None = None
+    ) -> None:
         super().__init__()
         self.unet, self.coefficients = unet, coefficients
         self.register_buffer("log_levels", levels.log())
         # A run is named by the hash of its tensors; what else makes this function is therefore one of them.
-        recipe = json.dumps([coefficients.__name__, dict(unet.config)], sort_keys=True, default=str)
+        recipe = recipe or json.dumps([coefficients.__name__, dict(unet.config)], sort_keys=True, default=str)
+        self.config = {"recipe": recipe, "timesteps": len(levels)}
         self.register_buffer("recipe", torch.tensor(list(recipe.encode()), dtype=torch.uint8))
 
     @property
@@ -129,6 +136,25 @@ class Unet(nn.Module):
         return labels.long()
 
 
+def made_again(recipe: str, timesteps: int) -> Unet:
+    """The network of a converted file by the ``config`` of a :class:`Unet`, its weights and levels to be filled in.
+
+    UserError without the library.
+    """
+    check_whole("timesteps", timesteps, 0, 10**5)
+    name, about = json.loads(recipe)
+    unet = _library("the file", "made of a folder of diffusers").UNet2DModel.from_config(about).float()
+    return Unet(unet, (PREDICTIONS | {"score": score})[name], torch.ones(timesteps, dtype=torch.float64), recipe)
+
+
+def files(path: str | Path) -> list[Path]:
+    """The files of a folder that make its denoiser."""
+    path = Path(path)
+    folder = path / "unet" if (path / "unet").is_dir() else path
+    found = [path / "model_index.json", folder / "config.json", folder / WEIGHTS, _beside(path, folder)]
+    return [file for file in found if file.is_file()]
+
+
 def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) -> tuple[Unet, dict[str, Any]]:
     """The network of a folder in float32, and its card.
 
@@ -158,13 +184,16 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
         raise UserError(f"{folder} holds no {WEIGHTS}: convert its weights, pickles (.bin) are not read")
     read_card(folder / WEIGHTS)  # whether it is whole
     library = _library(path)
+    for name, most in (("num_train_timesteps", 10**5), ("solver_order", 16)):
+        check_whole(f"{name} in the scheduler of {path}", steps.get(name, 1), 1, most)
     scheduler = _made(getattr(library, kind).from_config, steps, f"the scheduler of {path}")
     if kind == EXPLODING:
         coefficients, levels = score, torch.empty(0, dtype=torch.float64)
-        low, high = float(scheduler.config.sigma_min), float(scheduler.config.sigma_max)
+        low, high = scheduler.config.sigma_min, scheduler.config.sigma_max
     else:
         coefficients, levels = _prediction(scheduler, path), _levels(scheduler, path)
         low, high = levels[0].item(), levels[-1].item()
+    _check_size(library, about, folder)
     unet = _network(library, folder)
     if kind != EXPLODING and unet.config.time_embedding_type == "fourier":
         raise UserError(f"{folder} embeds log sigma (fourier), which goes with {EXPLODING} and not with {kind}")
@@ -202,8 +231,8 @@ def _beside(path: Path, folder: Path) -> Path:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, not a {type(content).__name__}")
     return content
@@ -214,12 +243,12 @@ def _known(what: str, name: Any, names: list[str], where: Any) -> None:
         raise unknown(f"{what} in {'config' if isinstance(where, dict) else where},", name, names)
 
 
-def _library(path: Path) -> Any:
+def _library(path: Path | str, what: str = "a folder of diffusers") -> Any:
     try:
         import diffusers
     except ImportError as error:
         raise UserError(
-            f"{path} is a folder of diffusers, and that library is missing: pip install 'dmcmc-core[diffusers]'"
+            f"{path} is {what}, and that library is missing: pip install 'dmcmc-core[diffusers]'"
         ) from error
     return diffusers
 
@@ -248,12 +277,28 @@ def _levels(scheduler: Any, path: Path) -> Tensor:
     """(T,) float64: sigma at every timestep, without a last one that is all noise, where sigma is infinite."""
     kept = scheduler.alphas_cumprod.double()
     levels = ((1 - kept) / kept).sqrt()
-    levels = levels[:-1] if levels[-1].isinf() else levels
+    levels = levels[:-1] if levels[-1:].isinf().any() else levels
     if len(levels) < 2 or not levels.isfinite().all() or levels[0] <= 0 or not (levels.diff() > 0).all():
         raise UserError(
             f"the betas of the scheduler of {path} must give two or more noise levels that rise from above 0"
         )
     return levels
+
+
+def _check_size(library: Any, about: dict[str, Any], folder: Path) -> None:
+    """UserError for a configuration that makes a network of more numbers than the file of its weights has."""
+    from safetensors import safe_open
+
+    layers = about.get("layers_per_block", 2)
+    for number in layers if isinstance(layers, list) else [layers]:
+        check_whole(f"layers_per_block in {folder / 'config.json'}", number, 1, 64)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    with torch.device("meta"):
+        unet = _made(library.UNet2DModel.from_config, about, f"the network of {folder}")
+    needed = sum(tensor.numel() for tensor in unet.state_dict().values())
+    if needed > 2 * held + 10**6:
+        raise UserError(f"{folder / WEIGHTS} holds {held:,} numbers, the network of its config.json {needed:,}")
 
 
 def _network(library: Any, folder: Path) -> nn.Module:
@@ -271,6 +316,8 @@ def _network(library: Any, folder: Path) -> nn.Module:
         for name in sorted(found[f"{what}_keys"]):
             raise UserError(f"{folder / WEIGHTS} does not fit its config.json: tensor {name!r} is {what}")
     about = unet.config
+    for name, tensor in unet.float().state_dict().items():
+        check_finite(tensor, name, folder / WEIGHTS)
     if about.sample_size is None:
         raise UserError(f"{folder / 'config.json'} does not tell the size of the images: give it as sample_size")
     if about.out_channels not in (about.in_channels, 2 * about.in_channels):

@@ -7,6 +7,7 @@ for everything else that EDM's networks are made of. The source text inside is n
 from __future__ import annotations
 
 import io
+import mmap
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
@@ -32,15 +34,19 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         self.state = state if isinstance(state, dict) else {}
 
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors of a module and those inside it, as ``state_dict`` has them."""
+    def tensors(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of a module and those inside it, as in ``state_dict``; UserError for one met twice."""
+        seen = set() if seen is None else seen
+        if id(self) in seen:
+            raise UserError(f"module {prefix!r} stands in two places")
+        seen.add(id(self))
         for kind in ("_parameters", "_buffers"):
             for name, value in (self.state.get(kind) or {}).items():
                 if isinstance(value, Tensor):
                     yield f"{prefix}{name}", value.detach()
         for name, module in (self.state.get("_modules") or {}).items():
             if isinstance(module, Inert):
-                yield from module.tensors(f"{prefix}{name}.")
+                yield from module.tensors(f"{prefix}{name}.", seen)
 
     def arguments(self, names: str) -> dict[str, Any]:
         """What the object was made with, by name; ``names`` are those of its positional arguments, in order."""
@@ -90,7 +96,21 @@ ALLOWED: dict[tuple[str, str], Any] = {
 """What a pickle may name, and what that is here."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """In Python: the one in C makes room for as many objects as a file claims to have, and sets attributes of anything.
+
+    What is read is in few and large pieces, so that it takes no longer.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], Inert | np.dtype):
+            raise UserError(f"it changes a {type(self.stack[-2]).__name__}, which no network of EDM does")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return ALLOWED[module, name]
@@ -108,12 +128,12 @@ def load(path: Path) -> Any:
         UserError: for a file that is truncated, no pickle, or names anything that is not in :data:`ALLOWED`.
     """
     try:
-        with path.open("rb") as file:
-            return _Unpickler(file).load()
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Unpickler(data).load()
     except Exception as error:  # whatever a broken file brings about
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path} cannot be read as a pickle of EDM, it is truncated, of another format, or unsafe: {why[:200]}"
+            f"{path} cannot be read as a pickle of EDM, it is truncated, of another format, or unsafe: "
+            f"{sentence(error)}"
         ) from error
 
 
@@ -124,19 +144,31 @@ def read(path: Path) -> tuple[Preconditioned, dict[str, Any]]:
         UserError: for what :func:`load` refuses, a network of another kind, or tensors that do not fit it.
     """
     content = load(path)
+    try:
+        return _read(content, path)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path} cannot be used: {error}") from error
+    except Exception as error:  # whatever arguments and tensors of another kind bring about
+        raise UserError(f"the arguments in {path} do not make a network of EDM: {sentence(error)}") from error
+
+
+def _read(content: Any, path: Path) -> tuple[Preconditioned, dict[str, Any]]:
     outer = content.get("ema") if isinstance(content, dict) else content
     inner = (outer.state.get("_modules") or {}).get("model") if isinstance(outer, Inert) else None
     if not isinstance(inner, Inert):
         raise UserError(f"{path} holds no network of EDM under 'ema'")
     if outer.name not in OUTER:
         raise UserError(f"{path} holds a {outer.name}; known are {', '.join(OUTER)}")
-    try:
-        kind, options, levels = OUTER[outer.name](outer, dict(outer.tensors()))
-        net = Preconditioned(kind, options, _network(inner, path))
-        dropout = {"label_dropout": float(_arguments(inner).get("label_dropout", 0))} if net.classes else {}
-    except (TypeError, ValueError, KeyError, ZeroDivisionError, RuntimeError) as error:
-        raise UserError(f"the arguments in {path} do not make a {inner.name}: {error}") from error
-    fill(net.net, {name: t for name, t in inner.tensors() if not name.endswith("resample_filter")}, path)
+    kind, options, levels = OUTER[outer.name](outer, dict(outer.tensors()))
+    arguments = _network(inner, path)
+    tensors = {name: t for name, t in inner.tensors() if not name.endswith("resample_filter")}
+    with torch.device("meta"):  # so that arguments of another network, however large, take no memory
+        check(Preconditioned(kind, options, arguments).net, tensors, path)
+    net = Preconditioned(kind, options, arguments)
+    fill(net.net, tensors, path)
+    dropout = {"label_dropout": float(_arguments(inner).get("label_dropout", 0))} if net.classes else {}
     low, high = (
         float(outer.state.get(name, level)) for name, level in zip(("sigma_min", "sigma_max"), levels, strict=True)
     )
@@ -197,6 +229,8 @@ def _vp(outer: Inert, tensors: dict[str, Tensor]):
 
 
 def _improved_ddpm(outer: Inert, tensors: dict[str, Tensor]):
+    if tensors["u"].ndim != 1 or not 3 <= len(tensors["u"]) <= 10**5:
+        raise UserError(f"'u' must be 2 or more noise levels and a 0, not of shape {tuple(tensors['u'].shape)}")
     levels = tensors["u"].double().tolist()
     return "improved_ddpm", {"levels": levels}, (levels[-2], levels[0])
 
@@ -253,9 +287,9 @@ def names(net: UNet) -> Iterator[tuple[str, str]]:
             yield from ((norm, f"{own}.out.0"), (conv, f"{own}.out.2"))
 
 
-def fill(net: UNet, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy a file's tensors into a network; UserError for the first that is missing, unknown or of another shape."""
-    own, left = net.state_dict(), dict(tensors)
+def check(net: UNet, tensors: dict[str, Tensor], path: Path) -> list[tuple[str, str]]:
+    """Each tensor's name in a file and in the network; UserError for the first missing, unknown or of another shape."""
+    own, left, found_at = net.state_dict(), dict(tensors), []
     for theirs, mine in names(net):
         pairs = [(theirs, mine)] if mine in own else [(f"{theirs}.{p}", f"{mine}.{p}") for p in ("weight", "bias")]
         for name, place in pairs:
@@ -268,9 +302,20 @@ def fill(net: UNet, tensors: dict[str, Tensor], path: Path) -> None:
                     f"{path} does not fit its own arguments: tensor {name!r} {has}, the network needs "
                     f"{tuple(own[place].shape)}"
                 )
-            if ".qkv." in place:  # channels by head, then by place in it, then query, key, value: ours begin with those
-                heads = net.get_submodule(place.rpartition(".qkv.")[0]).heads
-                found = found.unflatten(0, (heads, -1, 3)).movedim(2, 0).flatten(0, 2)
-            own[place].copy_(found)
+            check_numbers(found, name, path)
+            found_at.append((name, place))
     if left:
         raise UserError(f"{path} does not fit its own arguments: it holds the unknown tensor {sorted(left)[0]!r}")
+    return found_at
+
+
+def fill(net: UNet, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy a file's tensors into a network; UserError for what :func:`check` refuses, and for NaN and infinity."""
+    own = net.state_dict()
+    for name, place in check(net, tensors, path):
+        found = tensors[name]
+        if ".qkv." in place:  # channels by head, then by place in it, then query, key, value: ours begin with those
+            heads = net.get_submodule(place.rpartition(".qkv.")[0]).heads
+            found = found.unflatten(0, (heads, -1, 3)).movedim(2, 0).flatten(0, 2)
+        own[place].copy_(found)
+        check_finite(own[place], name, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dmcmc_core.checkpoints.content import sentence
 from dmcmc_core.errors import UserError, unknown
 
 
@@ -64,8 +65,20 @@ FILES: dict[str, str] = {
 """Name -> where this project looks for its file; all of them come from :data:`SONG`, without a published SHA-256."""
 
 
+CLASSIFIERS: dict[str, str] = {
+    "ve_cifar10_ncsnpp_continuous": "exp/paper/cifar10-noise-level.pth",
+    "ve_celebahq_256_ncsnpp_continuous": "exp/paper/celebahq-noise-level.pth",
+}
+"""Name -> where the noise-level classifier of the DMCMC authors is looked for that serves the model."""
+
+
+def at_place(path: Path) -> str | None:
+    """The name of the published checkpoint whose place in a checkout this is."""
+    return next((name for name, place in FILES.items() if path.resolve().as_posix().endswith(f"/{place}")), None)
+
+
 def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
-    """The configuration of a checkpoint: what is given, a published one by name, or the JSON file beside it.
+    """The configuration of a checkpoint: what is given, a published one by name, the JSON file beside it, its place's.
 
     Raises:
         UserError: where there is none, or a file that is no mapping.
@@ -73,6 +86,8 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
     if isinstance(config, dict):
         return config
     beside = path.with_suffix(".json")
+    if config is None and not beside.is_file():
+        config = at_place(path)
     if config is None and not beside.is_file():
         raise UserError(
             f"{path} carries no configuration and there is no {beside.name} beside it: name one by config, a file "
@@ -87,8 +102,8 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"the configuration {file} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever a broken file brings about
+        raise UserError(f"the configuration {file} cannot be read: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"the configuration {file} must hold a mapping of names to values")
     return content

@@ -7,6 +7,8 @@ translated into those of :class:`dmcmc_core.nets.song.UNet`, one entry for each;
 from __future__ import annotations
 
 import math
+import reprlib
+import zipfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -15,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence
 from dmcmc_core.errors import UserError
-from dmcmc_core.nets.blocks import Block
+from dmcmc_core.nets.blocks import Block, check_whole
 from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
 from dmcmc_core.nets.song import UNet
 
@@ -99,6 +102,11 @@ def entries(net: UNet) -> Iterator[Entry]:
             yield from layer(f"up.{i}.out.2")
 
 
+def entries_of(net: UNet) -> tuple[list[Entry], dict[str, Tensor]]:
+    """The entries of a network, and its own tensors by name."""
+    return list(entries(net)), net.state_dict()
+
+
 def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
     """The averaged network of a file, and its card.
 
@@ -106,7 +114,8 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
         UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
             configuration; with the first tensor that does not.
     """
-    net, card = build(config)
+    with torch.device("meta"):  # so that a configuration of another network, however large, takes no memory
+        wanted, own = entries_of(build(config)[0].net)
     content = load(path)
     for key in ("model", "ema"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
@@ -115,8 +124,6 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
     averaged = content["ema"].get("shadow_params")
     if not isinstance(averaged, list) or not all(isinstance(t, Tensor) for t in averaged):
         raise UserError(f"{path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'")
-    wanted = list(entries(net.net))
-    own = net.net.state_dict()
     trained = [entry for entry in wanted if entry.trained]
     if len(averaged) != len(trained):
         raise UserError(
@@ -136,11 +143,15 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
                 raise UserError(
                     f"{path} does not fit its configuration: tensor {entry.name!r} {has}, the network needs {shape}"
                 )
+        check_numbers(tensors[entry.name], entry.name, path)
+    net, card = build(config)
+    own = net.net.state_dict()
     loaded = {name: torch.empty_like(tensor) for name, tensor in own.items()}
     for entry in wanted:
         whole = loaded[entry.own]
         target = whole if entry.part is None else whole.chunk(3)[entry.part]
         target.copy_(entry.read(tensors[entry.name]))
+        check_finite(target, entry.name, path)
     net.net.load_state_dict(loaded)
     step = content.get("step")
     return net, card | ({"step": int(step)} if isinstance(step, int) else {})
@@ -149,13 +160,21 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
 def load(path: Path) -> Any:
     """What a PyTorch file holds, if that is tensors and plain values."""
     try:
+        _check_members(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken file brings about
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} cannot be read as a PyTorch file of tensors and plain values, it is truncated, of another format "
-            f"or holds objects, which are never executed: {why[:200]}"
+            f"or holds objects, which are never executed: {sentence(error)}"
         ) from error
+
+
+def _check_members(path: Path) -> None:
+    """UserError for an archive with a member that claims to be larger than it: torch.save compresses nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(max(m.file_size, m.compress_size) > path.stat().st_size for m in archive.infolist()):
+                raise UserError("a part of it claims to be larger than the whole")
 
 
 def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
@@ -167,6 +186,15 @@ def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
     Raises:
         UserError: for a section or field that is missing, or an option that no published configuration uses.
     """
+    try:
+        return _build(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever values of another type or size bring about
+        raise UserError(f"config: its values do not make a network: {sentence(error)}") from error
+
+
+def _build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
     model, data, training = (_section(config, name) for name in ("model", "data", "training"))
     kind = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}
     ddpm = _choice(model, "name", {"ncsnpp": False, "ddpm": True})
@@ -202,11 +230,12 @@ def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
         net["decoder"] = _choice(model, "progressive", {"none": "standard", "output_skip": "skip"})
         net["fourier_scale"] = model.get("fourier_scale", 16)
     scales = model.get("num_scales", 1000)
+    check_whole("num_scales", scales, 2, 10**6)
     if sde == "ve":
         levels = model.get("sigma_min", 0.01), model.get("sigma_max", 50.0)
         options: dict[str, Any] = {"by_sigma": by_sigma}
         if waves == "positional":
-            spaced = torch.linspace(math.log(levels[1]), math.log(levels[0]), scales, dtype=torch.float64)
+            spaced = torch.linspace(*(math.log(s) for s in reversed(levels)), scales, dtype=torch.float64, device="cpu")
             sde, options = "ve_index", options | {"levels": spaced.exp().tolist()}
     else:
         if by_sigma:
@@ -233,6 +262,6 @@ def _need(section: dict[str, Any], name: str, of: str) -> Any:
 
 def _choice(section: dict[str, Any], name: str, known: dict[Any, Any], default: Any = None) -> Any:
     value = section.get(name, default)
-    if value not in known:
-        raise UserError(f"config: {name} must be {' or '.join(repr(k) for k in known)}, not {value!r}")
+    if not isinstance(value, str | bool) or value not in known:
+        raise UserError(f"config: {name} must be {' or '.join(repr(k) for k in known)}, not {reprlib.repr(value)}")
     return known[value]

@@ -25,8 +25,23 @@ from dmcmc_core.nets.blocks import (
     Resample,
     Sinusoids,
     StridedDown,
+    check_whole,
     norm,
 )
+
+LIMITS = {
+    "size": (1, 8192),
+    "in_channels": (1, 1024),
+    "out_channels": (1, 1024),
+    "width": (1, 2**16),
+    "blocks": (0, 64),
+    "labels": (0, 10**6),
+    "augment": (0, 10**6),
+    "embedding": (1, 64),
+    "wave_width": (0, 2**16),
+    "min_group": (1, 2**16),
+}
+"""Argument of :class:`UNet` -> the least and the most that it may be."""
 
 
 class UNet(nn.Module):
@@ -82,6 +97,13 @@ class UNet(nn.Module):
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         for name in ("multipliers", "attention", "taps"):
             self.config[name] = list(self.config[name])
+        for name, limits in LIMITS.items():
+            check_whole(name, self.config[name], *limits)
+        check_whole("the number of multipliers", len(multipliers), 1, 16)
+        for multiplier in multipliers:
+            check_whole("a multiplier", multiplier, 1, 1024)
+        if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):
+            raise UserError("taps must be 2 to 16 finite numbers, an even number of them, that do not add up to 0")
         if size % 2 ** (len(multipliers) - 1):
             raise UserError(f"size must be divisible by {2 ** (len(multipliers) - 1)} for its levels, not {size}")
         self.encoder, self.scale = encoder, math.sqrt(0.5) if rescale and not adm else 1.0

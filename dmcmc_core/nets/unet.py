@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
+from dmcmc_core.nets.blocks import check_whole
 
 
 class Denoiser(nn.Module):
@@ -43,6 +44,9 @@ class Denoiser(nn.Module):
         augment: int = 0,
     ) -> None:
         super().__init__()
+        check_whole("the number of channels", len(channels), 1, 16)
+        for number in blocks:
+            check_whole("a number of blocks", number, 1, 64)
         self.config = {
             "shape": list(shape),
             "sigma_data": sigma_data,

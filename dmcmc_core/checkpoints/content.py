@@ -1,0 +1,51 @@
+"""What every reader asks of a file before it uses it: sizes that the file can fill, numbers that are numbers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dmcmc_core.errors import UserError
+
+
+def sentence(error: BaseException, most: int = 200) -> str:
+    """What a library says, in its first line; the kind of error where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def check_numbers(tensor: Tensor, name: str, path: Path) -> None:
+    """UserError unless a tensor of a file is dense, in memory and of floating-point numbers."""
+    if tensor.is_nested or tensor.is_meta or str(tensor.layout) != "torch.strided" or not tensor.is_floating_point():
+        raise UserError(f"tensor {name!r} of {path} is no dense tensor of floating-point numbers, as weights are")
+
+
+def check_finite(tensor: Tensor, name: str, path: Path) -> None:
+    """UserError for NaN and infinity; ``tensor`` as the network has it, so that what its dtype cannot hold counts."""
+    if not tensor.isfinite().all():
+        raise UserError(
+            f"tensor {name!r} of {path} holds NaN or infinity: the file is damaged, or its training diverged"
+        )
+
+
+def check_card(card: dict[str, Any], path: Path) -> None:
+    """UserError unless noise levels and data range are finite numbers that rise, and the name is text."""
+    for low, high, name, least in (
+        (card["sigma_min"], card["sigma_max"], "sigma_min and sigma_max", 0.0),
+        (*_two(card["data_range"]), "the two ends of data_range", -math.inf),
+    ):
+        if not (_is_number(low) and _is_number(high) and least < low < high):
+            more = " above 0" if least == 0 else ""
+            raise UserError(f"{name} of {path} must be two finite numbers{more} that rise, not {low!r} and {high!r}")
+    if not isinstance(card.get("name", ""), str):
+        raise UserError(f"the name in the card of {path} must be text, not {card['name']!r}")
+
+
+def _two(values: Any) -> tuple[Any, Any]:
+    return tuple(values) if isinstance(values, list | tuple) and len(values) == 2 else (values, None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

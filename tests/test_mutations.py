@@ -1,0 +1,21 @@
+"""A share of benchmarks/mutations.py: broken files of every format load soundly or are refused in one sentence."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SPEC = importlib.util.spec_from_file_location(
+    "mutations", Path(__file__).resolve().parents[1] / "benchmarks" / "mutations.py"
+)
+mutations = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(mutations)
+
+
+@pytest.mark.parametrize("name", list(mutations.FORMATS))
+def test_broken_files(name):
+    if name == "diffusers":
+        pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")
+    rows = mutations.run(name, n=25, seed=1)
+    wrong = [row for row in rows if row["outcome"] not in ("loaded", "refused")]
+    assert not wrong and {row["outcome"] for row in rows} == {"loaded", "refused"}
