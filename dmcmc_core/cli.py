@@ -245,7 +245,9 @@ def plan_made(manifest: dict[str, Any]) -> str:
 
 
 def sample_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--model", required=True, metavar="M", help="digits, glyphs32-exact, or the path of a checkpoint")
+    p.add_argument(
+        "--model", required=True, metavar="M", help="digits, glyphs32, glyphs32-exact, or the path of a checkpoint"
+    )
     p.add_argument(
         "--sampler",
         required=True,
@@ -343,7 +345,7 @@ def evaluate_arguments(p: argparse.ArgumentParser) -> None:
         "--features",
         required=True,
         metavar="F",
-        help="digits-cnn, random-conv or inception; only distances in the last are called FID",
+        help="digits-cnn, glyphs-cnn, random-conv or inception; only distances in the last are called FID",
     )
     p.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     p.add_argument("--weights", type=Path, metavar="FILE", help="weights of the Inception network")

@@ -407,6 +407,13 @@ def digits_cnn() -> nn.Module:
     return load_digits_cnn()
 
 
+def glyphs_cnn() -> nn.Module:
+    """The classifier of glyphs that ships with the workbench, up to its features: (B, 3, 32, 32) -> (B, 64)."""
+    from dmcmc_core.nets.features import load_glyphs_cnn
+
+    return load_glyphs_cnn()
+
+
 class RandomConv(nn.Module):
     """An untrained convolutional network with fixed weights: (B, C, H, W) with H, W >= 8 -> (B, 64).
 
@@ -535,6 +542,7 @@ class _Inception(nn.Module):
 
 FEATURES: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {
     "digits-cnn": digits_cnn,
+    "glyphs-cnn": glyphs_cnn,
     "random-conv": random_conv,
     "inception": inception,
 }

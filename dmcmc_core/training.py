@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +30,10 @@ from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.data import digits, glyphs32, open_images
 from dmcmc_core.denoiser import like
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.nets.features import DigitsCNN
+from dmcmc_core.nets.features import DigitsCNN, GlyphsCNN
 from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cross_entropy, log_levels
+from dmcmc_core.nets.preconditioning import Preconditioned
+from dmcmc_core.nets.song import begin
 from dmcmc_core.nets.unet import Denoiser
 
 
@@ -177,7 +179,7 @@ def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Pa
 
     def make() -> nn.Module:
         labels = len(augment.labels) if augment.probability else 0
-        net = Denoiser(train_set.images.shape[1:], sigma_data, augment=labels, **config.net)
+        net = score_net(train_set.images.shape[1:], sigma_data, augment=labels, **config.net)
         if config.init:
             checkpoints.load_weights(net, out_dir / config.init)
         net.mean.copy_(mean)
@@ -214,6 +216,33 @@ def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Pa
         "sigma_max": config.sigma_max,
     }
     return _fit("score", config, _task(config, make, loss, measure, card), out_dir, progress)
+
+
+def score_net(shape: Sequence[int], sigma_data: float, augment: int = 0, kind: str = "unet", **net) -> nn.Module:
+    """A denoiser to be trained, its buffer ``mean`` still to be filled.
+
+    Args:
+        shape: (C, H, W) of the images, whose root mean square about their mean is ``sigma_data``.
+        augment: number of augmentation labels.
+        kind: ``unet`` for :class:`dmcmc_core.nets.unet.Denoiser`, or ``ncsnpp`` for NCSN++ as in the paper but for what
+            ``net`` says, preconditioned as in Karras et al. 2022 (arXiv 2206.00364).
+        net: further arguments of that class or of :class:`dmcmc_core.nets.song.UNet`.
+
+    Raises:
+        UserError: for an unknown kind, or for ``ncsnpp`` images that are not square or augmentation labels.
+    """
+    if kind == "unet":
+        return Denoiser(shape, sigma_data, augment=augment, **net)
+    if kind != "ncsnpp":
+        raise unknown("kind of net", kind, ("unet", "ncsnpp"))
+    channels, height, width = shape
+    if augment or height != width:
+        raise UserError(f"net of kind 'ncsnpp' takes square images and no augment, not {height}x{width} with {augment}")
+    published = {"waves": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1)}
+    sizes = {"size": height, "in_channels": channels, "out_channels": channels}
+    made = Preconditioned("edm", {"sigma_data": sigma_data}, {**sizes, **published, **net}, about_mean=True)
+    begin(made.net)
+    return made
 
 
 def draw_sigma(config: ScoreConfig, n: int) -> Tensor:
@@ -273,7 +302,7 @@ def _exact_cross_entropy(images: Tensor, sigmas: Tensor, x: Tensor, level: Tenso
 
 
 def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True) -> Path:
-    """A classifier of 8x8 digits, whose features distances are measured in."""
+    """A classifier of digits, or of 32x32 RGB images, whose features distances are measured in."""
     train_set, test_set = _data(config)
     augment = Augmentation(**_checked(config.augment, Augmentation))
 
@@ -286,10 +315,9 @@ def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True)
         accuracy = float((logits.argmax(1) == test_set.labels).float().mean())
         return {"held_out_loss": float(F.cross_entropy(logits, test_set.labels)), "held_out_accuracy": accuracy}
 
+    made = DigitsCNN if config.data == "digits" else GlyphsCNN
     card = {"data_range": [0.0, 1.0], "sigma_min": 0.0, "sigma_max": 0.0}
-    return _fit(
-        "features", config, _task(config, lambda: DigitsCNN(**config.net), loss, measure, card), out_dir, progress
-    )
+    return _fit("features", config, _task(config, lambda: made(**config.net), loss, measure, card), out_dir, progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,11 +376,13 @@ def _data(config: Config) -> tuple[_Set, _Set]:
     elif config.data == "glyphs32":
         both = glyphs32(5000)
         seen, unseen = (_Set(both.images[part], both.labels[part]) for part in (slice(4000), slice(4000, None)))
+    elif config.data == "glyphs32-others":  # for features: neither is compared with anything by them
+        seen, unseen = (_Set(g.images, g.labels) for g in (glyphs32(12_000, seed=1), glyphs32(2000, seed=2)))
     elif config.data == "cifar10-train":
         sets = [open_images(name) for name in ("cifar10-train", "cifar10-test")]
         seen, unseen = (_Set(images[:], images.labels) for images in sets)
     else:
-        raise unknown("data set", config.data, ("digits", "glyphs32", "cifar10-train"))
+        raise unknown("data set", config.data, ("digits", "glyphs32", "glyphs32-others", "cifar10-train"))
     if config.validation:
         if not 0 < config.validation < len(seen.images):
             raise UserError(f"validation must be below the {len(seen.images)} training images, not {config.validation}")

@@ -13,6 +13,8 @@ from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, lo
 from dmcmc_core.nets.preconditioning import Preconditioned
 from dmcmc_core.nets.unet import Denoiser
 
+GLYPHS_BOUNDS = {0.05: 0.1, 0.2: 0.2, 1.0: 0.5, 5.0: 0.4, 20.0: 0.4}
+"""Noise level -> relative error about the mean."""
 CARD = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
 
 
@@ -113,6 +115,32 @@ def test_glyphs32_exact():
     assert torch.allclose(model(image + 0.05 * torch.randn_like(image), torch.tensor(0.05)), image, atol=1e-4)
 
 
+def test_shipped_glyphs_net_is_near_the_exact_denoiser():
+    model, exact = load_model("glyphs32"), load_model("glyphs32-exact")
+    assert model.card["architecture"] == "preconditioned" and model.card["parameters"] <= 8_000_000
+    assert (model.shape, model.sigma_min, model.sigma_max) == (exact.shape, exact.sigma_min, exact.sigma_max)
+    torch.testing.assert_close(model.mean, exact.mean)
+    torch.manual_seed(0)
+    for level, bound in GLYPHS_BOUNDS.items():
+        x = exact.images[:64] + level * torch.randn(64, *exact.shape)
+        truth = exact(x, torch.tensor(level))
+        error = (model(x, torch.tensor(level)) - truth).norm() / (truth - exact.mean).norm()
+        assert error < bound, f"at {level}: {error:.3f}"
+
+
+def test_network_about_the_mean_is_the_plain_one_shifted():
+    torch.manual_seed(0)
+    sizes = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}
+    about, plain = (Preconditioned("edm", {"sigma_data": 0.3}, sizes, about_mean=here).eval() for here in (True, False))
+    mean = torch.rand(1, 8, 8)
+    plain.load_state_dict({k: v for k, v in about.state_dict().items() if k != "mean"})
+    about.mean.copy_(mean)
+    x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 5.0])
+    torch.testing.assert_close(about(x, sigma), mean + plain(x - mean, sigma))
+    assert (about(x, sigma) - plain(x, sigma)).abs().max() > 0.1
+    assert "about_mean" not in plain.config and "mean" not in plain.state_dict()
+
+
 def test_config_for_files_without_a_card(tmp_path, path, net):
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(path), bare)
@@ -170,10 +198,11 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
 
 
 def test_every_architecture_makes_itself_again_from_its_config(tmp_path, net):
-    from dmcmc_core.nets.features import DigitsCNN
+    from dmcmc_core.nets.features import DigitsCNN, GlyphsCNN
 
     arguments = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}
     made = [net, LightClassifier((1, 8, 8), 0.01, 10.0), PublishedClassifier((1, 16, 16)), DigitsCNN(features=32)]
+    made.append(GlyphsCNN(width=4))
     made.append(Preconditioned("ve", {}, arguments, centre=True))
     assert {type(module) for module in made} == set(ARCHITECTURES.values())
     for module in made:

@@ -357,6 +357,16 @@ def test_digits_cnn_features():
         metrics.extract(torch.rand(5, 3, 32, 32), extractor)
 
 
+def test_glyphs_cnn_features():
+    from dmcmc_core.nets.features import load_glyphs_cnn
+
+    glyphs = glyphs32(500, seed=3)  # another seed than those that it was trained on or chosen by
+    assert (load_glyphs_cnn().classify(glyphs.images) == glyphs.labels).float().mean() > 0.98
+    assert metrics.extract(glyphs.images, metrics.load_features("glyphs-cnn")).shape == (500, 64)
+    with pytest.raises(UserError, match="'glyphs-cnn' do not fit images of shape"):
+        metrics.extract(torch.rand(5, 1, 8, 8), metrics.load_features("glyphs-cnn"))
+
+
 def test_features_must_be_finite_and_fit():
     bad = Extractor("bad", lambda x: x.flatten(1) / 0)
     with pytest.raises(UserError, match="features 'bad' are not finite, first in row 0"):

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 from dmcmc_core import training
-from dmcmc_core.checkpoints import load_model, load_noise_level, read_card
-from dmcmc_core.data import digits
+from dmcmc_core.checkpoints import NETS, load_model, load_noise_level, read_card
+from dmcmc_core.data import digits, glyphs32
 from dmcmc_core.errors import UserError
 
 SCORE = {
@@ -104,6 +104,34 @@ training.train("score", {str(config)!r}, progress=False)
     assert same(load_file(training.train("score", config, progress=False)), undisturbed)
 
 
+def test_the_config_of_glyphs32_continues_to_the_same_bits(tmp_path, monkeypatch):
+    """Its network on a few glyphs and for three steps, stopped after the second."""
+    images = glyphs32(12).images
+    monkeypatch.setattr(training, "_data", lambda _: (training._Set(images, None), training._Set(images[:4], None)))
+    config = yaml.safe_load((NETS / "glyphs32.yaml").read_text())
+    config |= {"name": "tiny", "steps": 3, "batch": 4, "warmup": 1, "exact_above": 0.1, "save_every": 0.0}
+    config = write(tmp_path, config)
+    whole = load_file(training.train("score", config, progress=False))
+    assert torch.allclose(whole["mean"], images.mean(0)) and all(t.isfinite().all() for t in whole.values())
+    assert whole["net.up.3.out.2.weight"].abs().max() > 0, "the image begins at zero and is learned at once"
+
+    replace, states = training._replace, []
+
+    def stop_after_the_second(path, write_to):
+        replace(path, write_to)
+        if path.suffix == ".state":
+            states.append(path)
+        if len(states) == 2:
+            raise RuntimeError("stop here")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="stop here"):
+        patched.setattr(training, "_replace", stop_after_the_second)
+        training.train("score", config, progress=False)
+    assert torch.load(tmp_path / "tiny.state", weights_only=True)["step"] == 2
+    (tmp_path / "tiny.safetensors").unlink()
+    assert same(load_file(training.train("score", config, progress=False)), whole)
+
+
 def test_another_config_does_not_continue_a_state(tmp_path, monkeypatch):
     config, replace = write(tmp_path, SCORE), training._replace
 
@@ -131,6 +159,8 @@ def test_every_kind_leaves_a_file_that_can_be_read(tmp_path, kind):
         model = load_model(path)
         assert torch.allclose(model.mean, digits("train").images.mean(0)) and model.sigma_max == 10
         assert model(torch.zeros(3, 1, 8, 8), torch.ones(())).shape == (3, 1, 8, 8)
+    if kind == "features":
+        assert card["architecture"] == "digits-cnn"
     if kind == "noise-level":
         net, levels, _ = load_noise_level(path)
         assert net(torch.zeros(3, 1, 8, 8)).shape == (3, len(levels)) == (3, 1000)
@@ -152,6 +182,9 @@ def test_bad_configs_are_one_sentence(tmp_path):
         ({"batch": 0}, "batch .* at least 1"),
         ({"data": "digit"}, "did you mean 'digits'"),
         ({"net": {"chanels": [1]}}, "chanels"),
+        ({"net": {"kind": "ncsnp"}}, "did you mean 'ncsnpp'"),
+        ({"net": {"kind": "ncsnpp"}}, "'ncsnpp' takes square images and no augment"),
+        ({"net": {"kind": "ncsnpp", "wide": 8}, "augment": {}}, "wide"),
         ({"validation": 1197}, "below the 1197"),
     ]
     for change, words in cases:

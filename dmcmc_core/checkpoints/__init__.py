@@ -30,6 +30,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "noise-level-published": noise_level.PublishedClassifier,
     "noise-level-light": noise_level.LightClassifier,
     "digits-cnn": features.DigitsCNN,
+    "glyphs-cnn": features.GlyphsCNN,
     "preconditioned": Preconditioned,
 }
 _DIFFUSERS = "UNet2DModel"
@@ -73,7 +74,7 @@ def read_card(path: str | Path) -> dict:
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
-    """A denoiser by name (``digits``, ``glyphs32-exact``) or from a file.
+    """A denoiser by name (``digits``, ``glyphs32``, ``glyphs32-exact``) or from a file.
 
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by :func:`save`, of a checkpoint
@@ -421,4 +422,8 @@ def _glyphs32_exact(device: str) -> Denoiser:
     return model
 
 
-MODELS: dict[str, Callable[[str], Denoiser]] = {"digits": _shipped("digits"), "glyphs32-exact": _glyphs32_exact}
+MODELS: dict[str, Callable[[str], Denoiser]] = {
+    "digits": _shipped("digits"),
+    "glyphs32": _shipped("glyphs32"),
+    "glyphs32-exact": _glyphs32_exact,
+}

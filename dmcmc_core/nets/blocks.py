@@ -190,3 +190,10 @@ class Fourier(nn.Module):
 
 def norm(width: int, eps: float = 1e-6, min_group: int = 4) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, width // min_group), width, eps=eps)
+
+
+def zero(layer: nn.Module) -> nn.Module:
+    """Start as zero, so that each block starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -1,8 +1,9 @@
-"""A small digit classifier; what stands before its last layer is the feature space `digits-cnn`."""
+"""Small classifiers of digits and of glyphs; what stands before the last layer is a feature space of the same name."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,58 +11,83 @@ from torch import Tensor, nn
 
 from dmcmc_core.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "exp" / "nets" / "digits-cnn.safetensors"
+NETS = Path(__file__).resolve().parents[2] / "exp" / "nets"
+SHIPPED = NETS / "digits-cnn.safetensors"
 
 
-class DigitsCNN(nn.Module):
-    """(N, 1, 8, 8) in [0, 1] -> (N, features), at most 64 of them; ``logits`` and ``classify`` go on to the digits."""
+class Classifier(nn.Module):
+    """(N, *shape) in [0, 1] -> (N, features); ``logits`` and ``classify`` go on to the ten classes.
 
-    def __init__(self, width: int = 32, features: int = 64, dropout: float = 0.3) -> None:
+    Args:
+        shape: (C, S, S) of the images, S a power of 2 and at least 4.
+        width: channels of the first convolution, half of those of all others.
+        features: number of features.
+        dropout: before each of the two linear layers; in training only.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int, features: int, dropout: float) -> None:
         super().__init__()
         self.config = {"width": width, "features": features, "dropout": dropout}
-        self.body = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(width, 2 * width, 3, padding=1),
-            nn.GELU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.GELU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(8 * width, features),
-            nn.GELU(),
-        )
+        channels, side, _ = shape
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.GELU()]
+        channels = width
+        while side > 2:
+            layers += [nn.Conv2d(channels, 2 * width, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)]
+            channels, side = 2 * width, side // 2
+        layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * channels, features), nn.GELU()]
+        self.body = nn.Sequential(*layers)
         self.last = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, 10))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(2 * images - 1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """(N, 10) unnormalised log probabilities of the digits."""
+        """(N, 10) unnormalised log probabilities of the classes."""
         return self.last(self(images))
 
     def classify(self, images: Tensor) -> Tensor:
-        """(N,) int64, the most probable digit."""
+        """(N,) int64, the most probable class."""
         return self.logits(images).argmax(1)
 
 
-@functools.cache
+class DigitsCNN(Classifier):
+    """Of 8x8 digits, (1, 8, 8); see :class:`Classifier`."""
+
+    def __init__(self, width: int = 32, features: int = 64, dropout: float = 0.3) -> None:
+        super().__init__((1, 8, 8), width, features, dropout)
+
+
+class GlyphsCNN(Classifier):
+    """Of the characters of glyphs, (3, 32, 32), in the order of ``data.CHARACTERS``; see :class:`Classifier`."""
+
+    def __init__(self, width: int = 16, features: int = 64, dropout: float = 0.3) -> None:
+        super().__init__((3, 32, 32), width, features, dropout)
+
+
 def load_digits_cnn(path: Path = SHIPPED) -> DigitsCNN:
     """The shipped feature extractor, in eval mode: (N, 1, 8, 8) in [0, 1] -> (N, 64).
 
     Raises:
         UserError: when the file is missing or is not a whole one of this architecture.
     """
+    return _load(DigitsCNN, path)
+
+
+def load_glyphs_cnn(path: Path = NETS / "glyphs-cnn.safetensors") -> GlyphsCNN:
+    """The same for glyphs: (N, 3, 32, 32) in [0, 1] -> (N, 64). Raises UserError as :func:`load_digits_cnn`."""
+    return _load(GlyphsCNN, path)
+
+
+@functools.cache
+def _load(made: type[Classifier], path: Path) -> Classifier:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    net = DigitsCNN()
+    net = made()
     try:
         net.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"the digits-cnn features cannot be read from {path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the {path.stem} features cannot be read from {path}: {str(error).splitlines()[0]}") from error
     return net.eval().requires_grad_(False)
 
 

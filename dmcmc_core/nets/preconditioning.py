@@ -108,9 +108,17 @@ class Preconditioned(nn.Module):
         options: of that function.
         net: arguments of :class:`dmcmc_core.nets.song.UNet`.
         centre: whether the network sees 2 x - 1, for data in [0, 1].
+        about_mean: whether all of this is about the mean of the data, the buffer ``mean`` (C, H, W), which begins at 0.
     """
 
-    def __init__(self, kind: str, options: dict[str, Any], net: dict[str, Any], centre: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        options: dict[str, Any],
+        net: dict[str, Any],
+        centre: bool = False,
+        about_mean: bool = False,
+    ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise unknown("preconditioning", kind, KINDS)
@@ -118,6 +126,8 @@ class Preconditioned(nn.Module):
         self.net = UNet(**net)
         self.kind, self.options, self.centre = kind, dict(options), centre
         self.config = {"kind": kind, "options": self.options, "net": self.net.config, "centre": centre}
+        self.config |= {"about_mean": True} if about_mean else {}
+        self.register_buffer("mean", torch.zeros(self.shape) if about_mean else None)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -135,6 +145,11 @@ class Preconditioned(nn.Module):
         Raises:
             UserError: for labels of a network without classes.
         """
+        if self.mean is not None:
+            return self.mean + self._plain(x - self.mean, sigma, labels)
+        return self._plain(x, sigma, labels)
+
+    def _plain(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         sigma = per_row(sigma, x)
         c = KINDS[self.kind](sigma, **self.options)
         seen = like(c.c_in, x) * x

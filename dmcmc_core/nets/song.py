@@ -18,6 +18,7 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import (
     DOWN,
     UP,
+    Attention,
     Block,
     FilteredDown,
     Fourier,
@@ -27,6 +28,7 @@ from dmcmc_core.nets.blocks import (
     StridedDown,
     check_whole,
     norm,
+    zero,
 )
 
 LIMITS = {
@@ -186,6 +188,17 @@ class UNet(nn.Module):
             if level.out is not None:
                 image = level.out(x) if image is None else self.enlarge(image) + level.out(x)
         return image
+
+
+def begin(net: UNet) -> None:
+    """Weights to train from: as drawn, but each residual block and the image begin as zero (Song et al. 2021)."""
+    for module in net.modules():
+        if isinstance(module, Block):
+            zero(module.conv1)
+        elif isinstance(module, Attention):
+            zero(module.proj)
+        elif isinstance(module, Level) and module.out is not None:
+            zero(module.out[-1])
 
 
 class Level(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.nets.blocks import check_whole
+from dmcmc_core.nets.blocks import check_whole, zero
 
 
 class Denoiser(nn.Module):
@@ -155,10 +155,3 @@ class Attention(nn.Module):
 
 def norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, width), width)
-
-
-def zero(layer: nn.Module) -> nn.Module:
-    """Start as zero, so that each block starts as the identity."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
