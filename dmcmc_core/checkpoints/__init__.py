@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.content import check_card, check_finite, check_numbers, sentence
+from dmcmc_core.checkpoints.content import check_card, check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets import features, noise_level, unet
@@ -294,7 +294,7 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
         raise unknown(f"architecture in the card of {path},", card["architecture"], known)
     make, arguments = known[str(card["architecture"])], card["config"]
     try:
-        with torch.device("meta"):  # so that a card of another network, however large, takes no memory
+        with without_memory():  # so that a card of another network, however large, takes no memory
             wanted = make(**arguments).state_dict()
     except Exception as error:  # whatever arguments of another type or size bring about
         raise UserError(f"the card of {path} does not make a {card['architecture']!r}: {sentence(error)}") from error

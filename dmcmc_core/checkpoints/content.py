@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dmcmc_core.errors import UserError
@@ -14,6 +18,13 @@ from dmcmc_core.errors import UserError
 def sentence(error: BaseException, most: int = 200) -> str:
     """What a library says, in its first line; the kind of error where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks made here have shapes and no numbers, whatever their size; random streams stay where they are."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
 
 
 def check_numbers(tensor: Tensor, name: str, path: Path) -> None:
@@ -38,9 +49,11 @@ def check_card(card: dict[str, Any], path: Path) -> None:
     ):
         if not (_is_number(low) and _is_number(high) and least < low < high):
             more = " above 0" if least == 0 else ""
-            raise UserError(f"{name} of {path} must be two finite numbers{more} that rise, not {low!r} and {high!r}")
+            raise UserError(
+                f"{name} of {path} must be two finite numbers{more} that rise, not {reprlib.repr(low)} and {reprlib.repr(high)}"
+            )
     if not isinstance(card.get("name", ""), str):
-        raise UserError(f"the name in the card of {path} must be text, not {card['name']!r}")
+        raise UserError(f"the name in the card of {path} must be text, not {reprlib.repr(card['name'])}")
 
 
 def _two(values: Any) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.checkpoints import read_card
-from dmcmc_core.checkpoints.content import check_finite, sentence
+from dmcmc_core.checkpoints.content import check_finite, sentence, without_memory
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.blocks import check_whole
@@ -294,7 +294,7 @@ def _check_size(library: Any, about: dict[str, Any], folder: Path) -> None:
         check_whole(f"layers_per_block in {folder / 'config.json'}", number, 1, 64)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-    with torch.device("meta"):
+    with without_memory():
         unet = _made(library.UNet2DModel.from_config, about, f"the network of {folder}")
     needed = sum(tensor.numel() for tensor in unet.state_dict().values())
     if needed > 2 * held + 10**6:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence
+from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
@@ -164,7 +164,7 @@ def _read(content: Any, path: Path) -> tuple[Preconditioned, dict[str, Any]]:
     kind, options, levels = OUTER[outer.name](outer, dict(outer.tensors()))
     arguments = _network(inner, path)
     tensors = {name: t for name, t in inner.tensors() if not name.endswith("resample_filter")}
-    with torch.device("meta"):  # so that arguments of another network, however large, take no memory
+    with without_memory():  # so that arguments of another network, however large, take no memory
         check(Preconditioned(kind, options, arguments).net, tensors, path)
     net = Preconditioned(kind, options, arguments)
     fill(net.net, tensors, path)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence
+from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Block, check_whole
 from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
@@ -114,7 +114,7 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
         UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
             configuration; with the first tensor that does not.
     """
-    with torch.device("meta"):  # so that a configuration of another network, however large, takes no memory
+    with without_memory():  # so that a configuration of another network, however large, takes no memory
         wanted, own = entries_of(build(config)[0].net)
     content = load(path)
     for key in ("model", "ema"):

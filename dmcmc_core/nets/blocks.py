@@ -35,7 +35,7 @@ class Resample(nn.Module):
     def __init__(self, direction: str | None, taps: Sequence[float] = (1, 1)) -> None:
         super().__init__()
         self.direction, self.box = direction, list(taps) == [1, 1]
-        filter = torch.tensor(taps, dtype=torch.float32)
+        filter = torch.tensor(taps, dtype=torch.float32, device="cpu")
         filter = filter.outer(filter) / filter.sum() ** 2
         self.register_buffer("filter", filter[None, None], persistent=False)
         self.padding = (len(taps) - 1) // 2
@@ -166,7 +166,7 @@ class Sinusoids(nn.Module):
     def __init__(self, width: int, endpoint: bool = True, cosines_first: bool = False) -> None:
         super().__init__()
         half = width // 2
-        exponents = torch.arange(half, dtype=torch.float32) / (half - (1 if endpoint else 0))
+        exponents = torch.arange(half, dtype=torch.float32, device="cpu") / (half - (1 if endpoint else 0))
         self.cosines_first = cosines_first
         self.register_buffer("frequencies", torch.exp(-math.log(10000) * exponents), persistent=False)
 
@@ -181,7 +181,7 @@ class Fourier(nn.Module):
 
     def __init__(self, width: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(width // 2) * scale)
+        self.register_buffer("frequencies", torch.randn(width // 2, device="cpu") * scale)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype) * (2 * math.pi)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.nets.blocks import check_whole
 
 
 def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
@@ -23,7 +24,7 @@ def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
     """
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
-    t = torch.linspace(1, 1e-3, n, dtype=torch.float64)
+    t = torch.linspace(1, 1e-3, n, dtype=torch.float64, device="cpu")
     return sigma_min * (sigma_max / sigma_min) ** t
 
 
@@ -95,13 +96,15 @@ class LightClassifier(nn.Module):
             "rank": rank,
         }
         pixels = math.prod(shape)
+        check_whole("n_levels", n_levels, 2, 10**5)
+        check_whole("rank", rank, 1, 256)
         self.floor = sigma_min**2
         sigma = log_levels(sigma_max, sigma_min, n_levels)
         self.register_buffer("known", torch.stack([-sigma.log(), -(sigma**-2) / 2]).float(), persistent=False)
         self.hidden = nn.Sequential(
             nn.Linear(2 * pixels + 1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 + rank)
         )
-        self.basis = nn.Parameter(torch.randn(rank, n_levels) / rank**0.5)
+        self.basis = nn.Parameter(torch.randn(rank, n_levels, device="cpu") / rank**0.5)
         self.log_pixels = math.log(pixels)
         nn.init.zeros_(self.hidden[-1].weight)
         nn.init.zeros_(self.hidden[-1].bias)

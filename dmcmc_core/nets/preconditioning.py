@@ -122,7 +122,9 @@ class Preconditioned(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise unknown("preconditioning", kind, KINDS)
-        KINDS[kind](torch.ones(1), **options)  # options of another kind should not wait for the first image
+        KINDS[kind](
+            torch.ones(1, device="cpu"), **options
+        )  # options of another kind should not wait for the first image
         self.net = UNet(**net)
         self.kind, self.options, self.centre = kind, dict(options), centre
         self.config = {"kind": kind, "options": self.options, "net": self.net.config, "centre": centre}

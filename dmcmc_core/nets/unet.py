@@ -108,7 +108,9 @@ class Embedding(nn.Module):
     def __init__(self, width: int, augment: int, frequencies: int = 16) -> None:
         super().__init__()
         # c_noise = ln(sigma) / 4 spans about 2: periods from 8 down to 1/8, so that neighbouring levels stay alike
-        self.register_buffer("frequencies", 2 * math.pi * 2 ** torch.linspace(-3, 3, frequencies), persistent=False)
+        self.register_buffer(
+            "frequencies", 2 * math.pi * 2 ** torch.linspace(-3, 3, frequencies, device="cpu"), persistent=False
+        )
         self.first, self.second = nn.Linear(2 * frequencies, width), nn.Linear(width, width)
         self.augment = nn.Linear(augment, width, bias=False) if augment else None
 
