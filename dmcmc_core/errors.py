@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -19,4 +20,5 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
     choices = sorted(choices)
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}known are {', '.join(choices)}")
+    shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
+    return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")

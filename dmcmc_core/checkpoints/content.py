@@ -50,7 +50,8 @@ def check_card(card: dict[str, Any], path: Path) -> None:
         if not (_is_number(low) and _is_number(high) and least < low < high):
             more = " above 0" if least == 0 else ""
             raise UserError(
-                f"{name} of {path} must be two finite numbers{more} that rise, not {reprlib.repr(low)} and {reprlib.repr(high)}"
+                f"{name} of {path} must be two finite numbers{more} that rise, not {reprlib.repr(low)} and "
+                f"{reprlib.repr(high)}"
             )
     if not isinstance(card.get("name", ""), str):
         raise UserError(f"the name in the card of {path} must be text, not {reprlib.repr(card['name'])}")

@@ -193,7 +193,7 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     else:
         coefficients, levels = _prediction(scheduler, path), _levels(scheduler, path)
         low, high = levels[0].item(), levels[-1].item()
-    _check_size(library, about, folder)
+    shape_alone = _check_size(library, about, folder)
     unet = _network(library, folder)
     if kind != EXPLODING and unet.config.time_embedding_type == "fourier":
         raise UserError(f"{folder} embeds log sigma (fourier), which goes with {EXPLODING} and not with {kind}")
@@ -205,7 +205,15 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     }
     card |= {"sigma_min": low, "sigma_max": high, "data_range": [0.0, 1.0] if kind == EXPLODING else [-1.0, 1.0]}
     card |= {"name": path.resolve().name, "parameters": sum(p.numel() for p in unet.parameters())}
-    return Unet(unet, coefficients, levels), card
+    made = Unet(unet, coefficients, levels)
+    with without_memory():  # arguments that the library takes and then cannot compute with
+        _made(lambda unet: _ask(unet, made), shape_alone, f"an answer of the network of {folder}")
+    return made, card
+
+
+def _ask(unet: nn.Module, made: Unet) -> Any:
+    labels = None if unet.config.num_class_embeds is None else torch.zeros(1, dtype=torch.int64)
+    return unet(torch.ones(1, *made.shape), torch.ones(1), labels)
 
 
 def _check_pipeline(path: Path) -> None:
@@ -239,7 +247,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _known(what: str, name: Any, names: list[str], where: Any) -> None:
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise unknown(f"{what} in {'config' if isinstance(where, dict) else where},", name, names)
 
 
@@ -264,7 +272,7 @@ def _made(make: Callable[..., Any], given: Any, what: str, **options: Any) -> An
 
 def _prediction(scheduler: Any, path: Path) -> Callable[..., Coefficients]:
     name = scheduler.config.get("prediction_type", "epsilon")
-    if name not in PREDICTIONS:
+    if not isinstance(name, str) or name not in PREDICTIONS:
         raise unknown(f"prediction_type in the scheduler of {path},", name, PREDICTIONS)
     if scheduler.config.get("timestep_type", "discrete") != "discrete" or scheduler.config.get("use_flow_sigmas"):
         raise UserError(
@@ -275,7 +283,7 @@ def _prediction(scheduler: Any, path: Path) -> Callable[..., Coefficients]:
 
 def _levels(scheduler: Any, path: Path) -> Tensor:
     """(T,) float64: sigma at every timestep, without a last one that is all noise, where sigma is infinite."""
-    kept = scheduler.alphas_cumprod.double()
+    kept = scheduler.alphas_cumprod.double().reshape(-1)
     levels = ((1 - kept) / kept).sqrt()
     levels = levels[:-1] if levels[-1:].isinf().any() else levels
     if len(levels) < 2 or not levels.isfinite().all() or levels[0] <= 0 or not (levels.diff() > 0).all():
@@ -285,8 +293,8 @@ def _levels(scheduler: Any, path: Path) -> Tensor:
     return levels
 
 
-def _check_size(library: Any, about: dict[str, Any], folder: Path) -> None:
-    """UserError for a configuration that makes a network of more numbers than the file of its weights has."""
+def _check_size(library: Any, about: dict[str, Any], folder: Path) -> nn.Module:
+    """The network without numbers; UserError for one of more numbers than the file of its weights has."""
     from safetensors import safe_open
 
     layers = about.get("layers_per_block", 2)
@@ -299,6 +307,7 @@ def _check_size(library: Any, about: dict[str, Any], folder: Path) -> None:
     needed = sum(tensor.numel() for tensor in unet.state_dict().values())
     if needed > 2 * held + 10**6:
         raise UserError(f"{folder / WEIGHTS} holds {held:,} numbers, the network of its config.json {needed:,}")
+    return unet
 
 
 def _network(library: Any, folder: Path) -> nn.Module:

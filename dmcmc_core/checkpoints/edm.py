@@ -29,7 +29,8 @@ class Inert:
     """An object of the file: the name of its class, and its state, a dictionary."""
 
     def __init__(self, name: str = "", state: Any = None) -> None:
-        self.name, self.state = name, state if isinstance(state, dict) else {}
+        self.name = name if isinstance(name, str) else type(name).__name__
+        self.state = state if isinstance(state, dict) else {}
 
     def __setstate__(self, state: Any) -> None:
         self.state = state if isinstance(state, dict) else {}
@@ -57,11 +58,21 @@ class Inert:
 def _persistent(meta: Any, *_: Any) -> Inert:
     if not isinstance(meta, dict):
         raise UserError("it holds a persistent object without a description")
-    return Inert(str(meta.get("class_name")), meta.get("state"))
+    return Inert(meta.get("class_name"), meta.get("state"))
 
 
 def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+    """As torch rebuilds it, but never larger than its numbers, for which torch would make room."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
+        raise UserError(
+            f"it holds a tensor of shape {tuple(size)!r:.60} that reaches beyond its {len(storage)} numbers"
+        )
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:
@@ -80,7 +91,7 @@ def _dtype(name: str, *_: Any) -> np.dtype:
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("collections", "OrderedDict"): OrderedDict,
@@ -109,7 +120,10 @@ class _Unpickler(pickle._Unpickler):
             raise UserError(f"it changes a {type(self.stack[-2]).__name__}, which no network of EDM does")
         super().load_build()
 
-    dispatch[pickle.BUILD[0]] = load_build
+    def load_bytearray8(self) -> None:
+        raise UserError("it holds bytes that can be changed, which no network of EDM does")
+
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
+from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import check_whole, zero
 
 
@@ -44,6 +45,8 @@ class Denoiser(nn.Module):
         augment: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(sigma_data, int | float) or not 0 < sigma_data < 1e6:
+            raise UserError(f"sigma_data must be a number above 0 and below a million, not {sigma_data!r:.40}")
         check_whole("the number of channels", len(channels), 1, 16)
         for number in blocks:
             check_whole("a number of blocks", number, 1, 64)
