@@ -13,7 +13,7 @@ from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, lo
 from dmcmc_core.nets.preconditioning import Preconditioned
 from dmcmc_core.nets.unet import Denoiser
 
-GLYPHS_BOUNDS = {0.05: 0.1, 0.2: 0.2, 1.0: 0.5, 5.0: 0.4, 20.0: 0.4}
+GLYPHS_BOUNDS = {0.05: 0.08, 0.2: 0.18, 1.0: 0.4, 5.0: 0.22, 20.0: 0.3}
 """Noise level -> relative error about the mean."""
 CARD = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
 
@@ -86,6 +86,18 @@ def test_shipped_noise_level_net_sees_the_noise():
     for sigma in (0.1, 1.0, 5.0):
         guess = sigmas[net(images + sigma * torch.randn_like(images)).argmax(1)]
         assert abs((guess / sigma).log().median()) < 0.1  # 64 pixels give sigma to 1 / sqrt(128) = 0.09
+
+
+def test_noise_level_net_of_glyphs_sees_the_noise_from_a_third_of_a_pixels_range_on():
+    from dmcmc_core.data import glyphs32
+
+    net, sigmas, card = load_noise_level("glyphs32")
+    assert sigmas.shape == (1000,) and sigmas[0] == 50.0 and card["data_range"] == [0.0, 1.0]
+    images = glyphs32(200, seed=3).images  # unseen
+    torch.manual_seed(0)
+    for sigma in (0.3, 1.0, 5.0, 20.0):
+        guess = sigmas[net(images + sigma * torch.randn_like(images)).argmax(1)]
+        assert (guess / sigma).log().abs().median() < 0.06  # 3,072 pixels give sigma to 1 / sqrt(6144) = 0.013
 
 
 def test_published_classifiers_have_the_published_size():
