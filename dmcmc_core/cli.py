@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has stopped: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a path that cannot be
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         rest = CONTINUE.get(words[0] if words else "", "nothing is left half-written")
         print(f"\ninterrupted: {rest}", file=sys.stderr)

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -113,6 +114,13 @@ def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoi
     """
     rest = dict(settings or {})
     chosen = {name: rest.pop(name) for name in CLASS if name in rest}
+    classes = getattr(model, "classes", 0)
+    if chosen and not classes:
+        raise UserError(f"this model has no classes: leave {next(iter(chosen))} out")
+    if classes and not chosen and not hasattr(model, "held_to") and getattr(model, "unconditional", None) is None:
+        raise UserError(
+            f"this model has classes and was never trained without: choose one by label, 0 to {classes - 1}"
+        )
     if chosen and "label" not in chosen:
         raise UserError(f"{next(iter(chosen))} is a setting of a class: choose one by label")
     return (Conditioned(model, **chosen) if chosen else model), rest
@@ -462,7 +470,7 @@ def starts(
         posterior = _calibrated(counted, the, seed, folder.parent / "posterior.npz")
         counted.reset()
     path = folder / "warmup.npz"
-    if path.is_file():
+    if _whole(path):
         chain = _load_chain(path, model)
     else:
         chain = dmcmc.warm_up(counted, posterior, the.chain, rng, device_of(model))
@@ -471,7 +479,7 @@ def starts(
     number = 0
     while True:
         path = folder / f"window-{number:06d}.npz"
-        if path.is_file():
+        if _whole(path):
             yield _load_start(path, model)
             chain = None
         else:
@@ -485,7 +493,7 @@ def starts(
 
 
 def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> ResidualPosterior:
-    if not path.is_file():
+    if not _whole(path):
         made = dmcmc.calibrated(counted, the.chain, seed, device_of(counted))
         _save_npz(path, levels=made.levels, expected=made.expected, rows=counted.rows)
     data = np.load(path)
@@ -669,7 +677,7 @@ def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path
 
 def _count(out: Path) -> tuple[int, int]:
     """Images in a folder, and the rows that were evaluated for them."""
-    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz"))]
+    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz")) if _whole(p)]
     return sum(len(s["arr_0"]) for s in shards), sum(int(s["rows"]) for s in shards)
 
 
@@ -689,7 +697,16 @@ def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where:
 
 def _has(out: Path, first: int, n: int) -> bool:
     path = out / f"shard-{first:08d}.npz"
-    return path.is_file() and len(np.load(path)["arr_0"]) == n
+    return _whole(path) and len(np.load(path)["arr_0"]) == n
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is there and as it was written: what is damaged is made again."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _save_shard(out: Path, first: int, x: Tensor, counted: CountNFE) -> None:

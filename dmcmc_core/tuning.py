@@ -150,7 +150,8 @@ class _Search:
         self.levels(*self.recipe(self.start))  # the least n_skip: what nothing can pay for is refused here
 
     def recipe(self, choice: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        settings = {"step": "sigma2", **choice, **self.fixed}
+        fewer = {"chains": max(16, self.num // 4)} if self.num < 256 else {}  # so that few images share a warm-up
+        settings = {"step": "sigma2", **fewer, **choice, **self.fixed}
         return f"dlg+{settings.pop('integrator')}", settings
 
     def levels(self, sampler: str, settings: dict[str, Any]) -> int:

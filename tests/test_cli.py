@@ -39,7 +39,7 @@ SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
         (SAMPLE + " --set tweedie=abc", "tweedie must be a finite number, at least 0.01 and at most 10, not 'abc'"),
         (SAMPLE.replace("heun", "dlg+heun") + " --set eta=abc", "eta must be a finite number, above 0, not 'abc'"),
         (SAMPLE + " --set label=3", "this model has no classes: leave label out"),
-        (SAMPLE + " --set guidance=2", "guidance is a setting of a class: choose one by label"),
+        (SAMPLE + " --set guidance=2", "this model has no classes: leave guidance out"),
         (SAMPLE + " --device gpu", "--device gpu cannot be used here: "),
         ("train noise-levels --config x", "unknown kind of training 'noise-levels': did you mean 'noise-level'?"),
         ("train score --config /nowhere/x.yaml", "--config /nowhere/x.yaml is not a file"),

@@ -189,6 +189,20 @@ def test_a_finished_run_is_not_run_again(model, tmp_path, evaluated):
     assert make(model, CHAINED, tmp_path / "a") == first and shard.is_file()
 
 
+@pytest.mark.parametrize("damaged", ["shard-00000006.npz", "window-000001.npz", "warmup.npz"])
+def test_what_is_damaged_is_made_again(model, damaged, tmp_path):
+    """Cut short or with other bytes: the run goes on as if the file were not there."""
+    manifest, before = make(model, CHAINED, tmp_path), load_images(tmp_path)
+    for cut in (True, False):
+        (path,) = tmp_path.rglob(damaged)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if cut else content[:80] + b"\x80" + content[81:])
+        if "shard" not in damaged:  # else nothing would ask for the chains
+            for shard in tmp_path.glob("shard-*.npz"):
+                shard.unlink()
+        assert make(model, CHAINED, tmp_path) == manifest and torch.equal(load_images(tmp_path), before)
+
+
 def test_more_images_are_added_to_those_there(model, tmp_path, evaluated):
     make(model, "heun", tmp_path / "a", num=10, shard=4)
     before = files(tmp_path / "a", "*.npz")

@@ -137,7 +137,10 @@ def test_noise_alone_moves_nothing_and_plain_is_taken_only_where_it_is_asked_for
     monkeypatch.setattr(tuning._Search, "measured", luck)
     chains, either = (tuning.auto(model, NFE, NUM, plain=plain) for plain in (False, True))
     start = {name: values[at] for name, (values, at) in tuning.choices(model, NFE).items()}
-    assert chains.sampler == f"dlg+{start.pop('integrator')}" and chains.settings == {"step": "sigma2"} | start
+    assert (
+        chains.sampler == f"dlg+{start.pop('integrator')}"
+        and chains.settings == {"step": "sigma2", "chains": 20} | start
+    )
     assert "--sampler auto would choose that" in str(chains)
     assert either.sampler in ("heun", "dpmpp_2m") and either.settings == {}
     assert either.distance == min(row["distance"] for row in either.finals[1:]) and "is not surely better" in str(

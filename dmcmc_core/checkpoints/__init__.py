@@ -61,6 +61,7 @@ def save(module: nn.Module, path: str | Path, card: dict) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     temporary = Path(f"{path}.part")
     save_file(tensors, temporary, metadata={"card": json.dumps(card)})
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 
@@ -405,7 +406,9 @@ def _shipped(name: str) -> Callable[[str], Denoiser]:
     def load(device: str) -> Denoiser:
         path = NETS / f"{name}.safetensors"
         if not path.is_file():
-            raise UserError(f"the network {name!r} is not in {NETS}: train it with train score --config {name}.yaml")
+            raise UserError(
+                f"the network {name!r} is not in {NETS}: train it with train score --config {path.with_suffix('.yaml')}"
+            )
         return _denoiser(*_network(path, device, None))
 
     return load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,13 @@ from dmcmc_core.errors import UserError
 
 
 def sentence(error: BaseException, most: int = 200) -> str:
-    """What a library says, in its first line; the kind of error where it says nothing."""
+    """What a library says, in its first line; the kind of error where it says nothing.
+
+    Of torch's advice on pickles, which ends in how to execute them, only the forbidden name is passed on.
+    """
+    if "weights_only" in str(error):
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it names {named[1]}" if named else "it is no sound pickle"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 

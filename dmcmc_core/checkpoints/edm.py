@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,7 +143,12 @@ def load(path: Path) -> Any:
         UserError: for a file that is truncated, no pickle, or names anything that is not in :data:`ALLOWED`.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(),
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # which is what these files hold
             return _Unpickler(data).load()
     except Exception as error:  # whatever a broken file brings about
         raise UserError(

@@ -90,8 +90,8 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
         config = at_place(path)
     if config is None and not beside.is_file():
         raise UserError(
-            f"{path} carries no configuration and there is no {beside.name} beside it: name one by config, a file "
-            f"or one of {', '.join(CONFIGS)}"
+            f"{path} carries no configuration and there is no {beside.name} beside it: name one by config= in Python "
+            f"or convert --config, a file or one of {', '.join(CONFIGS)}"
         )
     if config is not None and str(config) in CONFIGS:
         return CONFIGS[str(config)]

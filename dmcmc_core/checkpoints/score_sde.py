@@ -124,25 +124,29 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
     averaged = content["ema"].get("shadow_params")
     if not isinstance(averaged, list) or not all(isinstance(t, Tensor) for t in averaged):
         raise UserError(f"{path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'")
-    trained = [entry for entry in wanted if entry.trained]
+    unknown = sorted(state.keys() - {entry.name for entry in wanted} - {"sigmas"})
+    if unknown:
+        raise UserError(f"{path} does not fit its configuration: it holds the unknown tensor {unknown[0]!r}")
+
+    def fits(found: Any, entry: Entry) -> None:
+        shape = entry.shape(own[entry.own])
+        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
+            has = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else "is missing"
+            raise UserError(
+                f"{path} does not fit its configuration: tensor {entry.name!r} {has}, the network needs {shape}"
+            )
+
+    for entry in wanted:
+        fits(state.get(entry.name), entry)
+    trained = [entry.name for entry in wanted if entry.trained]
     if len(averaged) != len(trained):
         raise UserError(
             f"{path} does not fit its configuration: it averages {len(averaged)} tensors, the network has "
             f"{len(trained)} that are trained"
         )
-    tensors = dict(zip((entry.name for entry in trained), averaged, strict=True))
-    tensors |= {entry.name: state.get(entry.name) for entry in wanted if not entry.trained}
-    unknown = sorted(state.keys() - {entry.name for entry in wanted} - {"sigmas"})
-    if unknown:
-        raise UserError(f"{path} does not fit its configuration: it holds the unknown tensor {unknown[0]!r}")
+    tensors = state | dict(zip(trained, averaged, strict=True))
     for entry in wanted:
-        shape = entry.shape(own[entry.own])
-        for found in (state.get(entry.name), tensors[entry.name]):
-            if not isinstance(found, Tensor) or tuple(found.shape) != shape:
-                has = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else "is missing"
-                raise UserError(
-                    f"{path} does not fit its configuration: tensor {entry.name!r} {has}, the network needs {shape}"
-                )
+        fits(tensors[entry.name], entry)
         check_numbers(tensors[entry.name], entry.name, path)
     net, card = build(config)
     own = net.net.state_dict()
@@ -170,11 +174,13 @@ def load(path: Path) -> Any:
 
 
 def _check_members(path: Path) -> None:
-    """UserError for an archive with a member that claims to be larger than it: torch.save compresses nothing."""
+    """UserError for an archive with a damaged member, or one that claims to be larger than it: none is compressed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(max(m.file_size, m.compress_size) > path.stat().st_size for m in archive.infolist()):
                 raise UserError("a part of it claims to be larger than the whole")
+            if damaged := archive.testzip():  # torch does not ask whether the numbers are those that were written
+                raise UserError(f"its part {damaged} is damaged")
 
 
 def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
