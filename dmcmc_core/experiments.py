@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import csv
 import fcntl
 import filecmp
 import hashlib
@@ -904,12 +905,23 @@ CLAIM = {
 
 
 def write_claims(project: Project, profile: str) -> list[Path]:
-    """Every claim of every item's newest run under a profile as one table, ``claims.*`` among the figures."""
+    """Every claim of every item's newest run under a profile as one table, ``claims.*`` among the figures.
+
+    Of an item that has no run here the claims stay that the table has already, as its other figures do.
+    """
     folder, rows = project.figures(profile), []
+    if folder is None:
+        return []
+    before, there = folder / "claims.csv", []
+    if before.is_file():
+        with before.open(newline="") as file:
+            there = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
     for item in project.items:
-        run = newest_run(project, item, profile) if profile in item.parameters else None
-        rows += [{"item": item.id, **claim} for claim in read_metrics(run)["claims"]] if run else []
-    if folder is None or not rows:
+        if run := newest_run(project, item, profile) if profile in item.parameters else None:
+            rows += [{"item": item.id, **claim} for claim in read_metrics(run)["claims"]]
+        else:
+            rows += [row | {"holds": row["holds"] == "True"} for row in there if row["item"] == item.id]
+    if not rows:
         return []
     held = sum(row["holds"] for row in rows)
     caption = f"Every claim that a notebook looks into, profile {profile}: {held} of {len(rows)} hold here."

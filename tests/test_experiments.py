@@ -399,6 +399,9 @@ def test_every_claim_is_in_one_table(toy):
     experiments.reproduce(project=toy.project, say=lambda line: None)
     text = (toy.root / "figures" / "claims.md").read_text()
     assert "2 of 4 hold here" in text and text.count("| a | true |") == text.count("| b | false | 1 | a paper |") == 1
+    shutil.rmtree(toy.root / "exp" / "runs")
+    experiments.reproduce(only=["a"], project=toy.project, say=lambda line: None)
+    assert (toy.root / "figures" / "claims.md").read_text() == text, "those of b stay, as its figures do"
 
 
 def test_clock_and_columns():
