@@ -181,6 +181,8 @@ class InBlocks(Wrapper):
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         check_shape(x, self.shape)  # before the padding, so that the error tells what was given
+        if labels is not None and len(labels) != len(x):
+            raise UserError(f"every image needs a label: {len(x)} of them, not {len(labels)}")
         tensors = (x, per_row(sigma, x), *(() if labels is None else (labels,)))
         asked = self.block
         while (answer := self._fitting(asked, *tensors)) is None:

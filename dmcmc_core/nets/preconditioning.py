@@ -165,8 +165,9 @@ class Preconditioned(nn.Module):
         if not classes:
             raise UserError("this network has no classes: leave labels out")
         if labels.ndim == 1:
-            if labels.is_floating_point() or not ((NO_CLASS <= labels) & (labels < classes)).all():
-                raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels.tolist()}")
+            wrong = (labels < NO_CLASS) | (labels >= classes) | labels.is_floating_point()
+            if wrong.any():
+                raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels[wrong][0].item()}")
             none = labels == NO_CLASS
             labels = nn.functional.one_hot(labels.long().clamp(min=0), classes) * ~none[:, None]
         if labels.shape != (len(x), classes):
