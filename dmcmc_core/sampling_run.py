@@ -337,7 +337,7 @@ def run(
         sampler, nfe, settings: see :func:`plan`.
         chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
         seed: at least 0.
-        shard: images in a file, for plain integrators; with chains, a file holds up to 64 chains of one window.
+        shard: images in a file; with chains, as many whole windows as that holds, at least one window of 64 chains.
         trial: whether a seed below 0 is meant: those are for trials, so that no run shares their random numbers.
 
     Returns:
@@ -449,12 +449,15 @@ def _chained(counted, the, num, seed, out, where, posterior, size, rank, world, 
         if group % world != rank:
             continue
         begun = starts(counted.denoiser, the, posterior, seed, chains, where)
-        for number, start in zip(range(math.ceil((num - low) / c)), begun, strict=False):  # no window beyond the last
-            first = number * c + low
-            indices = range(first, min(first + len(chains), num))
+        together, windows = max(1, size // c), math.ceil((num - low) / c)  # of few chains, more windows fill a block
+        for number in range(0, windows, together):
+            first, count = number * c + low, min(together, windows - number)
+            indices = range(first, min(first + (count - 1) * c + len(chains), num))
+            some = list(itertools.islice(begun, count))
             if not _has(out, first, len(indices)):
                 counted.reset()
-                start = ChainState(start.x[: len(indices)], start.sigma[: len(indices)])
+                x, sigma = (torch.cat([getattr(s, name) for s in some]) for name in ("x", "sigma"))
+                start = ChainState(x[: len(indices)], sigma[: len(indices)])
                 _save_shard(out, first, _integrate(counted, the, start, Streams(seed, "image", indices)), counted)
             yield len(indices)
 

@@ -119,6 +119,19 @@ def test_a_wide_run_of_more_chains_than_a_block(model, tmp_path):
     assert torch.equal(load_images(tmp_path / "narrow"), load_images(tmp_path / "wide")[:67])
 
 
+def test_windows_of_few_chains_are_integrated_together(model, evaluated, tmp_path):
+    """A call takes as many windows as fill a block: 20 images of 6 chains need 1 call of each level, not 4."""
+    settings = CHAINS | {"n_skip": 2, "levels": 3}
+    calls = {}
+    for shard in (64, 6):
+        evaluated.clear()
+        make(model, "dlg+euler", tmp_path / str(shard), settings=settings, shard=shard)
+        calls[shard] = len(evaluated)
+    assert calls[6] - calls[64] == 3 * 3
+    assert len(list((tmp_path / "64").glob("shard-*.npz"))) == 1
+    assert torch.equal(load_images(tmp_path / "64"), load_images(tmp_path / "6"))
+
+
 @pytest.mark.parametrize("sampler", [PLAIN, CHAINED, "rk45"])
 def test_two_processes_make_the_same_images(model, sampler, tmp_path, monkeypatch):
     settings = {"chains": 70, "n_skip": 1, "warmup_levels": 1, "warmup_steps": 0} if sampler == CHAINED else {}
@@ -192,7 +205,7 @@ def test_a_finished_run_is_not_run_again(model, tmp_path, evaluated):
 @pytest.mark.parametrize("damaged", ["shard-00000006.npz", "window-000001.npz", "warmup.npz"])
 def test_what_is_damaged_is_made_again(model, damaged, tmp_path):
     """Cut short or with other bytes: the run goes on as if the file were not there."""
-    manifest, before = make(model, CHAINED, tmp_path), load_images(tmp_path)
+    manifest, before = make(model, CHAINED, tmp_path, shard=6), load_images(tmp_path)
     for cut in (True, False):
         (path,) = tmp_path.rglob(damaged)
         content = path.read_bytes()
@@ -200,7 +213,7 @@ def test_what_is_damaged_is_made_again(model, damaged, tmp_path):
         if "shard" not in damaged:  # else nothing would ask for the chains
             for shard in tmp_path.glob("shard-*.npz"):
                 shard.unlink()
-        assert make(model, CHAINED, tmp_path) == manifest and torch.equal(load_images(tmp_path), before)
+        assert make(model, CHAINED, tmp_path, shard=6) == manifest and torch.equal(load_images(tmp_path), before)
 
 
 def test_more_images_are_added_to_those_there(model, tmp_path, evaluated):

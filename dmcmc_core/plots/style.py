@@ -73,6 +73,8 @@ def save_figure(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     origin = embedded(provenance if provenance is not None else read_provenance(out_dir))
+    figure.draw_without_rendering()  # lay it out once: every file, and the search for its edges, would do so again
+    figure.set_layout_engine("none")
     paths = []
     for ending, metadata in (
         ("png", {"Software": None, "Provenance": origin}),
