@@ -118,6 +118,8 @@ class Adapter:
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         check_shape(x, self.shape)
+        if labels is not None and not self.classes:
+            raise UserError("this model has no classes: leave labels out (an Adapter is told of them by classes=)")
         given = x.to(self._dtype() or x.dtype)
         more = () if labels is None else (labels,)
         out = self._checked(self.function(given, per_row(sigma, given), *more), x, sigma)

@@ -525,7 +525,7 @@ def cached(
     integrators, which do not depend on the seed.
     """
     cache, (model, settings) = Path(cache_dir) / code_key(), conditioned(model, settings)
-    the = plan(model, sampler, nfe, num, settings)
+    the, settings = _bare(model, sampler, nfe, num, settings)
     if the.integrator.calls is None and "tol" not in settings:
         path = cache / "tolerances" / f"{key([fingerprint(model), asdict(the), _windows(the, num)])}.json"
         tried = json.loads(path.read_text()) if path.is_file() else {}
@@ -539,6 +539,16 @@ def cached(
     more = {"progress": progress, "chains_dir": cache / "chains", "trial": True}
     manifest = run(model, sampler, nfe, num, seed, out, settings, **more)
     return Samples(load_images(out), manifest)
+
+
+def _bare(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """The plan, and the settings without which it would be another: a default spelled out names no new cell."""
+    the = plan(model, sampler, nfe, num, settings)
+    for name in sorted(settings):
+        fewer = {k: v for k, v in settings.items() if k != name}
+        with suppress(UserError):
+            settings = fewer if plan(model, sampler, nfe, num, fewer) == the else settings
+    return the, settings
 
 
 def finished(folder: str | Path, num: int) -> bool:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dmcmc_core import checkpoints, integrators, metrics, sampling_run, schedules
 from dmcmc_core.denoiser import Denoiser, count_nfe
@@ -147,7 +149,14 @@ class _Search:
         self.start = {name: values[at] for name, (values, at) in self.values.items()}
         if sampling_run.split(self.recipe(self.start)[0])[1].calls is None:
             raise UserError(f"{AUTO} needs an integrator with a fixed number of calls, not {fixed['integrator']}")
+        # A round tries each other value of a setting once at most; last come the chains chosen and plain integrators.
+        self.most = 2 + 2 * sum(len(values) - 1 for values, _ in self.values.values()) + len(self.integrators)
+        self.seconds: list[float] = []  # of the trials made here
         self.levels(*self.recipe(self.start))  # the least n_skip: what nothing can pay for is refused here
+
+    @property
+    def integrators(self) -> list[str]:
+        return self.values["integrator"][0] if "integrator" in self.values else [self.fixed["integrator"]]
 
     def recipe(self, choice: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         fewer = {"chains": max(16, self.num // 4)} if self.num < 256 else {}  # so that few images share a warm-up
@@ -170,8 +179,8 @@ class _Search:
         trials = [row for row in self.notes.content["measured"].values() if row["seed"] == TRIAL]
         own = {"integrator", "posterior", "levels"} | {f.name for f in fields(ChainSettings)} - {"start"}
         common = {k: v for k, v in self.fixed.items() if k not in own}
-        names = self.values["integrator"][0] if "integrator" in self.values else [self.fixed["integrator"]]
-        finals = [self.measured(*one, FRESH) for one in [(sampler, settings)] + [(name, common) for name in names]]
+        plain = [(name, common) for name in self.integrators]
+        finals = [self.measured(*one, FRESH) for one in [(sampler, settings), *plain]]
         best = min(finals[1:], key=lambda row: row["distance"])
         if asked["plain"] and not surely_less(finals[0], best):
             sampler, settings, chosen = best["sampler"], common, best
@@ -209,6 +218,7 @@ class _Search:
         settings = settings | {"levels": self.levels(sampler, settings)}
         known, name = self.notes.content["measured"], json.dumps([sampler, settings, seed], sort_keys=True)
         if name not in known:
+            begun = time.monotonic()
             made = sampling_run.cached(self.model, sampler, 10**6, self.n, seed, settings, self.cache_dir)
             features = metrics.extract((made.images - self.low) / self.range, self.reference.extractor)
             chains = (made.manifest["plan"]["chain"] or {"chains": self.n})["chains"]
@@ -219,7 +229,10 @@ class _Search:
             row = {"sampler": sampler, **settings, "seed": seed, "distance": distance, "rows": rows}
             known[name] = row | {"without": without}
             self.notes.keep()
-            self.say(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+            self.seconds.append(time.monotonic() - begun)
+            left = (self.most - len(known)) * sum(self.seconds) / len(self.seconds)
+            said = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            self.say(f"{said}; trial {len(known)} of at most {self.most}, {tqdm.format_interval(left)} left at most")
         return known[name]
 
     def from_data(self, features: Tensor) -> float:

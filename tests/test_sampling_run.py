@@ -516,6 +516,18 @@ def test_cached_runs_once(model, tmp_path, evaluated):
     assert evaluated
 
 
+def test_a_default_that_is_spelled_out_names_the_same_cell(model, tmp_path, evaluated):
+    plain, chained = (cached(model, s, 12, 20, 0, SETTINGS[s], tmp_path) for s in (PLAIN, CHAINED))
+    evaluated.clear()
+    spelled = {"start": "mean", "schedule": "karras"}
+    assert torch.equal(cached(model, PLAIN, 12, 20, 0, spelled, tmp_path).images, plain.images)
+    spelled = CHAINS | {"n_skip": default_n_skip(12), "posterior": "exact", "eta": 0.3}
+    assert torch.equal(cached(model, CHAINED, 12, 20, 0, spelled, tmp_path).images, chained.images)
+    assert not evaluated
+    assert not torch.equal(cached(model, PLAIN, 12, 20, 0, {"start": "zero"}, tmp_path).images, plain.images)
+    assert evaluated
+
+
 def test_trials_of_tolerances_are_remembered(model, tmp_path, evaluated):
     """By another seed altogether, by another budget as far as they serve it; they never change what is chosen."""
     for num, nfe in ((20, 40), (20, 80)):
