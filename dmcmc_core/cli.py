@@ -199,7 +199,7 @@ def all_settings() -> str:
 
     doc = inspect.getdoc(ChainSettings).partition("Attributes:\n")[2].partition("Raises:")[0]
     doc = re.sub(r":\w+:`([^`]*)`", r"\1", doc).replace("``", "").replace("None", "null")
-    default = vars(ChainSettings()) | {"n_skip": "a third of the budget", "start": "as above"}
+    default = vars(ChainSettings()) | {"n_skip": "a third of what warm-up leaves of the budget", "start": "as above"}
     chains = {
         name: f"{' '.join(text.split()).rstrip('.')} ({_yaml(default[name])})"
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", doc, re.MULTILINE)

@@ -167,9 +167,15 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
         if "renoise" in chosen:
             integrators.number("renoise", chosen["renoise"], above=0, most=model.sigma_max)
-        chain = ChainSettings(**{"start": start, "n_skip": default_n_skip(nfe / each)} | chosen)
+        chain = ChainSettings(**{"start": start, "n_skip": 1} | chosen)
         posterior = settings.get("posterior", default_posterior(model))
         integrators.one_of("posterior", posterior, *POSTERIORS)
+        if "n_skip" not in chosen:
+            step = chain.step_calls(posterior == "residual")
+            warm = (
+                chain_cost(chain, num, posterior) - step
+            )  # so as not to starve the integrator where few images share it
+            chain = replace(chain, n_skip=default_n_skip(nfe / each - warm, step))
         spent += chain_cost(chain, num, posterior)
     least = each * (spent + (entry.calls(1, **options) if entry.calls else 1))
     if nfe < least:
@@ -200,9 +206,9 @@ def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float,
     )
 
 
-def default_n_skip(nfe: float) -> int:
-    """Steps of a window for a budget, where none are asked for: a third of it goes to the chains."""
-    return max(1, round(nfe / 3))
+def default_n_skip(left: float, step_calls: int = 1) -> int:
+    """Steps of a window, where none are asked for: a third of the calls that warm-up has ``left`` of a budget."""
+    return max(1, round(left / (3 * step_calls)))
 
 
 def default_posterior(model: Denoiser) -> str:

@@ -259,7 +259,7 @@ def test_rows_are_told_apart(model, tmp_path):
 @pytest.mark.parametrize("sampler", ["heun", "dlg+heun"])
 def test_options_that_cost_are_paid_for(model, sampler, tmp_path):
     """A Tweedie step, the adjusted kernel and corrections leave less for levels."""
-    settings = CHAINS if sampler.startswith("dlg") else {}
+    settings = CHAINS | {"n_skip": 5} if sampler.startswith("dlg") else {}
     bare = plan(model, sampler, 15, 60, settings).levels
     assert plan(model, sampler, 15, 60, settings | {"tweedie": 0.01}).levels < bare
     if settings:
@@ -300,6 +300,14 @@ def test_a_tolerance_is_tried_on_windows_early_and_late(model, tmp_path):
 
 def test_a_third_of_the_budget_goes_to_the_chains():
     assert [default_n_skip(nfe) for nfe in (1, 9, 10, 50)] == [1, 3, 3, 17]
+    assert default_n_skip(20, step_calls=2) == 3
+
+
+@pytest.mark.parametrize(("num", "n_skip"), [(20, 5), (600, 7)])
+def test_warm_up_that_few_images_share_leaves_the_integrator_its_levels(model, num, n_skip):
+    """Six levels for each of 64 chains are 6 NFE of each of 20 images, and 0.64 of each of 600."""
+    the = plan(model, "dlg+euler", 21, num)
+    assert the.chain.n_skip == n_skip and the.levels >= 10
 
 
 @pytest.mark.parametrize(
@@ -521,7 +529,7 @@ def test_a_default_that_is_spelled_out_names_the_same_cell(model, tmp_path, eval
     evaluated.clear()
     spelled = {"start": "mean", "schedule": "karras"}
     assert torch.equal(cached(model, PLAIN, 12, 20, 0, spelled, tmp_path).images, plain.images)
-    spelled = CHAINS | {"n_skip": default_n_skip(12), "posterior": "exact", "eta": 0.3}
+    spelled = CHAINS | {"n_skip": plan(model, CHAINED, 12, 20, CHAINS).chain.n_skip, "posterior": "exact", "eta": 0.3}
     assert torch.equal(cached(model, CHAINED, 12, 20, 0, spelled, tmp_path).images, chained.images)
     assert not evaluated
     assert not torch.equal(cached(model, PLAIN, 12, 20, 0, {"start": "zero"}, tmp_path).images, plain.images)
