@@ -633,9 +633,9 @@ def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams) ->
 
 
 def device_of(model: Denoiser) -> torch.device:
-    """Where a model computes, as far as its mean tells."""
-    mean = getattr(model, "mean", None)
-    return mean.device if mean is not None else torch.device("cpu")
+    """Where a model computes: as it says, else as its mean tells."""
+    known = next((t for t in (model, getattr(model, "mean", None)) if getattr(t, "device", None) is not None), None)
+    return torch.device("cpu" if known is None else known.device)
 
 
 def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:

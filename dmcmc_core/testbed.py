@@ -100,6 +100,7 @@ def load(
     reference: str,
     train_reference: str = "",
     cache_dir: str | Path = "exp/cache",
+    device: str = "cpu",
 ) -> Testbed:
     """A test-bed from names.
 
@@ -107,15 +108,16 @@ def load(
         model: for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
         features: a name of :data:`dmcmc_core.metrics.FEATURES`.
         reference, train_reference: for :func:`dmcmc_core.data.load_images`; the latter empty for exact models.
+        device: where a model that is named, and the features, compute: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         UserError: for unknown names, and images that do not fit the features.
     """
-    net = load_model(model) if isinstance(model, str) else model
+    net = load_model(model, device) if isinstance(model, str) else model
     images = data.open_images(reference)
     other = train_reference and train_reference != reference
     train = data.load_images(train_reference) if other else None
-    ref = metrics.make_reference(images, features, reference, cache_dir=cache_dir)
+    ref = metrics.make_reference(images, features, reference, device=device, cache_dir=cache_dir)
     large = not train_reference and math.prod(images.shape) > IN_MEMORY
     heldout = images if large or isinstance(images, Tensor) else images[:]
     name = model if isinstance(model, str) else getattr(net, "name", type(net).__name__)
