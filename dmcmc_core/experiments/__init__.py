@@ -7,6 +7,8 @@ taken for it, and a killed one leaves nothing that looks finished: a run gets it
 A notebook's part of the contract: a cell tagged ``parameters`` that declares ``profile``, ``seed``, ``out_dir`` and
 ``cache_dir`` beside its own parameters; written to ``out_dir``, the outputs that the manifest promises and
 ``metrics.json``, ``{"claims": [{"claim", "holds", "here", "published", "source", "note"}], "numbers": {...}}``.
+One that measures methods seed by seed also writes ``results.csv`` (:func:`dmcmc_core.tables.write_results`); those of
+all items are gathered into one long table.
 """
 
 # ruff: noqa: F401  the names are imported for those who import this package
@@ -43,6 +45,7 @@ from dmcmc_core.experiments.reports import (
     verdict,
     write_claims,
     write_readme,
+    write_results,
 )
 from dmcmc_core.experiments.runner import reproduce
 from dmcmc_core.experiments.runs import (

@@ -164,6 +164,11 @@ class Project:
             return None
         return self.root / "figures" / ("" if profile == "local" else profile)
 
+    def results(self, profile: str) -> Path:
+        """The table of every measured cell of a profile's runs; of smoke beside the runs."""
+        figures = self.figures(profile)
+        return figures / "results.csv" if figures else self.root / "exp" / "runs" / f"results-{profile}.csv"
+
     def select(self, only: Iterable[str], profile: str) -> list[Item]:
         """The items named, or all that have the profile. Raises UserError for names and profiles that are not there."""
         if profile not in PROFILES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -55,10 +54,7 @@ def write_claims(project: Project, profile: str) -> list[Path]:
     folder, rows = project.figures(profile), []
     if folder is None:
         return []
-    before, there = folder / "claims.csv", []
-    if before.is_file():
-        with before.open(newline="") as file:
-            there = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
+    there = tables.read_csv(folder / "claims.csv")
     for item in project.items:
         if run := newest_run(project, item, profile) if profile in item.parameters else None:
             rows += [{"item": item.id, **claim} for claim in read_metrics(run)["claims"]]
@@ -69,6 +65,26 @@ def write_claims(project: Project, profile: str) -> list[Path]:
     held = sum(row["holds"] for row in rows)
     caption = f"Every claim that a notebook looks into, profile {profile}: {held} of {len(rows)} hold here."
     return tables.write_table(rows, CLAIM, folder, "claims", caption)
+
+
+def write_results(project: Project, profile: str) -> list[Path]:
+    """Every measured cell of every item's newest run under a profile as one long table, ``results.csv``.
+
+    It is among the figures, of smoke in ``exp/runs``; where pyarrow is importable ``results.parquet`` is beside it. The
+    rows of an item that has no run here stay, as those of its claims do. No file where there is no row.
+    """
+    path, rows = project.results(profile), []
+    there = tables.read_csv(path)
+    for item in project.items:
+        if run := newest_run(project, item, profile) if profile in item.parameters else None:
+            rows += tables.read_csv(run / "results.csv")
+        else:
+            rows += [row for row in there if row["item"] == item.id]
+    if not rows:
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = dict.fromkeys([*tables.RESULT, *(key for row in rows for key in row)])
+    return [tables.write_csv(rows, list(columns), path), *tables.write_parquet(path)]
 
 
 def clock(seconds: float) -> str:

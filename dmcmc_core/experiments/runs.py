@@ -25,9 +25,14 @@ class Failure(Exception):
     """A run that did not end as it should; the message says why."""
 
 
+def run_files(item: Item) -> tuple[str, ...]:
+    """What a finished run holds for sure; beside it are the executed notebook and its log."""
+    return ("provenance.json", "metrics.json", *item.outputs)
+
+
 def is_complete(folder: Path, item: Item) -> bool:
     """A run folder gets its name when it is complete; what someone deleted from it later makes it incomplete."""
-    return all((folder / name).is_file() for name in ("provenance.json", "metrics.json", *item.outputs))
+    return all((folder / name).is_file() for name in run_files(item))
 
 
 def run_one(project: Project, item_id: str, profile: str) -> Path:
