@@ -132,10 +132,18 @@ def reproduce_arguments(p: argparse.ArgumentParser) -> None:
         help=f"{' or '.join(EXECUTORS)} (default: processes, of this machine); for Snakemake see the verb export",
     )
     p.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://host:8786")
+    track_argument(p, ["jsonl"], "how many claims of each run hold; jsonl adds a line to exp/runs/PROFILE.jsonl")
     place_arguments(p)
 
 
 EXECUTORS = ("processes", "dask")
+
+
+def track_argument(p: argparse.ArgumentParser, default: list[str], what: str) -> None:
+    from dmcmc_core.trackers import TRACKERS
+
+    text = f"any of {', '.join(TRACKERS)} (default: {' '.join(default) or 'none'}): {what}"
+    p.add_argument("--track", nargs="+", default=default, metavar="T", help=text)
 
 
 def place_arguments(p: argparse.ArgumentParser) -> None:
@@ -152,7 +160,7 @@ def reproduce(a: argparse.Namespace) -> int:
         print(experiments.overview(a.profile, a.only, project))
         return 0
     project.select(a.only, a.profile)  # names are looked at before a cluster is
-    outcomes = experiments.reproduce(a.profile, a.only, project=project, executor=_executor(a))
+    outcomes = experiments.reproduce(a.profile, a.only, project=project, executor=_executor(a), track=a.track)
     return int(any(outcome.failed for outcome in outcomes))
 
 
@@ -484,6 +492,7 @@ KINDS = ("score", "noise-level", "features")
 def train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("kind", metavar="KIND", help=" or ".join(KINDS))
     p.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file of the run; see exp/nets/")
+    track_argument(p, [], "the numbers that NAME.log has anyway, beside it as well")
 
 
 def train(a: argparse.Namespace) -> int:
@@ -493,7 +502,7 @@ def train(a: argparse.Namespace) -> int:
         raise UserError(f"--config {a.config} is not a file")
     from dmcmc_core import training
 
-    training.train(a.kind, a.config)
+    training.train(a.kind, a.config, track=a.track)
     return 0
 
 

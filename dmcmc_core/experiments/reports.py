@@ -40,6 +40,15 @@ def outcome_of(folder: Path, item: Item, unchanged: bool = False) -> Outcome:
     return Outcome(item, verdict(read_metrics(folder)), seconds, unchanged=unchanged, folder=folder)
 
 
+def numbers(outcome: Outcome) -> dict[str, float]:
+    """What a tracker is told of a run that has ended, under the item's name; its step is the time in seconds."""
+    found = {"seconds": round(outcome.seconds, 1), "failed": int(outcome.failed)}
+    if not outcome.failed:
+        claims = read_metrics(outcome.folder)["claims"]
+        found |= {"claims": len(claims), "claims that hold": sum(claim["holds"] for claim in claims)}
+    return {f"{outcome.item.id}/{name}": number for name, number in found.items()}
+
+
 CLAIM = {
     "item": "item", "claim": "claim", "published": "published", "source": "source", "here": "here", "holds": "holds",
     "note": "note",
@@ -71,16 +80,16 @@ def write_results(project: Project, profile: str) -> list[Path]:
     """Every measured cell of every item's newest run under a profile as one long table, ``results.csv``.
 
     It is among the figures, of smoke in ``exp/runs``; where pyarrow is importable ``results.parquet`` is beside it. The
-    rows of an item that has no run here stay, as those of its claims do. No file where there is no row.
+    rows of an item that has no run here stay, as those of its claims do. No file where there is neither run nor row.
     """
-    path, rows = project.results(profile), []
+    path, rows, runs = project.results(profile), [], 0
     there = tables.read_csv(path)
     for item in project.items:
         if run := newest_run(project, item, profile) if profile in item.parameters else None:
-            rows += tables.read_csv(run / "results.csv")
+            rows, runs = rows + tables.read_csv(run / "results.csv"), runs + 1
         else:
             rows += [row for row in there if row["item"] == item.id]
-    if not rows:
+    if not rows and not runs:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = dict.fromkeys([*tables.RESULT, *(key for row in rows for key in row)])

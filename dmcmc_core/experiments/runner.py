@@ -16,8 +16,9 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.experiments.executors import Ended, Executor, Processes, run_one_command
 from dmcmc_core.experiments.keys import check_parameters, ingredients, missing_files, run_key
 from dmcmc_core.experiments.manifest import Item, Project, here
-from dmcmc_core.experiments.reports import Outcome, clock, outcome_of, report, write_claims, write_results
+from dmcmc_core.experiments.reports import Outcome, clock, numbers, outcome_of, report, write_claims, write_results
 from dmcmc_core.experiments.runs import cells_done, failed_folder, is_complete, newest_run
+from dmcmc_core.trackers import tracking
 
 
 def reproduce(
@@ -27,6 +28,7 @@ def reproduce(
     project: Project | None = None,
     say: Callable[[str], None] | None = None,
     executor: Executor | None = None,
+    track: Sequence[str] = ("jsonl",),
 ) -> list[Outcome]:
     """Run every item whose run is not there yet and fill ``figures/``.
 
@@ -36,6 +38,7 @@ def reproduce(
         jobs: notebooks at a time, each in a process with its share of the cores; 2 where there are two cores.
         say: takes the lines of the report; printed when None.
         executor: the engine; ``Processes(jobs)`` of this machine when None.
+        track: of :data:`dmcmc_core.trackers.TRACKERS`, told in ``exp/runs`` how many claims of each run hold.
 
     Returns:
         One outcome per item, in the order of the manifest; a notebook that fails does not keep the others from running.
@@ -68,8 +71,10 @@ def reproduce(
         else:
             todo.append(item)
             say(f"{item.id}: to run{_reason(project, item, profile)}")
-    for outcome in _run_all(project, todo, profile, executor, say):
-        outcomes[outcome.item.id] = outcome
+    with tracking(track if todo else (), project.root / "exp" / "runs", profile) as tracker:
+        for outcome in _run_all(project, todo, profile, executor, say):
+            outcomes[outcome.item.id] = outcome
+            tracker.log(int(time.time()), **numbers(outcome))
     result = [outcomes[item.id] for item in items]
     write_claims(project, profile)
     write_results(project, profile)

@@ -39,11 +39,13 @@ RUNS = json.loads(subprocess.check_output(
 workdir: ROOT
 localrules: all, show
 
-rule all:
-    input: RUNS["shown"]
+OUTPUTS = [name for item in ITEMS for name in RUNS[item]["outputs"]]
+
+rule all:  # the runs too: Snakemake does not look for what only stands between
+    input: RUNS["shown"], OUTPUTS
 
 rule show:  # figures, claims and results, all from finished runs
-    input: [name for item in ITEMS for name in RUNS[item]["outputs"]]
+    input: OUTPUTS
     output: RUNS["shown"]
     shell: "'{{PYTHON}}' -m dmcmc_core reproduce {{PLACE}} --only {{ITEMS}}"
 """
