@@ -156,7 +156,7 @@ def write_results(
 
     Args:
         rows: as of :meth:`dmcmc_core.testbed.Testbed.row`. ``settings``, a mapping, is written as JSON; ``seconds``,
-            for all n images, is None or has ``chains`` (posterior and classifier are theirs) and ``integrator``;
+            for all n images, is empty or has ``chains`` (posterior and classifier are theirs) and ``integrator``;
             ``nfe`` is the full count. Numbers under other keys are measurements, a column each.
         out_dir: the run's; the item is that of its ``provenance.json``.
         method: the keys that say what made a row; joined, they are its method.
