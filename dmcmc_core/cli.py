@@ -122,6 +122,32 @@ def reproduce_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
     p.add_argument("--list", action="store_true", help="show every item with its verdict and time, and run nothing")
     p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: 2 if there are two cores)")
+    p.add_argument(
+        "--gpus", metavar="LIST", help="deal these out to the jobs, such as 0,1; none (default: all visible)"
+    )
+    p.add_argument(
+        "--executor",
+        default="processes",
+        metavar="E",
+        help=f"{' or '.join(EXECUTORS)} (default: processes, of this machine); for Snakemake see the verb export",
+    )
+    p.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://host:8786")
+    track_argument(p, ["jsonl"], "how many claims of each run hold; jsonl adds a line to exp/runs/PROFILE.jsonl")
+    place_arguments(p)
+
+
+EXECUTORS = ("processes", "dask")
+
+
+def track_argument(p: argparse.ArgumentParser, default: list[str], what: str) -> None:
+    from dmcmc_core.trackers import TRACKERS
+
+    text = f"any of {', '.join(TRACKERS)} (default: {' '.join(default) or 'none'}): {what}"
+    p.add_argument("--track", nargs="+", default=default, metavar="T", help=text)
+
+
+def place_arguments(p: argparse.ArgumentParser) -> None:
+    """Another project than this one: the tests' and the engines'."""
     p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
 
@@ -133,8 +159,25 @@ def reproduce(a: argparse.Namespace) -> int:
     if a.list:
         print(experiments.overview(a.profile, a.only, project))
         return 0
-    outcomes = experiments.reproduce(a.profile, a.only, a.jobs, project)
+    project.select(a.only, a.profile)  # names are looked at before a cluster is
+    outcomes = experiments.reproduce(a.profile, a.only, project=project, executor=_executor(a), track=a.track)
     return int(any(outcome.failed for outcome in outcomes))
+
+
+def _executor(a: argparse.Namespace):
+    from dmcmc_core.experiments import executors
+
+    if a.executor not in EXECUTORS:
+        raise unknown("executor", a.executor, EXECUTORS)
+    if a.executor == "processes":
+        if a.scheduler:
+            raise UserError(f"--scheduler {a.scheduler} is of a Dask cluster: it needs --executor dask")
+        return executors.Processes(a.jobs, None if a.gpus is None else executors.parse_gpus(a.gpus))
+    if not a.scheduler:
+        raise UserError("--executor dask needs --scheduler ADDRESS, such as tcp://host:8786, where dask scheduler runs")
+    if a.gpus is not None:
+        raise UserError("--gpus is of this machine's processes; a Dask worker has its own CUDA_VISIBLE_DEVICES")
+    return executors.Dask(a.scheduler, a.jobs)
 
 
 def _project(a: argparse.Namespace):
@@ -143,11 +186,34 @@ def _project(a: argparse.Namespace):
     return Project(a.root.resolve(), a.package) if a.root else here()
 
 
+def export_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("what", metavar="WHAT", help="snakemake: a Snakefile; keys: each item's run key and outputs as JSON")
+    p.add_argument("--out", type=Path, metavar="FILE", help="where to (default: printed)")
+    p.add_argument("--profile", default="local", metavar="P", help="as for reproduce (default: local)")
+    p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
+    place_arguments(p)
+
+
+def export(a: argparse.Namespace) -> int:
+    from dmcmc_core.experiments import workflow
+
+    if a.what not in ("snakemake", "keys"):
+        raise unknown("export", a.what, ("snakemake", "keys"))
+    if a.what == "snakemake" and a.out:
+        print(f"wrote {workflow.write_snakefile(_project(a), a.out, a.profile, a.only)}")
+    elif a.what == "snakemake":
+        print(workflow.snakefile(_project(a), a.profile, a.only), end="")
+    elif a.out:
+        raise UserError(f"--out {a.out} is for a Snakefile; export keys prints")
+    else:
+        print(json.dumps(workflow.run_table(_project(a), a.profile, a.only), indent=1))
+    return 0
+
+
 def run_one_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("id")
     p.add_argument("--profile", default="local")
-    p.add_argument("--root", type=Path)
-    p.add_argument("--package", default="dmcmc_core")
+    place_arguments(p)
     p.add_argument("--with-parent", action="store_true", help="end when the process that started this one has gone")
 
 
@@ -167,8 +233,7 @@ def run_one(a: argparse.Namespace) -> int:
 
 def readme_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--profile", default="local", metavar="P", help="whose verdicts to show (default: local)")
-    p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
+    place_arguments(p)
 
 
 def readme(a: argparse.Namespace) -> int:
@@ -427,6 +492,7 @@ KINDS = ("score", "noise-level", "features")
 def train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("kind", metavar="KIND", help=" or ".join(KINDS))
     p.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file of the run; see exp/nets/")
+    track_argument(p, [], "the numbers that NAME.log has anyway, beside it as well")
 
 
 def train(a: argparse.Namespace) -> int:
@@ -436,7 +502,7 @@ def train(a: argparse.Namespace) -> int:
         raise UserError(f"--config {a.config} is not a file")
     from dmcmc_core import training
 
-    training.train(a.kind, a.config)
+    training.train(a.kind, a.config, track=a.track)
     return 0
 
 
@@ -477,7 +543,18 @@ VERBS = {
         "Run every notebook of exp/manifest.yaml whose run is not there yet, and fill figures/.\n"
         "A run is named by a hash of all that it depends on: an unchanged one is not repeated, an interrupted\n"
         "one is made again. Ends with a table of items, times and verdicts; status 1 if a notebook failed.",
-        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only demo",
+        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only demo\n"
+        f"  {PROGRAM} reproduce --profile full --executor dask --scheduler tcp://host:8786",
+    ),
+    "export": Verb(
+        export,
+        export_arguments,
+        "write the list of items as a Snakefile, for other machines and their queues",
+        "Write exp/manifest.yaml as a Snakefile: a rule per item, each running what reproduce runs, so that runs made\n"
+        "with either are found by both. It asks this project for the run keys whenever Snakemake reads it, so that\n"
+        "changed notebooks, modules and checkpoints are seen; a changed manifest with other items needs a new export.",
+        f"examples:\n  {PROGRAM} export snakemake --profile smoke --out Snakefile && snakemake --cores 2\n"
+        "  snakemake --executor slurm --jobs 20 --config gpu=1 --default-resources slurm_partition=gpu runtime=240",
     ),
     "sample": Verb(
         sample,

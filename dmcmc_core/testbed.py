@@ -48,11 +48,16 @@ class Testbed(NamedTuple):
     def row(
         self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
     ) -> dict[str, Any]:
-        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies."""
+        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies.
+
+        ``seconds`` are those that making all n images took, chains (posterior and classifier included) and integrator,
+        when that was done: the cell may be of another day, and the machine had other work. Empty where not recorded.
+        """
         images, manifest = self.samples(sampler, nfe, n, seed, settings)
         plan, clean = manifest["plan"], self.unit(images)
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
-        made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol")}
+        made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol"), "sampler": sampler}
+        made |= {"settings": dict(settings or {}), "seconds": manifest.get("seconds", {})}
         return about | made | cost | metrics.measure(clean, self.reference) | self.copies(images)
 
     def unit(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dmcmc_core"
 # the networks and their files.
 LAYERS = [
     {"errors"},
-    {"streams", "denoiser"},
+    {"streams", "denoiser", "trackers"},
     {"data", "analytic", "nets"},
     {"metrics", "checkpoints"},
     {"linear_sde"},
