@@ -355,9 +355,9 @@ def evaluate_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def evaluate(a: argparse.Namespace) -> int:
-    from dmcmc_core import metrics
+    from dmcmc_core import evaluation
 
-    result = metrics.evaluate(a.directory, a.reference, a.features, weights=a.weights)
+    result = evaluation.evaluate(a.directory, a.reference, a.features, weights=a.weights)
     print(json.dumps(result, default=_number) if a.json else readable(result))
     return 0
 
