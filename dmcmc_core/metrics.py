@@ -8,13 +8,16 @@ fit. What turns images into such rows: :mod:`dmcmc_core.features`; a folder of i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dmcmc_core.data import ImageSet
 from dmcmc_core.errors import UserError
 
 ROWS = 2048
@@ -23,10 +26,74 @@ ROWS = 2048
 NEIGHBOURS = 5
 """The k of precision, recall, density and coverage, as in Naeem et al. 2020."""
 
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A table (n, d) whose rows are read when they are asked for; everything here takes it in place of a tensor.
+
+    Attributes:
+        shape: (n, d).
+        read: a slice or integers (r,) -> rows (r, d) float32, finite, on ``device``.
+    """
+
+    shape: tuple[int, int]
+    read: Callable[[slice | Tensor], Tensor]
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return self.read(rows)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        return (self.read(slice(i, min(i + size, len(self)))) for i in range(0, len(self), size))
+
+    def narrow(self, _: int, start: int, length: int) -> Rows:
+        """Those from ``start`` on, as a tensor's ``narrow(0, start, length)``."""
+        return replace(
+            self, shape=(length, self.shape[1]), read=lambda rows: self.read(torch.arange(start, start + length)[rows])
+        )
+
+
+Table = Tensor | Rows
+
+
+def table(x: Table, name: str) -> Table:
+    """``x``, checked to be a table (n, d) of finite numbers; UserError if it is not. Rows were checked when written."""
+    if isinstance(x, Rows):
+        return x
+    x = torch.as_tensor(x)
+    if x.ndim != 2:
+        raise UserError(f"{name} must have the shape (n, d), not {tuple(x.shape)}")
+    if not x.isfinite().all():
+        row = (~x.isfinite().all(1)).nonzero()[0].item()
+        raise UserError(f"{name} are not finite, first in row {row}")
+    return x
+
+
+def _pair(x: Table, y: Table, least: int) -> tuple[Table, Table]:
+    x, y = table(x, "features"), table(y, "reference features")
+    if x.shape[1] != y.shape[1]:
+        raise UserError(f"rows of the same length are needed, not of {x.shape[1]} and {y.shape[1]} features")
+    if min(len(x), len(y)) < least:
+        raise UserError(f"at least {least} rows are needed in both sets, not {len(x)} and {len(y)}")
+    return x, y
+
+
+def _tiles(n: int, m: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    for i in range(0, n, rows):
+        for j in range(0, m, rows):
+            yield slice(i, i + rows), slice(j, j + rows)
+
+
 # ---- Fréchet distance ------------------------------------------------------------------------------------------------
 
 
-def statistics(features: Tensor, rows: int = ROWS) -> tuple[Tensor, Tensor]:
+def statistics(features: Table, rows: int = ROWS) -> tuple[Tensor, Tensor]:
     """Mean (d,) and unbiased covariance (d, d) of features (n, d), in float64; that of ``numpy.cov``.
 
     Raises:
@@ -69,6 +136,38 @@ def frechet_distance(mu1, cov1, mu2, cov2) -> float:
     return max(0.0, ((mu1 - mu2).square().sum() + cov1.trace() + cov2.trace() - 2 * root).item())
 
 
+def bootstrap_frechet(
+    x: Table, mu, cov, *, resamples: int = 100, groups: Tensor | None = None, seed: int = 0, rows: int = ROWS
+) -> Tensor:
+    """Fréchet distances of resamples of features (n, d), drawn with replacement, from a Gaussian (``mu``, ``cov``).
+
+    A resample holds fewer different rows than the set itself, and distances grow as there are fewer: the values lie
+    above that of the whole set. Their spread is what they are good for.
+
+    Args:
+        groups: (n,) int64, the group of each row, from 0; whole groups are drawn then, as rows within one (images of
+            one Markov chain) are not independent. None: every row is drawn by itself.
+
+    Returns:
+        (resamples,) float64.
+    """
+    groups = torch.arange(len(x)) if groups is None else groups
+    n_groups, generator = int(groups.max()) + 1, torch.Generator().manual_seed(seed)
+    centre = statistics(x, rows)[0]
+    values = []
+    for _ in range(resamples):
+        drawn = torch.randint(n_groups, (n_groups,), generator=generator).bincount(minlength=n_groups)
+        weights = drawn[groups].double().to(x.device)
+        total, first, second = weights.sum(), 0, 0
+        for part, weight in zip(x.split(rows), weights.split(rows), strict=True):
+            centred = part.double() - centre
+            first, second = first + weight @ centred, second + (weight[:, None] * centred).T @ centred
+        mean = first / total
+        resampled = (second - total * mean.outer(mean)) / (total - 1)
+        values.append(frechet_distance(centre + mean, resampled, mu, cov))
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def _float64(values, name: str) -> Tensor:
     values = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values, dtype=np.float64))
     values = values.detach().cpu().double()
@@ -103,24 +202,27 @@ def covariance(values, name: str, d: int) -> tuple[Tensor, Tensor]:
 # ---- kernel distance -------------------------------------------------------------------------------------------------
 
 
-def kid(x: Tensor, y: Tensor, *, within_y: float | None = None, rows: int = ROWS) -> float:
+def kid(x: Table, y: Table, *, within_x: float | None = None, within_y: float | None = None, rows: int = ROWS) -> float:
     """Unbiased squared maximum mean discrepancy of features (n, d) and (m, d), kernel (x . y / d + 1)^3, all pairs.
 
     Binkowski et al. 2018 (arXiv 1801.01401, Section 4), of Inception features the KID. Its mean over draws from equal
     distributions is 0, so single values may be negative. The value itself, where many tables print it times 1000;
-    :func:`kid_subsets` averages over subsets as they do. ``within_y`` may carry ``within(y)`` from an earlier call.
+    :func:`kid_subsets` averages over subsets as they do. ``within_x`` and ``within_y`` may carry ``within(x)`` and
+    ``within(y)`` from an earlier call.
 
     Raises:
         UserError: for fewer than two rows, different numbers of features, or features that are not finite.
     """
     x, y = _pair(x, y, least=2)
+    within_x = within(x, rows) if within_x is None else within_x
     within_y = within(y, rows) if within_y is None else within_y
-    return within(x, rows) + within_y - 2 * _kernel_sum(x, y, rows) / (len(x) * len(y))
+    return within_x + within_y - 2 * _kernel_sum(x, y, rows) / (len(x) * len(y))
 
 
-def within(x: Tensor, rows: int = ROWS) -> float:
+def within(x: Table, rows: int = ROWS) -> float:
     """Mean of KID's kernel over all pairs of different rows of features (n, d)."""
-    return (_kernel_sum(x, x, rows) - _kernel(x, x, paired=True)) / (len(x) * (len(x) - 1))
+    itself = sum(_kernel(part, part, paired=True) for part in x.split(rows))
+    return (_kernel_sum(x, x, rows) - itself) / (len(x) * (len(x) - 1))
 
 
 def kid_subsets(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, seed: int = 2020) -> tuple[float, float]:
@@ -153,7 +255,7 @@ def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> float:
     return (products / x.shape[1] + 1).pow(3).sum().item()
 
 
-def _kernel_sum(x: Tensor, y: Tensor, rows: int) -> float:
+def _kernel_sum(x: Table, y: Table, rows: int) -> float:
     return sum(_kernel(a, b) for a in x.split(rows) for b in y.split(rows))
 
 
@@ -173,7 +275,7 @@ class Prdc(NamedTuple):
     """Share of reference balls that hold at least one generated row."""
 
 
-def radii(x: Tensor, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
+def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
     """Distance of each row of features (n, d) to its k-th nearest other row, (n,) float64.
 
     Raises:
@@ -185,53 +287,104 @@ def radii(x: Tensor, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
     for part in x.split(rows):
         nearest = part.new_empty(len(part), 0, dtype=torch.float64)
         for other in x.split(rows):
-            tile = torch.cat([nearest, _distances(part, other)], 1)
-            nearest = tile.topk(min(k + 1, tile.shape[1]), largest=False).values  # the row itself is one of them
+            both = torch.cat([nearest, _nearest(part, other, k + 1)], 1)
+            nearest = both.topk(min(k + 1, both.shape[1]), largest=False).values  # the row itself is one of them
         out.append(nearest[:, k])
     return torch.cat(out)
 
 
 def prdc(
-    generated: Tensor,
-    reference: Tensor,
+    generated: Table,
+    reference: Table,
     k: int = NEIGHBOURS,
     *,
+    generated_radii: Tensor | None = None,
     reference_radii: Tensor | None = None,
     rows: int = ROWS,
 ) -> Prdc:
     """Precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797) of features (n, d) and (m, d).
 
     A row's ball reaches to its k-th nearest neighbour in its own set and is open, as in the authors' package ``prdc``.
-    Distances are sums of squared differences in float64 without the shortcut through inner products, so that copies
-    are at distance 0 and ties are ties. ``reference_radii`` may carry ``radii(reference, k)`` from an earlier call.
+    Wherever it could make a difference, distances are sums of squared differences in float64 without the shortcut
+    through inner products, so that copies are at distance 0 and ties are ties. ``generated_radii`` and
+    ``reference_radii`` may carry ``radii(generated, k)`` and ``radii(reference, k)`` from an earlier call.
 
     Raises:
         UserError: unless 1 <= k < n, m; for different numbers of features, or features that are not finite.
     """
     x, y = _pair(generated, reference, least=k + 1)
-    radius_x = radii(x, k, rows)
+    radius_x = radii(x, k, rows) if generated_radii is None else generated_radii
     radius_y = radii(y, k, rows) if reference_radii is None else reference_radii
     balls = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # reference balls that each generated row is in
     recalled = torch.zeros(len(y), dtype=torch.bool, device=x.device)
     covered = torch.zeros_like(recalled)
     for i, j in _tiles(len(x), len(y), rows):
-        distance = _distances(x[i], y[j])
-        inside = distance < radius_y[j]
+        closer = _comparison(x[i], y[j])
+        inside = closer(radius_y[j].expand(len(radius_x[i]), -1))
         balls[i] += inside.sum(1)
         covered[j] |= inside.any(0)
-        recalled[j] |= (distance < radius_x[i, None]).any(0)
+        recalled[j] |= closer(radius_x[i, None].expand(-1, len(radius_y[j]))).any(0)
     precision, recall, depth, coverage = (t.double().mean().item() for t in (balls > 0, recalled, balls, covered))
     return Prdc(precision, recall, depth / k, coverage)
 
 
-def _tiles(n: int, m: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    for i in range(0, n, rows):
-        for j in range(0, m, rows):
-            yield slice(i, i + rows), slice(j, j + rows)
+_FEW = 64  # rows for which inner products are not worth their trouble
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances (n, m) through inner products, ten times faster; and by how much they may be wrong, (n, m).
+
+    A sum of d products is off by at most d eps times the sum of their sizes; two norms, the product and the distance
+    that it stands for make four of them, and a few roundings more.
+    """
+    middle = y.double().mean(0)  # inner products of centred rows lose fewer digits
+    x, y = x.double() - middle, y.double() - middle
+    norms = x.square().sum(1)[:, None] + y.square().sum(1)
+    return torch.addmm(norms, x, y.T, alpha=-2), norms * ((4 * x.shape[1] + 16) * torch.finfo(torch.float64).eps)
+
+
+def _between(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """The same numbers as ``_distances(x, y)[i, j]``, for indices i (p,) and j (p, q): (p, q)."""
+    pieces = zip(i.split(64), j.split(64), strict=True)
+    return torch.cat([_distances(x[a, None], y[b])[:, 0] for a, b in pieces]) if len(i) else x.new_empty(j.shape)
+
+
+def _nearest(x: Tensor, y: Tensor, count: int) -> Tensor:
+    """The ``count`` smallest of ``_distances(x, y)`` in each row, or all of them where there are not so many."""
+    candidates = count + 8
+    if len(y) <= max(candidates, _FEW):
+        return _distances(x, y).topk(min(count, len(y)), largest=False).values
+    squared, error = _squared(x, y)
+    near = squared.topk(candidates, largest=False)
+    found = _between(x, y, torch.arange(len(x)), near.indices).topk(count, largest=False).values
+    others = near.values[:, -1] - error.amax(1)  # at least the squared distance of all that are no candidates
+    unsure = found[:, -1].square() >= others
+    if unsure.any():
+        found[unsure] = _distances(x[unsure], y).topk(count, largest=False).values
+    return found
+
+
+def _comparison(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """radius (n, m) -> ``_distances(x, y) < radius``, computed as such where it is not sure from the inner products."""
+    if min(len(x), len(y)) <= _FEW:
+        return lambda radius, distances=_distances(x, y): distances < radius
+    squared, error = _squared(x, y)
+
+    def closer(radius: Tensor) -> Tensor:
+        margin = radius.square() - squared
+        unsure = margin.abs() <= error
+        if unsure.sum() > unsure.numel() / 64:  # many copies
+            return _distances(x, y) < radius
+        inside = margin > 0
+        i, j = unsure.nonzero(as_tuple=True)
+        inside[i, j] = _between(x, y, i, j[:, None])[:, 0] < radius[i, j]
+        return inside
+
+    return closer
 
 
 # ---- classes ---------------------------------------------------------------------------------------------------------
@@ -288,7 +441,9 @@ class Nearest(NamedTuple):
     """(n,) int64 into the data set."""
 
 
-def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False, rows: int = ROWS) -> Nearest:
+def distance_to_set(
+    images: Tensor | ImageSet, data: Tensor | ImageSet, *, exclude_self: bool = False, rows: int = ROWS
+) -> Nearest:
     """Nearest member of ``data`` (K, *shape) to each of ``images`` (n, *shape), by L2 over the pixels.
 
     Found through inner products in the dtype of the images; the distance itself is then computed from the difference in
@@ -300,15 +455,16 @@ def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False,
     """
     if images.shape[1:] != data.shape[1:]:
         raise UserError(f"images of shape {tuple(images.shape[1:])} cannot be compared with {tuple(data.shape[1:])}")
-    x, y = _pair(images.flatten(1), data.flatten(1).to(images.device), least=1)
+    x, y = _pair(_pixels(images), _pixels(data), least=1)
     if exclude_self and not (len(x) == len(y) > 1):
         raise UserError(f"exclude_self compares a set of at least 2 with itself, not {len(x)} images with {len(y)}")
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    x, y = x.to(dtype), y.to(dtype)
-    middle = y.mean(0)  # inner products of centred rows lose fewer digits
-    best, index = x.new_full((len(x),), torch.inf), x.new_zeros(len(x), dtype=torch.int64)
+    device = x.device
+    middle = sum(part.to(device, dtype).sum(0) for part in y.split(rows)) / len(y)  # centred rows lose fewer digits
+    best = torch.full((len(x),), torch.inf, dtype=dtype, device=device)
+    index = torch.zeros(len(x), dtype=torch.int64, device=device)
     for i, j in _tiles(len(x), len(y), rows):
-        a, b = x[i] - middle, y[j] - middle
+        a, b = x[i].to(dtype) - middle, y[j].to(device, dtype) - middle
         squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
         if exclude_self and i == j:
             squared.fill_diagonal_(torch.inf)
@@ -316,7 +472,16 @@ def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False,
         index[i] = torch.where(least < best[i], at + j.start, index[i])
         best[i] = torch.minimum(best[i], least)
     pieces = zip(x.split(rows), index.split(rows), strict=True)
-    return Nearest(torch.cat([(part.double() - y[at].double()).norm(dim=1) for part, at in pieces]), index)
+    distance = [(part.double() - y[at].to(device).double()).norm(dim=1) for part, at in pieces]
+    return Nearest(torch.cat(distance), index)
+
+
+def _pixels(images: Tensor | ImageSet) -> Table:
+    """Images (n, *shape) as rows of pixels, those of a set in [0, 1]."""
+    if isinstance(images, Tensor):
+        return images.flatten(1)
+    images = images.in_range(0.0, 1.0)
+    return Rows((len(images), math.prod(images.shape[1:])), lambda rows: images[rows].flatten(1))
 
 
 def coverage_of_set(index: Tensor, size: int) -> float:
@@ -350,7 +515,7 @@ class Memorisation(NamedTuple):
     """Standard error of ``nearer_train - nearer_train_fresh``, from the binomial spread of the two shares."""
 
 
-def memorisation(generated: Tensor, train: Tensor, heldout: Tensor) -> Memorisation:
+def memorisation(generated: Tensor | ImageSet, train: Tensor | ImageSet, heldout: Tensor | ImageSet) -> Memorisation:
     """Does a model copy its training images? Nearest training image against nearest held-out image, L2 over pixels.
 
     How to read it. If training and held-out images are draws from one distribution and the model has learned that
@@ -378,26 +543,6 @@ def memorisation(generated: Tensor, train: Tensor, heldout: Tensor) -> Memorisat
     copies = (to_train < fresh_train.quantile(0.01)).double().mean().item()
     error = sum(p * (1 - p) / n for p, n in zip(shares, (len(generated), len(heldout)), strict=True)) ** 0.5
     return Memorisation(*shares, *medians, copies, error)
-
-
-def table(x: Tensor, name: str) -> Tensor:
-    """``x``, checked to be a table (n, d) of finite numbers; UserError if it is not."""
-    x = torch.as_tensor(x)
-    if x.ndim != 2:
-        raise UserError(f"{name} must have the shape (n, d), not {tuple(x.shape)}")
-    if not x.isfinite().all():
-        row = (~x.isfinite().all(1)).nonzero()[0].item()
-        raise UserError(f"{name} are not finite, first in row {row}")
-    return x
-
-
-def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    x, y = table(x, "features"), table(y, "reference features")
-    if x.shape[1] != y.shape[1]:
-        raise UserError(f"rows of the same length are needed, not of {x.shape[1]} and {y.shape[1]} features")
-    if min(len(x), len(y)) < least:
-        raise UserError(f"at least {least} rows are needed in both sets, not {len(x)} and {len(y)}")
-    return x, y
 
 
 # ---- results of different n ------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Metrics against closed forms, brute force and the reference packages; and what they answer to bad input."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -207,6 +209,38 @@ def test_prdc_is_the_definition_for_any_tile(k):
         assert tuple(prdc(fake, real, k, rows=rows)) == pytest.approx(expected, abs=1e-12)
     prepared = metrics.radii(real, k)
     assert prdc(fake, real, k, reference_radii=prepared) == prdc(fake, real, k)
+
+
+def hard_tables():
+    """Where inner products alone go wrong: copies, ties on a grid, and rows far from the origin."""
+    x, y = draws(90, 6, 0).float(), draws(120, 6, 1).float()
+    yield x, y
+    yield torch.cat([x[:40], x[:40], y[:10]]), torch.cat([y, x[:40]])
+    yield (2 * x).round(), (2 * y).round()
+    yield x / 1000 + 1e4, y / 1000 + 1e4
+    yield x[:1].expand(90, -1), y
+
+
+@pytest.mark.parametrize("x, y", list(hard_tables()), ids=["plain", "copies", "grid", "far away", "one row"])
+def test_neighbours_by_inner_products_are_those_by_differences(x, y):
+    """Bit for bit: what is not sure is computed from the differences."""
+    exact = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(metrics._nearest(x, y, 6), exact.topk(6, largest=False).values)
+    own = torch.cdist(y.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(1).values[:, 3]
+    for rows in (70, 2048):
+        assert torch.equal(metrics.radii(y, 3, rows=rows), own)
+    closer = metrics._comparison(x, y)
+    for radius in (own.expand(len(x), -1), exact, exact.roll(1, 1), torch.zeros_like(exact)):
+        assert torch.equal(closer(radius), exact < radius)
+
+
+def test_inner_products_suffice_nearly_always():
+    """The slow way is for the pairs that need it, or ten thousand images of 2,048 features would take hours."""
+    x, y = draws(300, 32, 0).float(), draws(300, 32, 1).float()
+    with mock.patch.object(metrics, "_distances", wraps=metrics._distances) as slow:
+        prdc(x, y)
+    pairs = sum(len(call.args[0]) * call.args[0].shape[-2] * call.args[1].shape[-2] for call in slow.call_args_list)
+    assert 0 < pairs < 0.2 * 3 * 300 * 300
 
 
 def test_precision_and_recall_agree_with_torch_fidelity():
