@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -32,6 +33,8 @@ class Extractor(NamedTuple):
     """Images (B, C, H, W) float32 in [0, 1] -> features (B, d)."""
     weights: str = ""
     """SHA-256 of its weights; empty where nobody knows it: what it computes is then never cached."""
+    head: Callable[[Tensor], Tensor] | None = None
+    """Features (B, d) -> one number for each class, the largest for the class of the image; None without classes."""
 
 
 def digits_cnn() -> nn.Module:
@@ -202,7 +205,7 @@ def load_features(name: str, weights: str | Path | None = None, *, check_hash: b
     weights = weights_sha256(network if isinstance(network, nn.Module) else RandomConv(3))
     if isinstance(network, nn.Module):
         network = network.eval().to(device)
-    return Extractor(name, network, weights)
+    return Extractor(name, network, weights, getattr(network, "last", None))
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -219,11 +222,27 @@ def distance_name(features: str) -> str:
     return "FID" if features == "inception" else f"Fréchet distance ({features} features)"
 
 
-@torch.no_grad()
 def extract(images: Tensor | ImageSet, extractor: Extractor, *, device="cpu", block: int = BLOCK) -> Tensor:
     """Features (n, d) of images (n, C, H, W) in [0, 1], computed on ``device`` in padded blocks, returned on it.
 
-    Of an :class:`dmcmc_core.data.ImageSet` only a few blocks are in memory at a time, beside the features.
+    As :func:`extract_parts`, put together in memory.
+    """
+    features, done = None, 0
+    for values in extract_parts(images, extractor, device=device, block=block):
+        if features is None:
+            features = values.new_empty(len(images), values.shape[1])
+        features[done : done + len(values)] = values
+        done += len(values)
+    return features
+
+
+@torch.no_grad()
+def extract_parts(
+    images: Tensor | ImageSet, extractor: Extractor, *, device="cpu", block: int = BLOCK, start: int = 0
+) -> Iterator[Tensor]:
+    """Features of images (n, C, H, W) in [0, 1] from number ``start`` on, a table (at most 16 blocks, d) at a time.
+
+    Of an :class:`dmcmc_core.data.ImageSet` no more images than that are in memory.
 
     Images are first rounded to 256 levels, as files hold them, so that images in memory and the same images on disk
     have the same features.
@@ -237,9 +256,9 @@ def extract(images: Tensor | ImageSet, extractor: Extractor, *, device="cpu", bl
         images = images.in_range(0.0, 1.0)
     elif not images.isfinite().all():
         raise UserError("the images hold values that are not finite")
-    features, done = None, 0
-    for part in images.split(16 * block):  # rounded and moved piecewise: the whole set may not fit on the device
-        rounded = from_uint8(to_uint8(part)).to(device)
+    size = block * max(1, min(16, 2**24 // (block * math.prod(images.shape[1:]))))
+    for first in range(start, len(images), size):  # the whole set may not fit on the device
+        rounded = from_uint8(to_uint8(images[first : first + size])).to(device)
         try:
             values = apply_in_blocks(extractor.network, block, rounded)
         except (RuntimeError, ValueError) as error:
@@ -249,8 +268,4 @@ def extract(images: Tensor | ImageSet, extractor: Extractor, *, device="cpu", bl
             raise UserError(
                 f"features {extractor.name!r} do not fit images of shape {tuple(images.shape[1:])}: {reason}"
             ) from error
-        if features is None:
-            features = values.new_empty(len(images), *values.shape[1:])
-        features[done : done + len(values)] = values
-        done += len(values)
-    return table(features, f"features {extractor.name!r}")
+        yield table(values, f"features {extractor.name!r}", first)

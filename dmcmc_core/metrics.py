@@ -62,15 +62,18 @@ class Rows:
 Table = Tensor | Rows
 
 
-def table(x: Table, name: str) -> Table:
-    """``x``, checked to be a table (n, d) of finite numbers; UserError if it is not. Rows were checked when written."""
+def table(x: Table, name: str, first: int = 0) -> Table:
+    """``x``, checked to be a table (n, d) of finite numbers; UserError if it is not. Rows were checked when written.
+
+    ``first``: the number of its first row, for the message.
+    """
     if isinstance(x, Rows):
         return x
     x = torch.as_tensor(x)
     if x.ndim != 2:
         raise UserError(f"{name} must have the shape (n, d), not {tuple(x.shape)}")
     if not x.isfinite().all():
-        row = (~x.isfinite().all(1)).nonzero()[0].item()
+        row = first + (~x.isfinite().all(1)).nonzero()[0].item()
         raise UserError(f"{name} are not finite, first in row {row}")
     return x
 
@@ -371,7 +374,8 @@ def _nearest(x: Tensor, y: Tensor, count: int) -> Tensor:
 def _comparison(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     """radius (n, m) -> ``_distances(x, y) < radius``, computed as such where it is not sure from the inner products."""
     if min(len(x), len(y)) <= _FEW:
-        return lambda radius, distances=_distances(x, y): distances < radius
+        distances = _distances(x, y)
+        return lambda radius: distances < radius
     squared, error = _squared(x, y)
 
     def closer(radius: Tensor) -> Tensor:
@@ -554,11 +558,13 @@ def require_equal_n(a: Mapping | int, b: Mapping | int) -> None:
     Every one of these estimates is biased or spread by an amount that depends on n (Chong & Forsyth 2020, arXiv
     1911.07023). Results must also share the features, the reference and its number of images.
 
+    Results must not differ in protocol and encoding of their images either, where they tell them.
+
     Raises:
         UserError: that names what differs.
     """
     a, b = ({"n": r} if isinstance(r, int) else r for r in (a, b))
-    for key in ("n", "reference_n", "reference", "features"):
+    for key in ("n", "reference_n", "reference", "features", "protocol", "encoding"):
         if key in a and key in b and a[key] != b[key]:
             raise UserError(f"results of different {key} must not be compared: {a[key]!r} and {b[key]!r}")
 
