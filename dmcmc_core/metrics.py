@@ -1,28 +1,24 @@
 """How far one set of images is from another: distances between features, between distributions, between neighbours.
 
-A feature extractor turns images into rows of numbers; everything else here is arithmetic on two such tables, done in
-float64 and in blocks, so that 50,000 rows fit. Only features of the Inception network of 2015-12-05 may be called FID:
-:func:`distance_name` says what a number is called.
+All of it is arithmetic on tables of numbers, a row for an image, done in float64 and in blocks, so that 50,000 rows
+fit. What turns images into such rows: :mod:`dmcmc_core.features`; a folder of images against a reference:
+:mod:`dmcmc_core.evaluation`.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
+import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dmcmc_core.data import ImageSet, from_uint8, load_images, open_images, read_npz, root, to_uint8
-from dmcmc_core.denoiser import BLOCK, apply_in_blocks
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.data import ImageSet
+from dmcmc_core.errors import UserError
 
 ROWS = 2048
 """Rows of a tile: pairs are always looked at in tiles of at most ROWS x ROWS (32 MB in float64)."""
@@ -30,16 +26,83 @@ ROWS = 2048
 NEIGHBOURS = 5
 """The k of precision, recall, density and coverage, as in Naeem et al. 2020."""
 
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A table (n, d) whose rows are read when they are asked for; everything here takes it in place of a tensor.
+
+    Attributes:
+        shape: (n, d).
+        read: a slice or integers (r,) -> rows (r, d) float32, finite, on ``device``.
+    """
+
+    shape: tuple[int, int]
+    read: Callable[[slice | Tensor], Tensor]
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return self.read(rows)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        return (self.read(slice(i, min(i + size, len(self)))) for i in range(0, len(self), size))
+
+    def narrow(self, _: int, start: int, length: int) -> Rows:
+        """Those from ``start`` on, as a tensor's ``narrow(0, start, length)``."""
+        return replace(
+            self, shape=(length, self.shape[1]), read=lambda rows: self.read(torch.arange(start, start + length)[rows])
+        )
+
+
+Table = Tensor | Rows
+
+
+def table(x: Table, name: str, first: int = 0) -> Table:
+    """``x``, checked to be a table (n, d) of finite numbers; UserError if it is not. Rows were checked when written.
+
+    ``first``: the number of its first row, for the message.
+    """
+    if isinstance(x, Rows):
+        return x
+    x = torch.as_tensor(x)
+    if x.ndim != 2:
+        raise UserError(f"{name} must have the shape (n, d), not {tuple(x.shape)}")
+    if not x.isfinite().all():
+        row = first + (~x.isfinite().all(1)).nonzero()[0].item()
+        raise UserError(f"{name} are not finite, first in row {row}")
+    return x
+
+
+def _pair(x: Table, y: Table, least: int) -> tuple[Table, Table]:
+    x, y = table(x, "features"), table(y, "reference features")
+    if x.shape[1] != y.shape[1]:
+        raise UserError(f"rows of the same length are needed, not of {x.shape[1]} and {y.shape[1]} features")
+    if min(len(x), len(y)) < least:
+        raise UserError(f"at least {least} rows are needed in both sets, not {len(x)} and {len(y)}")
+    return x, y
+
+
+def _tiles(n: int, m: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    for i in range(0, n, rows):
+        for j in range(0, m, rows):
+            yield slice(i, i + rows), slice(j, j + rows)
+
+
 # ---- Fréchet distance ------------------------------------------------------------------------------------------------
 
 
-def statistics(features: Tensor, rows: int = ROWS) -> tuple[Tensor, Tensor]:
+def statistics(features: Table, rows: int = ROWS) -> tuple[Tensor, Tensor]:
     """Mean (d,) and unbiased covariance (d, d) of features (n, d), in float64; that of ``numpy.cov``.
 
     Raises:
         UserError: for fewer than two rows, or features that are not finite.
     """
-    x = _features(features, "features")
+    x = table(features, "features")
     if len(x) < 2:
         raise UserError(f"a covariance needs at least 2 rows of features, not {len(x)}")
     mu = sum(part.double().sum(0) for part in x.split(rows)) / len(x)
@@ -65,15 +128,47 @@ def frechet_distance(mu1, cov1, mu2, cov2) -> float:
     Raises:
         UserError: for shapes that do not fit, values that are not finite, or matrices that are no covariances.
     """
-    mu1, mu2 = _vector(mu1, "mu1"), _vector(mu2, "mu2")
+    mu1, mu2 = vector(mu1, "mu1"), vector(mu2, "mu2")
     if mu1.shape != mu2.shape:
         raise UserError(f"means of the same number of features are needed, not mu1 {len(mu1)} and mu2 {len(mu2)}")
-    cov1, factor1 = _covariance(cov1, "cov1", len(mu1))
-    cov2, factor2 = _covariance(cov2, "cov2", len(mu1))
+    cov1, factor1 = covariance(cov1, "cov1", len(mu1))
+    cov2, factor2 = covariance(cov2, "cov2", len(mu1))
     factor, cov = (factor1, cov2) if factor1.shape[1] <= factor2.shape[1] else (factor2, cov1)
     product = factor.T @ cov @ factor
     root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     return max(0.0, ((mu1 - mu2).square().sum() + cov1.trace() + cov2.trace() - 2 * root).item())
+
+
+def bootstrap_frechet(
+    x: Table, mu, cov, *, resamples: int = 100, groups: Tensor | None = None, seed: int = 0, rows: int = ROWS
+) -> Tensor:
+    """Fréchet distances of resamples of features (n, d), drawn with replacement, from a Gaussian (``mu``, ``cov``).
+
+    A resample holds fewer different rows than the set itself, and distances grow as there are fewer: the values lie
+    above that of the whole set. Their spread is what they are good for.
+
+    Args:
+        groups: (n,) int64, the group of each row, from 0; whole groups are drawn then, as rows within one (images of
+            one Markov chain) are not independent. None: every row is drawn by itself.
+
+    Returns:
+        (resamples,) float64.
+    """
+    groups = torch.arange(len(x)) if groups is None else groups
+    n_groups, generator = int(groups.max()) + 1, torch.Generator().manual_seed(seed)
+    centre = statistics(x, rows)[0]
+    values = []
+    for _ in range(resamples):
+        drawn = torch.randint(n_groups, (n_groups,), generator=generator).bincount(minlength=n_groups)
+        weights = drawn[groups].double().to(x.device)
+        total, first, second = weights.sum(), 0, 0
+        for part, weight in zip(x.split(rows), weights.split(rows), strict=True):
+            centred = part.double() - centre
+            first, second = first + weight @ centred, second + (weight[:, None] * centred).T @ centred
+        mean = first / total
+        resampled = (second - total * mean.outer(mean)) / (total - 1)
+        values.append(frechet_distance(centre + mean, resampled, mu, cov))
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _float64(values, name: str) -> Tensor:
@@ -84,14 +179,14 @@ def _float64(values, name: str) -> Tensor:
     return values
 
 
-def _vector(values, name: str) -> Tensor:
+def vector(values, name: str) -> Tensor:
     values = torch.atleast_1d(_float64(values, name))
     if values.ndim != 1:
         raise UserError(f"{name} must have the shape (d,), not {tuple(values.shape)}")
     return values
 
 
-def _covariance(values, name: str, d: int) -> tuple[Tensor, Tensor]:
+def covariance(values, name: str, d: int) -> tuple[Tensor, Tensor]:
     """A checked covariance C (d, d), made exactly symmetric, and F (d, rank) with F F^T = C."""
     cov = torch.atleast_2d(_float64(values, name))
     if cov.shape != (d, d):
@@ -110,24 +205,27 @@ def _covariance(values, name: str, d: int) -> tuple[Tensor, Tensor]:
 # ---- kernel distance -------------------------------------------------------------------------------------------------
 
 
-def kid(x: Tensor, y: Tensor, *, within_y: float | None = None, rows: int = ROWS) -> float:
+def kid(x: Table, y: Table, *, within_x: float | None = None, within_y: float | None = None, rows: int = ROWS) -> float:
     """Unbiased squared maximum mean discrepancy of features (n, d) and (m, d), kernel (x . y / d + 1)^3, all pairs.
 
     Binkowski et al. 2018 (arXiv 1801.01401, Section 4), of Inception features the KID. Its mean over draws from equal
     distributions is 0, so single values may be negative. The value itself, where many tables print it times 1000;
-    :func:`kid_subsets` averages over subsets as they do. ``within_y`` may carry ``within(y)`` from an earlier call.
+    :func:`kid_subsets` averages over subsets as they do. ``within_x`` and ``within_y`` may carry ``within(x)`` and
+    ``within(y)`` from an earlier call.
 
     Raises:
         UserError: for fewer than two rows, different numbers of features, or features that are not finite.
     """
     x, y = _pair(x, y, least=2)
+    within_x = within(x, rows) if within_x is None else within_x
     within_y = within(y, rows) if within_y is None else within_y
-    return within(x, rows) + within_y - 2 * _kernel_sum(x, y, rows) / (len(x) * len(y))
+    return within_x + within_y - 2 * _kernel_sum(x, y, rows) / (len(x) * len(y))
 
 
-def within(x: Tensor, rows: int = ROWS) -> float:
+def within(x: Table, rows: int = ROWS) -> float:
     """Mean of KID's kernel over all pairs of different rows of features (n, d)."""
-    return (_kernel_sum(x, x, rows) - _kernel(x, x, paired=True)) / (len(x) * (len(x) - 1))
+    itself = sum(_kernel(part, part, paired=True) for part in x.split(rows))
+    return (_kernel_sum(x, x, rows) - itself) / (len(x) * (len(x) - 1))
 
 
 def kid_subsets(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, seed: int = 2020) -> tuple[float, float]:
@@ -160,7 +258,7 @@ def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> float:
     return (products / x.shape[1] + 1).pow(3).sum().item()
 
 
-def _kernel_sum(x: Tensor, y: Tensor, rows: int) -> float:
+def _kernel_sum(x: Table, y: Table, rows: int) -> float:
     return sum(_kernel(a, b) for a in x.split(rows) for b in y.split(rows))
 
 
@@ -180,7 +278,7 @@ class Prdc(NamedTuple):
     """Share of reference balls that hold at least one generated row."""
 
 
-def radii(x: Tensor, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
+def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
     """Distance of each row of features (n, d) to its k-th nearest other row, (n,) float64.
 
     Raises:
@@ -192,53 +290,105 @@ def radii(x: Tensor, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
     for part in x.split(rows):
         nearest = part.new_empty(len(part), 0, dtype=torch.float64)
         for other in x.split(rows):
-            tile = torch.cat([nearest, _distances(part, other)], 1)
-            nearest = tile.topk(min(k + 1, tile.shape[1]), largest=False).values  # the row itself is one of them
+            both = torch.cat([nearest, _nearest(part, other, k + 1)], 1)
+            nearest = both.topk(min(k + 1, both.shape[1]), largest=False).values  # the row itself is one of them
         out.append(nearest[:, k])
     return torch.cat(out)
 
 
 def prdc(
-    generated: Tensor,
-    reference: Tensor,
+    generated: Table,
+    reference: Table,
     k: int = NEIGHBOURS,
     *,
+    generated_radii: Tensor | None = None,
     reference_radii: Tensor | None = None,
     rows: int = ROWS,
 ) -> Prdc:
     """Precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797) of features (n, d) and (m, d).
 
     A row's ball reaches to its k-th nearest neighbour in its own set and is open, as in the authors' package ``prdc``.
-    Distances are sums of squared differences in float64 without the shortcut through inner products, so that copies
-    are at distance 0 and ties are ties. ``reference_radii`` may carry ``radii(reference, k)`` from an earlier call.
+    Wherever it could make a difference, distances are sums of squared differences in float64 without the shortcut
+    through inner products, so that copies are at distance 0 and ties are ties. ``generated_radii`` and
+    ``reference_radii`` may carry ``radii(generated, k)`` and ``radii(reference, k)`` from an earlier call.
 
     Raises:
         UserError: unless 1 <= k < n, m; for different numbers of features, or features that are not finite.
     """
     x, y = _pair(generated, reference, least=k + 1)
-    radius_x = radii(x, k, rows)
+    radius_x = radii(x, k, rows) if generated_radii is None else generated_radii
     radius_y = radii(y, k, rows) if reference_radii is None else reference_radii
     balls = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # reference balls that each generated row is in
     recalled = torch.zeros(len(y), dtype=torch.bool, device=x.device)
     covered = torch.zeros_like(recalled)
     for i, j in _tiles(len(x), len(y), rows):
-        distance = _distances(x[i], y[j])
-        inside = distance < radius_y[j]
+        closer = _comparison(x[i], y[j])
+        inside = closer(radius_y[j].expand(len(radius_x[i]), -1))
         balls[i] += inside.sum(1)
         covered[j] |= inside.any(0)
-        recalled[j] |= (distance < radius_x[i, None]).any(0)
+        recalled[j] |= closer(radius_x[i, None].expand(-1, len(radius_y[j]))).any(0)
     precision, recall, depth, coverage = (t.double().mean().item() for t in (balls > 0, recalled, balls, covered))
     return Prdc(precision, recall, depth / k, coverage)
 
 
-def _tiles(n: int, m: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    for i in range(0, n, rows):
-        for j in range(0, m, rows):
-            yield slice(i, i + rows), slice(j, j + rows)
+_FEW = 64  # rows for which inner products are not worth their trouble
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances (n, m) through inner products, ten times faster; and by how much they may be wrong, (n, m).
+
+    A sum of d products is off by at most d eps times the sum of their sizes; two norms, the product and the distance
+    that it stands for make four of them, and a few roundings more.
+    """
+    middle = y.double().mean(0)  # inner products of centred rows lose fewer digits
+    x, y = x.double() - middle, y.double() - middle
+    norms = x.square().sum(1)[:, None] + y.square().sum(1)
+    return torch.addmm(norms, x, y.T, alpha=-2), norms * ((4 * x.shape[1] + 16) * torch.finfo(torch.float64).eps)
+
+
+def _between(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """The same numbers as ``_distances(x, y)[i, j]``, for indices i (p,) and j (p, q): (p, q)."""
+    pieces = zip(i.split(64), j.split(64), strict=True)
+    return torch.cat([_distances(x[a, None], y[b])[:, 0] for a, b in pieces]) if len(i) else x.new_empty(j.shape)
+
+
+def _nearest(x: Tensor, y: Tensor, count: int) -> Tensor:
+    """The ``count`` smallest of ``_distances(x, y)`` in each row, or all of them where there are not so many."""
+    candidates = count + 8
+    if len(y) <= max(candidates, _FEW):
+        return _distances(x, y).topk(min(count, len(y)), largest=False).values
+    squared, error = _squared(x, y)
+    near = squared.topk(candidates, largest=False)
+    found = _between(x, y, torch.arange(len(x)), near.indices).topk(count, largest=False).values
+    others = near.values[:, -1] - error.amax(1)  # at least the squared distance of all that are no candidates
+    unsure = found[:, -1].square() >= others
+    if unsure.any():
+        found[unsure] = _distances(x[unsure], y).topk(count, largest=False).values
+    return found
+
+
+def _comparison(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """radius (n, m) -> ``_distances(x, y) < radius``, computed as such where it is not sure from the inner products."""
+    if min(len(x), len(y)) <= _FEW:
+        distances = _distances(x, y)
+        return lambda radius: distances < radius
+    squared, error = _squared(x, y)
+
+    def closer(radius: Tensor) -> Tensor:
+        margin = radius.square() - squared
+        unsure = margin.abs() <= error
+        if unsure.sum() > unsure.numel() / 64:  # many copies
+            return _distances(x, y) < radius
+        inside = margin > 0
+        i, j = unsure.nonzero(as_tuple=True)
+        inside[i, j] = _between(x, y, i, j[:, None])[:, 0] < radius[i, j]
+        return inside
+
+    return closer
 
 
 # ---- classes ---------------------------------------------------------------------------------------------------------
@@ -277,7 +427,7 @@ def class_coverage(counts: Tensor, reference: Tensor) -> float:
 
 
 def _shares(counts: Tensor, name: str) -> Tensor:
-    counts = _vector(counts, name)
+    counts = vector(counts, name)
     if (counts < 0).any() or counts.sum() <= 0:
         raise UserError(f"{name} must be a histogram: numbers at least 0, not all of them 0")
     return counts / counts.sum()
@@ -295,7 +445,9 @@ class Nearest(NamedTuple):
     """(n,) int64 into the data set."""
 
 
-def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False, rows: int = ROWS) -> Nearest:
+def distance_to_set(
+    images: Tensor | ImageSet, data: Tensor | ImageSet, *, exclude_self: bool = False, rows: int = ROWS
+) -> Nearest:
     """Nearest member of ``data`` (K, *shape) to each of ``images`` (n, *shape), by L2 over the pixels.
 
     Found through inner products in the dtype of the images; the distance itself is then computed from the difference in
@@ -307,15 +459,16 @@ def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False,
     """
     if images.shape[1:] != data.shape[1:]:
         raise UserError(f"images of shape {tuple(images.shape[1:])} cannot be compared with {tuple(data.shape[1:])}")
-    x, y = _pair(images.flatten(1), data.flatten(1).to(images.device), least=1)
+    x, y = _pair(_pixels(images), _pixels(data), least=1)
     if exclude_self and not (len(x) == len(y) > 1):
         raise UserError(f"exclude_self compares a set of at least 2 with itself, not {len(x)} images with {len(y)}")
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    x, y = x.to(dtype), y.to(dtype)
-    middle = y.mean(0)  # inner products of centred rows lose fewer digits
-    best, index = x.new_full((len(x),), torch.inf), x.new_zeros(len(x), dtype=torch.int64)
+    device = x.device
+    middle = sum(part.to(device, dtype).sum(0) for part in y.split(rows)) / len(y)  # centred rows lose fewer digits
+    best = torch.full((len(x),), torch.inf, dtype=dtype, device=device)
+    index = torch.zeros(len(x), dtype=torch.int64, device=device)
     for i, j in _tiles(len(x), len(y), rows):
-        a, b = x[i] - middle, y[j] - middle
+        a, b = x[i].to(dtype) - middle, y[j].to(device, dtype) - middle
         squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
         if exclude_self and i == j:
             squared.fill_diagonal_(torch.inf)
@@ -323,7 +476,16 @@ def distance_to_set(images: Tensor, data: Tensor, *, exclude_self: bool = False,
         index[i] = torch.where(least < best[i], at + j.start, index[i])
         best[i] = torch.minimum(best[i], least)
     pieces = zip(x.split(rows), index.split(rows), strict=True)
-    return Nearest(torch.cat([(part.double() - y[at].double()).norm(dim=1) for part, at in pieces]), index)
+    distance = [(part.double() - y[at].to(device).double()).norm(dim=1) for part, at in pieces]
+    return Nearest(torch.cat(distance), index)
+
+
+def _pixels(images: Tensor | ImageSet) -> Table:
+    """Images (n, *shape) as rows of pixels, those of a set in [0, 1]."""
+    if isinstance(images, Tensor):
+        return images.flatten(1)
+    images = images.in_range(0.0, 1.0)
+    return Rows((len(images), math.prod(images.shape[1:])), lambda rows: images[rows].flatten(1))
 
 
 def coverage_of_set(index: Tensor, size: int) -> float:
@@ -357,7 +519,7 @@ class Memorisation(NamedTuple):
     """Standard error of ``nearer_train - nearer_train_fresh``, from the binomial spread of the two shares."""
 
 
-def memorisation(generated: Tensor, train: Tensor, heldout: Tensor) -> Memorisation:
+def memorisation(generated: Tensor | ImageSet, train: Tensor | ImageSet, heldout: Tensor | ImageSet) -> Memorisation:
     """Does a model copy its training images? Nearest training image against nearest held-out image, L2 over pixels.
 
     How to read it. If training and held-out images are draws from one distribution and the model has learned that
@@ -387,534 +549,7 @@ def memorisation(generated: Tensor, train: Tensor, heldout: Tensor) -> Memorisat
     return Memorisation(*shares, *medians, copies, error)
 
 
-# ---- feature extractors ----------------------------------------------------------------------------------------------
-
-
-class Extractor(NamedTuple):
-    """A feature extractor and the name under which its numbers are printed."""
-
-    name: str
-    network: Callable[[Tensor], Tensor]
-    """Images (B, C, H, W) float32 in [0, 1] -> features (B, d)."""
-    weights: str = ""
-    """SHA-256 of its weights; empty where nobody knows it: what it computes is then never cached."""
-
-
-def digits_cnn() -> nn.Module:
-    """The classifier of digits that ships with the workbench, up to its features: (B, 1, 8, 8) -> (B, at most 64)."""
-    from dmcmc_core.nets.features import load_digits_cnn
-
-    return load_digits_cnn()
-
-
-def glyphs_cnn() -> nn.Module:
-    """The classifier of glyphs that ships with the workbench, up to its features: (B, 3, 32, 32) -> (B, 64)."""
-    from dmcmc_core.nets.features import load_glyphs_cnn
-
-    return load_glyphs_cnn()
-
-
-class RandomConv(nn.Module):
-    """An untrained convolutional network with fixed weights: (B, C, H, W) with H, W >= 8 -> (B, 64).
-
-    Four 3x3 layers with ReLU between them (32, 32, 32 and 16 channels, the second and third of stride 2), normal
-    weights of variance 2 / fan-in (He et al. 2015), the mean over each quarter of the image. Three quarters of the
-    first filters are made to sum to 0 and three times larger: through plain random filters the brightness of the image
-    drowns everything, through these the distance also sees blur, noise and mixtures of images. Features are multiplied
-    by 3, which brings their mean square on ``glyphs32`` near 1, where the kernel of KID is neither linear nor a bare
-    cube.
-    """
-
-    WIDTHS, STRIDES = (32, 32, 32, 16), (1, 2, 2, 1)
-
-    def __init__(self, channels: int, seed: int = 0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        layers: list[nn.Module] = []
-        for width, stride in zip(self.WIDTHS, self.STRIDES, strict=True):
-            conv = nn.utils.skip_init(  # no draw of the global generator for weights that are replaced at once
-                nn.Conv2d, channels, width, 3, stride, padding=1, padding_mode="reflect", bias=False
-            )
-            weight = torch.randn(conv.weight.shape, generator=generator) * (2 / (9 * channels)) ** 0.5
-            if not layers:
-                edges = weight[: 3 * width // 4]
-                edges.sub_(edges.mean((2, 3), keepdim=True)).mul_(3)
-            conv.weight = nn.Parameter(weight, requires_grad=False)
-            layers += [conv, nn.ReLU()]
-            channels = width
-        self.layers = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(2), nn.Flatten())
-
-    def forward(self, images: Tensor) -> Tensor:
-        return 3 * self.layers(2 * images - 1)
-
-
-def random_conv() -> Callable[[Tensor], Tensor]:
-    """:class:`RandomConv` of seed 0 for as many channels as the images have."""
-    made = functools.cache(lambda channels: RandomConv(channels).eval())
-
-    def network(images: Tensor) -> Tensor:
-        if min(images.shape[-2:]) < 8:
-            raise UserError(f"random-conv needs images of at least 8x8 pixels, not {tuple(images.shape[-2:])}")
-        return made(images.shape[1]).to(images.device)(images)
-
-    return network
-
-
-INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of the file's content; its first eight digits are part of the file's name."""
-WEIGHTS_VARIABLE = "DMCMC_WEIGHTS"
-
-
-def inception_file(weights: str | Path | None = None) -> Path:
-    """Where the Inception weights are: at ``weights``, else where DMCMC_WEIGHTS says, else in torch's hub cache.
-
-    The argument and the environment variable name the file or a folder that holds it under its published name (a folder
-    of other weights in the variable is passed over). Nothing is downloaded.
-
-    Raises:
-        UserError: that names the file, its SHA-256 and where to put it, when it is in none of these places; or when
-            the place that was given does not exist or does not hold it.
-    """
-    about = f"{INCEPTION_FILE} (release 'fid_weights' of mseitzer/pytorch-fid, SHA-256 {INCEPTION_SHA256})"
-    hub = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    variable = os.environ.get(WEIGHTS_VARIABLE)
-    if weights or (variable and not Path(variable).expanduser().is_dir()):
-        path = Path(weights or variable).expanduser()
-        path = path / INCEPTION_FILE if path.is_dir() else path
-        if not path.is_file():
-            source = "the argument weights" if weights else f"the environment variable {WEIGHTS_VARIABLE}"
-            raise UserError(f"{source} leads to no Inception weights: no such file: {path}; needed is {about}")
-        return path
-    candidates = [Path(variable).expanduser() / INCEPTION_FILE] if variable else []
-    for path in (*candidates, hub):
-        if path.is_file():
-            return path
-    raise UserError(
-        f"features 'inception' need {about}, which is never downloaded by itself: put it at {hub}, or name the file or "
-        f"its folder in the environment variable {WEIGHTS_VARIABLE}"
-    )
-
-
-def inception(weights: str | Path | None = None, *, check_hash: bool = True) -> nn.Module:
-    """pytorch-fid's InceptionV3 up to its last pooling: (B, 1 or 3, H, W) in [0, 1] -> (B, 2048).
-
-    Images are resized to 299x299 (bilinear) and scaled to [-1, 1] by that network itself; one channel becomes three
-    equal ones. pytorch-fid fetches its weights by an address only: its loader is replaced while the network is built.
-
-    Args:
-        weights: as in :func:`inception_file`.
-        check_hash: refuse a file that is not the published one, by its SHA-256.
-
-    Raises:
-        UserError: when pytorch-fid or the file is missing, or the file is another one.
-    """
-    path = inception_file(weights)
-    try:
-        from pytorch_fid import inception as module
-    except ImportError as error:
-        raise UserError("features 'inception' need pytorch-fid and torchvision: pip install pytorch-fid") from error
-    if check_hash:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != INCEPTION_SHA256:
-            raise UserError(
-                f"{path} is not {INCEPTION_FILE}: its SHA-256 is {found}, not {INCEPTION_SHA256}; it may be truncated"
-            )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        with mock.patch.object(module, "load_state_dict_from_url", lambda *_, **__: state):
-            network = module.InceptionV3([module.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a file that it cannot read
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} does not hold the weights of pytorch-fid's InceptionV3: {reason}") from error
-    return _Inception(network)
-
-
-class _Inception(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.expand(-1, 3, -1, -1))[0].flatten(1)
-
-
-FEATURES: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {
-    "digits-cnn": digits_cnn,
-    "glyphs-cnn": glyphs_cnn,
-    "random-conv": random_conv,
-    "inception": inception,
-}
-"""Feature extractors by name: a function that makes the network. Only ``inception`` takes a weights file."""
-
-
-def load_features(name: str, weights: str | Path | None = None, *, check_hash: bool = True, device="cpu") -> Extractor:
-    """The feature extractor of that name, ready to use on ``device``.
-
-    An Inception network whose file was not checked against the published SHA-256 does not carry the name that prints
-    as FID.
-
-    Raises:
-        UserError: for an unknown name, or what the network needs and does not find.
-    """
-    if name not in FEATURES:
-        raise unknown("features", name, FEATURES)
-    if name != "inception":
-        network = FEATURES[name]()
-    else:
-        network = inception(weights, check_hash=check_hash)
-        name = name if check_hash else "inception with unchecked weights"
-    weights = weights_sha256(network if isinstance(network, nn.Module) else RandomConv(3))
-    if isinstance(network, nn.Module):
-        network = network.eval().to(device)
-    return Extractor(name, network, weights)
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """Hash of a network's tensors, with their names, shapes and types."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-    return digest.hexdigest()
-
-
-def distance_name(features: str) -> str:
-    """What the Fréchet distance in these features is called: FID for ``inception`` alone."""
-    return "FID" if features == "inception" else f"Fréchet distance ({features} features)"
-
-
-@torch.no_grad()
-def extract(images: Tensor | ImageSet, extractor: Extractor, *, device="cpu", block: int = BLOCK) -> Tensor:
-    """Features (n, d) of images (n, C, H, W) in [0, 1], computed on ``device`` in padded blocks, returned on it.
-
-    Of an :class:`dmcmc_core.data.ImageSet` only a few blocks are in memory at a time, beside the features.
-
-    Images are first rounded to 256 levels, as files hold them, so that images in memory and the same images on disk
-    have the same features.
-
-    Raises:
-        UserError: for images of the wrong shape or not finite, or features that are not finite.
-    """
-    if len(images.shape) != 4 or not len(images):
-        raise UserError(f"images of shape (n, C, H, W) are needed, at least one, not {tuple(images.shape)}")
-    if isinstance(images, ImageSet):
-        images = images.in_range(0.0, 1.0)
-    elif not images.isfinite().all():
-        raise UserError("the images hold values that are not finite")
-    features, done = None, 0
-    for part in images.split(16 * block):  # rounded and moved piecewise: the whole set may not fit on the device
-        rounded = from_uint8(to_uint8(part)).to(device)
-        try:
-            values = apply_in_blocks(extractor.network, block, rounded)
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, UserError | torch.OutOfMemoryError):
-                raise
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"features {extractor.name!r} do not fit images of shape {tuple(images.shape[1:])}: {reason}"
-            ) from error
-        if features is None:
-            features = values.new_empty(len(images), *values.shape[1:])
-        features[done : done + len(values)] = values
-        done += len(values)
-    return _features(features, f"features {extractor.name!r}")
-
-
-def _features(x: Tensor, name: str) -> Tensor:
-    x = torch.as_tensor(x)
-    if x.ndim != 2:
-        raise UserError(f"{name} must have the shape (n, d), not {tuple(x.shape)}")
-    if not x.isfinite().all():
-        row = (~x.isfinite().all(1)).nonzero()[0].item()
-        raise UserError(f"{name} are not finite, first in row {row}")
-    return x
-
-
-def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    x, y = _features(x, "features"), _features(y, "reference features")
-    if x.shape[1] != y.shape[1]:
-        raise UserError(f"rows of the same length are needed, not of {x.shape[1]} and {y.shape[1]} features")
-    if min(len(x), len(y)) < least:
-        raise UserError(f"at least {least} rows are needed in both sets, not {len(x)} and {len(y)}")
-    return x, y
-
-
-# ---- all of it at once -----------------------------------------------------------------------------------------------
-
-
-class Reference(NamedTuple):
-    """What images are compared with, its features and their statistics computed once.
-
-    Of published statistics (:func:`published_statistics`) ``shape``, ``features``, ``radii``, ``within`` and ``n`` are
-    None: nobody recorded them.
-    """
-
-    name: str
-    extractor: Extractor
-    shape: tuple[int, ...] | None
-    """(C, H, W) of its images."""
-    features: Tensor | None
-    """(n, d)."""
-    mu: Tensor
-    """(d,) float64."""
-    cov: Tensor
-    """(d, d) float64."""
-    radii: Tensor | None
-    """(n,) float64, to the k-th neighbour."""
-    within: float | None
-    """Of :func:`within`."""
-    k: int
-
-    @property
-    def n(self) -> int | None:
-        return None if self.features is None else len(self.features)
-
-
-def make_reference(
-    images: Tensor | ImageSet,
-    extractor: Extractor | str,
-    name: str = "given images",
-    *,
-    k: int = NEIGHBOURS,
-    device="cpu",
-    cache_dir: str | Path | None = None,
-) -> Reference:
-    """Prepare images (n, C, H, W) in [0, 1] for :func:`measure`, rounded to 256 levels as generated images are.
-
-    With ``cache_dir`` what was computed of a set that lies in files is kept there as ``reference-KEY.npz`` and taken
-    from it next time. Inside is its recipe: names and contents of the files, how they were resized, the features and
-    the hash of their weights, and the versions that made them. Under another recipe it is computed anew.
-
-    Raises:
-        UserError: for fewer images than the features need, and as :func:`extract`.
-    """
-    if isinstance(extractor, str):
-        extractor = load_features(extractor, device=device)
-    path = None
-    if cache_dir is not None and isinstance(images, ImageSet) and images.files[1] and extractor.weights:
-        recipe = _recipe(images, extractor, k, device)
-        path = Path(cache_dir) / f"reference-{hashlib.sha256(recipe.encode()).hexdigest()[:20]}.npz"
-    kept = _kept(path, recipe) if path else None
-    if kept is None:
-        features = extract(images, extractor, device=device)
-        _enough(features, extractor.name, f"reference {name!r}")
-        kept = dict(zip(KEPT, (features, *statistics(features), radii(features, k), within(features)), strict=True))
-        if path:
-            _keep(path, recipe, kept)
-    features, mu, cov, distances, mean = (kept[part] for part in KEPT)
-    once = [t.to(device) for t in (features, mu, cov, distances)]
-    return Reference(name, extractor, tuple(images.shape[1:]), *once, float(mean), k)
-
-
-KEPT = ("features", "mu", "cov", "radii", "within")
-"""Arrays of a cached reference, beside its ``recipe`` and ``n``."""
-
-
-def _recipe(images: ImageSet, extractor: Extractor, k: int, device) -> str:
-    """All that the numbers of a reference depend on, as JSON."""
-    features = {
-        "name": extractor.name,
-        "sha256": extractor.weights,
-        "block": BLOCK,
-        "device": torch.device(device).type,
-    }
-    about = {"format": 1, "images": images.recipe(), "features": features, "k": k, "torch": torch.__version__}
-    return json.dumps(about, sort_keys=True)
-
-
-def _kept(path: Path, recipe: str) -> dict[str, Tensor] | None:
-    """A cached reference if it is there, whole, and of this recipe."""
-    try:
-        arrays = read_npz(path, ("recipe", *KEPT))
-        if arrays["recipe"].item() == recipe:
-            return {part: torch.from_numpy(arrays[part]) for part in KEPT}
-    except (UserError, KeyError, ValueError):
-        pass
-    return None
-
-
-def _keep(path: Path, recipe: str, kept: Mapping[str, Tensor | float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    arrays = {k: v.cpu().numpy() if isinstance(v, Tensor) else np.array(v) for k, v in kept.items()}
-    try:
-        with part.open("wb") as file:
-            np.savez(file, recipe=np.array(recipe), n=np.array(len(arrays["features"])), **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def published_statistics(
-    path: str | Path, extractor: Extractor | str, *, k: int = NEIGHBOURS, device="cpu"
-) -> Reference | None:
-    """The reference that an NPZ of mean ``mu`` (d,) and covariance ``sigma`` (d, d) is, None for any other path.
-
-    Such files are what pytorch-fid writes. They serve for the Fréchet distance alone, and it is the reader who knows
-    that they were made in the same features: the file does not say.
-
-    Raises:
-        UserError: for a file that cannot be read, or whose arrays are no mean and covariance.
-    """
-    path = Path(path)
-    if path.suffix != ".npz" or not path.is_file():
-        return None
-    found = read_npz(path, ("arr_0", "mu", "sigma"))
-    if set(found) != {"mu", "sigma"}:
-        return None
-    if isinstance(extractor, str):
-        extractor = load_features(extractor, device=device)
-    mu = _vector(found["mu"], f"mu of {path}")
-    cov, _ = _covariance(found["sigma"], f"sigma of {path}", len(mu))
-    return Reference(str(path), extractor, None, None, mu.to(device), cov.to(device), None, None, k)
-
-
-def measure(images: Tensor, reference: Reference) -> dict:
-    """Every distance between images (n, C, H, W) in [0, 1] and a prepared reference, by its feature extractor.
-
-    Returns:
-        ``features`` and ``name`` (what the distance is called), ``n``, ``reference`` and ``reference_n``, ``k``;
-        ``frechet``, ``kid`` (:func:`kid`: all pairs, unbiased, not times 1000), ``precision``, ``recall``, ``density``,
-        ``coverage``. Of a reference without features all but ``frechet`` are None, and ``missing`` says why.
-
-    Raises:
-        UserError: for images of another shape, fewer than the features need, or not finite.
-    """
-    if reference.shape is not None and tuple(images.shape[1:]) != reference.shape:
-        raise UserError(
-            f"images of shape (C, H, W) = {tuple(images.shape[1:])} cannot be compared with reference "
-            f"{reference.name!r}, whose images are {reference.shape}"
-        )
-    extractor, k = reference.extractor, reference.k
-    device = reference.mu.device
-    if reference.features is None:  # told before minutes are spent on the features of all images
-        width = extract(images[:1], extractor, device=device).shape[1]
-        if width != len(reference.mu):
-            raise UserError(
-                f"reference {reference.name!r} is of {len(reference.mu)} features, {extractor.name} has {width}: "
-                f"statistics of the same features are needed"
-            )
-    x = extract(images, extractor, device=device)
-    _enough(x, extractor.name, "the images")
-    if reference.features is None:
-        others = dict.fromkeys(("kid", *Prdc._fields)) | {
-            "missing": f"{reference.name} holds the mean and covariance of features alone: {', '.join(Prdc._fields)} "
-            f"and kid need the features themselves, and it does not say of how many images or by which network"
-        }
-    else:
-        others = {
-            "kid": kid(x, reference.features, within_y=reference.within),
-            **prdc(x, reference.features, k, reference_radii=reference.radii)._asdict(),
-        }
-    return {
-        "features": extractor.name,
-        "name": distance_name(extractor.name),
-        "n": len(x),
-        "reference": reference.name,
-        "reference_n": reference.n,
-        "k": k,
-        "frechet": frechet_distance(*statistics(x), reference.mu, reference.cov),
-        **others,
-    }
-
-
-def _enough(features: Tensor, name: str, what: str) -> None:
-    """A covariance of n rows has at most the rank n - 1."""
-    n, d = features.shape
-    if n < d + 1:
-        raise UserError(
-            f"{what}: {n} images are fewer than the {d} {name} features need: at least {d + 1}, or their "
-            f"covariance is singular"
-        )
-
-
-def evaluate(
-    directory: str | Path,
-    reference: str | Path,
-    features: str | Extractor,
-    *,
-    reference_images: Tensor | None = None,
-    weights: str | Path | None = None,
-    device="cpu",
-    cache_dir: str | Path | None = None,
-) -> dict:
-    """Compare a directory of generated images with a reference; what ``python -m dmcmc_core evaluate`` prints.
-
-    Args:
-        directory: holds ``manifest.json`` with the number of images, ``num``, and shards as in :func:`load_samples`.
-        reference: a name known to :func:`dmcmc_core.data.open_images`, an NPZ file of images, or one of statistics as
-            in :func:`published_statistics`.
-        features: a name of ``FEATURES``, or an extractor.
-        reference_images: (N, C, H, W) in [0, 1], if given taken in place of what ``reference`` names.
-        weights: of the Inception network, as in :func:`inception_file`.
-        cache_dir: as in :func:`make_reference`; exp/cache of the checkout when None.
-
-    Returns:
-        As :func:`measure`: plain numbers and text, ready for JSON.
-
-    Raises:
-        UserError: for a directory without images or without all of them, and as :func:`measure`.
-    """
-    images = load_samples(directory)
-    extractor = load_features(features, weights, device=device) if isinstance(features, str) else features
-    if reference_images is None:
-        published = published_statistics(reference, extractor, device=device)
-        if published is not None:
-            return measure(images, published)
-        reference_images = open_images(reference)
-    if images.shape[1:] != reference_images.shape[1:]:  # told before minutes are spent on the reference's features
-        raise UserError(
-            f"images of shape (C, H, W) = {tuple(images.shape[1:])} in {directory} cannot be compared with reference "
-            f"{str(reference)!r}, whose images are {tuple(reference_images.shape[1:])}"
-        )
-    cache_dir = root() / "exp" / "cache" if cache_dir is None else cache_dir
-    made = make_reference(reference_images, extractor, str(reference), device=device, cache_dir=cache_dir)
-    return measure(images, made)
-
-
-def load_samples(directory: str | Path) -> Tensor:
-    """Images (n, C, H, W) float32 in [0, 1] of the ``shard-*.npz`` in a directory, in the order of their names.
-
-    Each shard holds ``arr_0``, uint8 (B, H, W, C); ``manifest.json`` says under ``num`` how many there should be.
-
-    Raises:
-        UserError: for no such directory, no manifest, no shards, shards of different shapes, or another number of
-            images than promised.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"no such directory: {directory}")
-    shards = sorted(directory.glob("shard-*.npz"))
-    if not shards:
-        raise UserError(f"{directory} holds no shards (shard-*.npz): nothing to evaluate")
-    promised = _promised(directory / "manifest.json")
-    parts = [load_images(shard) for shard in shards]
-    shapes = {tuple(part.shape[1:]) for part in parts}
-    if len(shapes) > 1:
-        raise UserError(f"the shards in {directory} hold images of different shapes: {sorted(shapes)}")
-    images = torch.cat(parts)
-    if len(images) < promised:
-        raise UserError(
-            f"{directory} holds {len(images)} of the {promised} images that its manifest promises: "
-            f"run the same sample command again with --out {directory}, and it goes on where it stopped"
-        )
-    if len(images) > promised:
-        raise UserError(f"{directory} holds {len(images)} images, more than the {promised} of its manifest")
-    return images
-
-
-def _promised(manifest: Path) -> int:
-    try:
-        num = json.loads(manifest.read_text(encoding="utf-8"))["num"]
-    except OSError as error:
-        raise UserError(f"{manifest} cannot be read, so nobody knows how many images belong here") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest} does not say under 'num' how many images belong here") from error
-    if not isinstance(num, int) or num < 1:
-        raise UserError(f"{manifest} must say under 'num' how many images belong here, not {num!r}")
-    return num
+# ---- results of different n ------------------------------------------------------------------------------------------
 
 
 def require_equal_n(a: Mapping | int, b: Mapping | int) -> None:
@@ -923,10 +558,21 @@ def require_equal_n(a: Mapping | int, b: Mapping | int) -> None:
     Every one of these estimates is biased or spread by an amount that depends on n (Chong & Forsyth 2020, arXiv
     1911.07023). Results must also share the features, the reference and its number of images.
 
+    Results must not differ in protocol and encoding of their images either, where they tell them.
+
     Raises:
         UserError: that names what differs.
     """
     a, b = ({"n": r} if isinstance(r, int) else r for r in (a, b))
-    for key in ("n", "reference_n", "reference", "features"):
+    for key in ("n", "reference_n", "reference", "features", "protocol", "encoding"):
         if key in a and key in b and a[key] != b[key]:
             raise UserError(f"results of different {key} must not be compared: {a[key]!r} and {b[key]!r}")
+
+
+def __getattr__(name: str):
+    """What moved to the modules above this one keeps the name that notebooks know it by."""
+    for module in () if name.startswith("__") else ("dmcmc_core.features", "dmcmc_core.evaluation"):
+        found = vars(importlib.import_module(module))
+        if name in found:
+            return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -592,6 +592,7 @@ def key(about: Any) -> str:
 def code_key() -> str:
     """Hash of the modules that decide what an image is: this one and all below it, and the torch version."""
     above = set("cli __main__ explorer experiments doctor plots tables training metrics testbed tuning".split())
+    above |= {"features", "evaluation"}
     package = Path(__file__).parent
     files = {path.relative_to(package): path for path in sorted(package.rglob("*.py"))}
     digest = hashlib.sha256(torch.__version__.encode())

@@ -193,7 +193,7 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
         seen.append((directory, reference, features, weights))
         return {"features": features, "n": 4, "frechet": np.float64(1.5), "histogram": np.array([1, 3])}
 
-    module(monkeypatch, "metrics", evaluate=evaluate)
+    module(monkeypatch, "evaluation", evaluate=evaluate)
     words = "evaluate d --reference digits-heldout --features digits-cnn".split()
     assert cli.main([*words, "--json", "--weights", "w"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -254,7 +254,7 @@ def test_the_core_needs_no_notebook_package():
         "for name in ('papermill', 'jupyter_client', 'ipykernel', 'nbformat', 'nbclient', 'ipywidgets', 'matplotlib',"
         " 'sklearn', 'PIL'):\n"
         "    sys.modules[name] = None\n"
-        "from dmcmc_core import cli, doctor, experiments, tables, sampling_run, training, metrics\n"
+        "from dmcmc_core import cli, doctor, experiments, tables, sampling_run, training, evaluation\n"
         "sys.exit(cli.main(['doctor', '--json']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

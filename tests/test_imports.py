@@ -17,6 +17,8 @@ LAYERS = [
     {"streams", "denoiser", "trackers"},
     {"data", "analytic", "nets"},
     {"metrics", "checkpoints"},
+    {"features"},
+    {"evaluation"},
     {"linear_sde"},
     {"integrators", "schedules"},
     {"mcmc", "noise_level"},

@@ -1,26 +1,19 @@
 """Metrics against closed forms, brute force and the reference packages; and what they answer to bad input."""
 
-import functools
-import hashlib
-import json
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from dmcmc_core import metrics
-from dmcmc_core.data import glyphs32, to_uint8
+from dmcmc_core.data import glyphs32
 from dmcmc_core.errors import UserError
 from dmcmc_core.metrics import (
-    Extractor,
     distance_to_set,
     frechet_distance,
     kid,
     kid_subsets,
-    make_reference,
-    measure,
     memorisation,
     prdc,
     statistics,
@@ -218,6 +211,38 @@ def test_prdc_is_the_definition_for_any_tile(k):
     assert prdc(fake, real, k, reference_radii=prepared) == prdc(fake, real, k)
 
 
+def hard_tables():
+    """Where inner products alone go wrong: copies, ties on a grid, and rows far from the origin."""
+    x, y = draws(90, 6, 0).float(), draws(120, 6, 1).float()
+    yield x, y
+    yield torch.cat([x[:40], x[:40], y[:10]]), torch.cat([y, x[:40]])
+    yield (2 * x).round(), (2 * y).round()
+    yield x / 1000 + 1e4, y / 1000 + 1e4
+    yield x[:1].expand(90, -1), y
+
+
+@pytest.mark.parametrize("x, y", list(hard_tables()), ids=["plain", "copies", "grid", "far away", "one row"])
+def test_neighbours_by_inner_products_are_those_by_differences(x, y):
+    """Bit for bit: what is not sure is computed from the differences."""
+    exact = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(metrics._nearest(x, y, 6), exact.topk(6, largest=False).values)
+    own = torch.cdist(y.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(1).values[:, 3]
+    for rows in (70, 2048):
+        assert torch.equal(metrics.radii(y, 3, rows=rows), own)
+    closer = metrics._comparison(x, y)
+    for radius in (own.expand(len(x), -1), exact, exact.roll(1, 1), torch.zeros_like(exact)):
+        assert torch.equal(closer(radius), exact < radius)
+
+
+def test_inner_products_suffice_nearly_always():
+    """The slow way is for the pairs that need it, or ten thousand images of 2,048 features would take hours."""
+    x, y = draws(300, 32, 0).float(), draws(300, 32, 1).float()
+    with mock.patch.object(metrics, "_distances", wraps=metrics._distances) as slow:
+        prdc(x, y)
+    pairs = sum(len(call.args[0]) * call.args[0].shape[-2] * call.args[1].shape[-2] for call in slow.call_args_list)
+    assert 0 < pairs < 0.2 * 3 * 300 * 300
+
+
 def test_precision_and_recall_agree_with_torch_fidelity():
     package = pytest.importorskip("torch_fidelity.metric_prc", exc_type=ImportError)
     x, y = draws(120, 8, 0, shift=0.5), draws(150, 8, 1)
@@ -304,269 +329,7 @@ def test_memorisation_sees_copies_and_only_copies():
     assert memorisation(heldout, train, heldout).nearer_train == 0
 
 
-# ---- features and their names
-
-
-def test_only_inception_prints_as_fid():
-    assert metrics.distance_name("inception") == "FID"
-    assert metrics.distance_name("random-conv") == "Fréchet distance (random-conv features)"
-    with pytest.raises(UserError, match="did you mean 'inception'"):
-        metrics.load_features("inceptoin")
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (4, 9, 17)])
-def test_random_conv_is_fixed_and_small(shape):
-    images = torch.rand(70, *shape, generator=torch.Generator().manual_seed(0))
-    first, again = (metrics.extract(images, metrics.load_features("random-conv")) for _ in range(2))
-    assert first.shape == (70, 64) and torch.equal(first, again)
-    assert torch.equal(first[:3], metrics.extract(images[:3], metrics.load_features("random-conv")))
-    assert first.std(0).min() > 1e-3, "no dead feature"
-
-
-PUBLISHED = [-0.289475, 0.122738, 0.066131, 0.818305]
-
-
-@pytest.mark.parametrize(("channels", "start"), [(1, "0672cb05b4c80c54"), (3, "485e255acccf4a4d")])
-def test_random_conv_has_its_weights_and_leaves_the_global_generator_alone(channels, start):
-    """The weights are part of every reported distance: their SHA-256 is that of the first release."""
-    before = torch.get_rng_state()
-    state = metrics.RandomConv(channels).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    weights = b"".join(name.encode() + value.numpy().tobytes() for name, value in state.items())
-    assert hashlib.sha256(weights).hexdigest().startswith(start)
-
-
-def test_random_conv_is_the_one_that_was_published():
-    """Its weights come from torch's generator; should that ever change, every published distance changes with it."""
-    image = torch.linspace(0, 1, 3 * 16 * 16).view(1, 3, 16, 16)
-    features = metrics.extract(image, metrics.load_features("random-conv"))
-    torch.testing.assert_close(features[0, ::16], torch.tensor(PUBLISHED), rtol=1e-4, atol=1e-5)
-
-
-def test_digits_cnn_features():
-    pytest.importorskip("safetensors")
-    from dmcmc_core.nets.features import SHIPPED
-
-    if not SHIPPED.is_file():
-        pytest.skip(f"{SHIPPED.name} is not trained yet")
-    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    extractor = metrics.load_features("digits-cnn")
-    features = metrics.extract(images, extractor)
-    assert features.shape[0] == 5 and features.shape[1] <= 64
-    with pytest.raises(UserError, match="'digits-cnn' do not fit images of shape"):
-        metrics.extract(torch.rand(5, 3, 32, 32), extractor)
-
-
-def test_glyphs_cnn_features():
-    from dmcmc_core.nets.features import load_glyphs_cnn
-
-    glyphs = glyphs32(500, seed=3)  # another seed than those that it was trained on or chosen by
-    assert (load_glyphs_cnn().classify(glyphs.images) == glyphs.labels).float().mean() > 0.98
-    assert metrics.extract(glyphs.images, metrics.load_features("glyphs-cnn")).shape == (500, 64)
-    with pytest.raises(UserError, match="'glyphs-cnn' do not fit images of shape"):
-        metrics.extract(torch.rand(5, 1, 8, 8), metrics.load_features("glyphs-cnn"))
-
-
-def test_features_must_be_finite_and_fit():
-    bad = Extractor("bad", lambda x: x.flatten(1) / 0)
-    with pytest.raises(UserError, match="features 'bad' are not finite, first in row 0"):
-        metrics.extract(torch.ones(2, 1, 2, 2), bad)
-    with pytest.raises(UserError, match="images hold values that are not finite"):
-        metrics.extract(torch.full((2, 1, 2, 2), float("nan")), PIXELS)
-    with pytest.raises(UserError, match="at least 8x8 pixels"):
-        metrics.extract(torch.ones(2, 1, 7, 8), metrics.load_features("random-conv"))
-
-
-@pytest.fixture(scope="module")
-def inception_state():
-    """Random weights under the names of the published file, in the network as pytorch-fid builds it."""
-    module = pytest.importorskip("pytorch_fid.inception", exc_type=ImportError)
-    torch.manual_seed(0)
-    with (
-        mock.patch.object(module, "load_state_dict_from_url", lambda *_, **__: {}),
-        mock.patch.object(module.torchvision.models.Inception3, "load_state_dict", lambda *_, **__: None),
-    ):
-        network = module.fid_inception_v3().eval()
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            nn.init.kaiming_normal_(parameter)
-    return network.state_dict()
-
-
-@pytest.fixture
-def inception_folder(inception_state, tmp_path):
-    torch.save(inception_state, tmp_path / metrics.INCEPTION_FILE)
-    return tmp_path
-
-
-@pytest.fixture
-def no_weights(monkeypatch, tmp_path_factory):
-    monkeypatch.delenv(metrics.WEIGHTS_VARIABLE, raising=False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path_factory.mktemp("hub")))
-
-
-def test_inception_is_pytorch_fids_network(inception_state, inception_folder):
-    from pytorch_fid import inception as module
-
-    extractor = metrics.load_features("inception", inception_folder, check_hash=False)
-    assert metrics.distance_name(extractor.name) != "FID", "unchecked weights are not the published ones"
-    images = glyphs32(2).images
-    features = metrics.extract(images, extractor, block=2)
-    with mock.patch.object(module, "load_state_dict_from_url", lambda *_, **__: inception_state):
-        theirs = module.InceptionV3().eval()(images)[0][:, :, 0, 0]
-    assert features.shape == (2, 2048) and features.std() > 1e-3
-    torch.testing.assert_close(features, theirs)
-
-    grey = images[:, :1]
-    assert torch.equal(extractor.network(grey), extractor.network(grey.repeat(1, 3, 1, 1)))
-
-
-def test_inception_file_is_found_where_documented(no_weights, monkeypatch, tmp_path):
-    for place in ("argument", "variable", "hub"):
-        (tmp_path / place).mkdir()
-    file = lambda place: tmp_path / place / metrics.INCEPTION_FILE  # noqa: E731
-    with pytest.raises(UserError, match=f"{metrics.INCEPTION_FILE}.*{metrics.INCEPTION_SHA256}.*put it at"):
-        metrics.inception_file()
-
-    hub = tmp_path / "hub" / "checkpoints"
-    hub.mkdir()
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    (hub / metrics.INCEPTION_FILE).touch()
-    assert metrics.inception_file() == hub / metrics.INCEPTION_FILE
-    monkeypatch.setenv(metrics.WEIGHTS_VARIABLE, str(tmp_path / "variable"))
-    assert metrics.inception_file() == hub / metrics.INCEPTION_FILE, "a folder of other weights is passed over"
-    file("variable").touch()
-    assert metrics.inception_file() == file("variable")
-    monkeypatch.setenv(metrics.WEIGHTS_VARIABLE, str(file("variable")))
-    assert metrics.inception_file() == file("variable")
-    file("argument").touch()
-    assert metrics.inception_file(tmp_path / "argument") == file("argument")
-    assert metrics.inception_file(file("argument")) == file("argument")
-    with pytest.raises(UserError, match="argument weights leads to no Inception weights.*gone"):
-        metrics.inception_file(tmp_path / "gone")
-    monkeypatch.setenv(metrics.WEIGHTS_VARIABLE, str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=f"{metrics.WEIGHTS_VARIABLE} leads to no Inception weights.*gone"):
-        metrics.inception_file()
-
-
-def test_inception_refuses_other_files(inception_folder, tmp_path, monkeypatch):
-    assert metrics.INCEPTION_FILE.endswith(f"-{metrics.INCEPTION_SHA256[:8]}.pth")
-    path = inception_folder / metrics.INCEPTION_FILE
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=f"its SHA-256 is {found}, not {metrics.INCEPTION_SHA256}"):
-        metrics.load_features("inception", path)
-    monkeypatch.setattr(metrics, "INCEPTION_SHA256", found)
-    assert metrics.load_features("inception", path).name == "inception"
-
-    truncated, other = tmp_path / "truncated.pth", tmp_path / "other.pth"
-    truncated.write_bytes(path.read_bytes()[:1000])
-    torch.save({"weight": torch.zeros(3)}, other)
-    for file in (truncated, other):
-        with pytest.raises(UserError, match=f"{file.name} does not hold the weights of pytorch-fid's InceptionV3"):
-            metrics.load_features("inception", file, check_hash=False)
-
-
-# ---- measure and evaluate
-
-PIXELS = Extractor("pixels", lambda x: x.flatten(1))
-
-
-@functools.cache
-def images(n: int, seed: int) -> torch.Tensor:
-    return torch.rand(n, 1, 3, 3, generator=torch.Generator().manual_seed(seed))
-
-
-def sample_directory(folder, batch, per_shard=20, num=None):
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"num": len(batch) if num is None else num}))
-    for i, part in enumerate(batch.split(per_shard)):
-        np.savez(folder / f"shard-{i:05d}.npz", arr_0=to_uint8(part))
-    return folder
-
-
-def test_measure_is_its_parts():
-    x, y = images(50, 0), images(60, 1)
-    reference = make_reference(y, PIXELS, "uniform")
-    result = measure(x, reference)
-    a, b = metrics.extract(x, PIXELS), metrics.extract(y, PIXELS)
-    assert torch.equal(a, torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2).flatten(1) / 255)
-    assert result == {
-        "features": "pixels",
-        "name": "Fréchet distance (pixels features)",
-        "n": 50,
-        "reference": "uniform",
-        "reference_n": 60,
-        "k": 5,
-        "frechet": frechet_distance(*statistics(a), *statistics(b)),
-        "kid": kid(a, b),
-        **prdc(a, b)._asdict(),
-    }
-    itself = measure(y, reference)
-    assert itself["frechet"] < 1e-12 and itself["precision"] == itself["coverage"] == 1
-
-
-def test_measure_refuses():
-    reference = make_reference(images(60, 1), PIXELS, "uniform")
-    with pytest.raises(UserError, match="the images: 9 images are fewer than the 9 pixels features need: at least 10"):
-        measure(images(9, 0), reference)
-    with pytest.raises(UserError, match="reference 'few': 9 images are fewer"):
-        make_reference(images(9, 0), PIXELS, "few")
-    with pytest.raises(UserError, match=r"\(1, 2, 3\) cannot be compared with reference 'uniform'.*\(1, 3, 3\)"):
-        measure(images(50, 0)[:, :, :2], reference)
-
-
-def test_evaluate_is_measure_on_what_the_shards_hold(tmp_path):
-    x, y = images(50, 0), images(60, 1)
-    np.savez(tmp_path / "reference.npz", arr_0=to_uint8(y))
-    folder = sample_directory(tmp_path / "run", x)
-    result = metrics.evaluate(folder, tmp_path / "reference.npz", PIXELS)
-    name = str(tmp_path / "reference.npz")
-    assert result == measure(x, make_reference(y, PIXELS, name))
-    assert result == metrics.evaluate(folder, name, PIXELS, reference_images=y)
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def test_evaluate_by_names(tmp_path):
-    pytest.importorskip("sklearn")
-    digits = metrics.load_images("digits-train")[:100]
-    result = metrics.evaluate(sample_directory(tmp_path / "run", digits), "digits-heldout", "random-conv")
-    assert result["reference"] == "digits-heldout" and result["reference_n"] == 600 and result["n"] == 100
-    noise = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    other = metrics.evaluate(sample_directory(tmp_path / "noise", noise), "digits-heldout", "random-conv")
-    assert other["frechet"] > 3 * result["frechet"] and other["kid"] > result["kid"]
-    assert other["coverage"] < 0.1 < result["coverage"]
-
-
-def test_evaluate_refuses(tmp_path):
-    x, y = images(50, 0), images(60, 1)
-    evaluate = functools.partial(metrics.evaluate, reference="given", features=PIXELS, reference_images=y)
-    with pytest.raises(UserError, match="no such directory"):
-        evaluate(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no shards"):
-        evaluate(tmp_path / "empty")
-    folder = sample_directory(tmp_path / "half", x, num=70)
-    with pytest.raises(UserError, match=f"50 of the 70 images.*again with --out {folder}"):
-        evaluate(folder)
-    with pytest.raises(UserError, match="more than the 40"):
-        evaluate(sample_directory(tmp_path / "more", x, num=40))
-    with pytest.raises(UserError, match="9 images are fewer than the 9 pixels features need"):
-        evaluate(sample_directory(tmp_path / "few", x[:9]))
-    with pytest.raises(UserError, match="cannot be compared with reference 'given'"):
-        evaluate(sample_directory(tmp_path / "shape", x[:, :, :2]))
-
-    (folder / "manifest.json").write_text('{"images": 50}')
-    with pytest.raises(UserError, match="does not say under 'num'"):
-        evaluate(folder)
-    (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match="cannot be read"):
-        evaluate(folder)
-
-    folder = sample_directory(tmp_path / "broken", x)
-    shard = folder / "shard-00001.npz"
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(UserError, match="shard-00001.npz cannot be read"):
-        evaluate(folder)
+# ---- results of different n
 
 
 def test_rows_of_different_n_are_not_compared():

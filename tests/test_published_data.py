@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import data, doctor, metrics, testbed, training
+from dmcmc_core import data, doctor, evaluation, features, testbed, training
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.data import load_images, open_images, to_uint8
 from dmcmc_core.errors import UserError
@@ -51,7 +51,7 @@ def no_data(monkeypatch, tmp_path) -> Path:
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.setenv(data.VARIABLE, str(place))
-    for module in (data, metrics):
+    for module in (data, evaluation):
         monkeypatch.setattr(module, "root", lambda: tmp_path)
     return place
 
@@ -244,19 +244,19 @@ def test_download_leaves_all_or_nothing(no_data, monkeypatch):
 # ---- references
 
 
-MEANS = metrics.Extractor("means", lambda x: x.mean((2, 3)), "hash of no weights")
+MEANS = features.Extractor("means", lambda x: x.mean((2, 3)), "hash of no weights")
 
 
 def test_a_reference_is_computed_once_per_recipe(cifar, tmp_path, monkeypatch):
     folder, pixels, _ = cifar
     cache = tmp_path / "cache"
     calls = []
-    extract = metrics.extract
-    monkeypatch.setattr(metrics, "extract", lambda *a, **k: calls.append(1) or extract(*a, **k))
-    make = lambda **more: metrics.make_reference(open_images("cifar10-train"), MEANS, "x", **more)  # noqa: E731
+    extract = features.extract
+    monkeypatch.setattr(evaluation, "extract", lambda *a, **k: calls.append(1) or extract(*a, **k))
+    make = lambda **more: evaluation.make_reference(open_images("cifar10-train"), MEANS, "x", **more)  # noqa: E731
     plain, first, again = make(), make(cache_dir=cache), make(cache_dir=cache)
     assert len(calls) == 2 and len(list(cache.iterdir())) == 1
-    in_memory = metrics.make_reference(load_images("cifar10-train"), MEANS, "x")
+    in_memory = evaluation.make_reference(load_images("cifar10-train"), MEANS, "x")
     for reference in (first, again, in_memory):
         for a, b in zip(plain[3:], reference[3:], strict=True):
             assert torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
@@ -272,11 +272,11 @@ def test_a_reference_is_computed_once_per_recipe(cifar, tmp_path, monkeypatch):
     assert torch.equal(make(cache_dir=cache).features, plain.features) and calls, "a broken file is not believed"
     calls.clear()
     make(cache_dir=cache, k=3)
-    metrics.make_reference(open_images("cifar10-train"), MEANS._replace(weights="others"), "x", cache_dir=cache)
+    evaluation.make_reference(open_images("cifar10-train"), MEANS._replace(weights="others"), "x", cache_dir=cache)
     write_batch(folder / "data_batch_1", python2_batch(pixels[4:8], [0, 0, 0, 0]), monkeypatch)
     assert not torch.equal(make(cache_dir=cache).features, plain.features)
     assert len(calls) == 3 and len(list(cache.iterdir())) == 4
-    metrics.make_reference(open_images("cifar10-train"), MEANS._replace(weights=""), "x", cache_dir=cache)
+    evaluation.make_reference(open_images("cifar10-train"), MEANS._replace(weights=""), "x", cache_dir=cache)
     assert len(list(cache.iterdir())) == 4, "features of unknown weights are not kept"
 
 
@@ -286,11 +286,11 @@ def test_evaluate_and_testbed_take_the_names(cifar, tmp_path):
     (folder / "manifest.json").write_text('{"num": 9}')
     images = torch.rand(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     np.savez(folder / "shard-0.npz", arr_0=to_uint8(images))
-    result = metrics.evaluate(folder, "cifar10-test", MEANS)
+    result = evaluation.evaluate(folder, "cifar10-test", MEANS)
     assert result["reference"] == "cifar10-test" and result["reference_n"] == 6
     assert len(list((tmp_path / "exp" / "cache").iterdir())) == 1
-    reference = metrics.make_reference(load_images("cifar10-test"), MEANS, "cifar10-test")
-    assert result == metrics.measure(images, reference)
+    reference = evaluation.make_reference(load_images("cifar10-test"), MEANS, "cifar10-test")
+    assert result == evaluation.measure(images, reference)
 
     model = EmpiricalData(load_images("cifar10-test"))
     bed = testbed.load(model, MEANS, "cifar10-test", "cifar10-train", tmp_path / "bed")
@@ -300,12 +300,11 @@ def test_evaluate_and_testbed_take_the_names(cifar, tmp_path):
 
 def test_a_large_reference_stays_on_disk(faces, tmp_path, monkeypatch):
     model = EmpiricalData(torch.zeros(2, 3, 8, 8))
-    features = metrics.Extractor("mean", lambda x: x.mean((1, 2, 3))[:, None])
-    monkeypatch.setattr(metrics, "NEIGHBOURS", 2)
-    monkeypatch.setitem(metrics.make_reference.__kwdefaults__, "k", 2)
-    small = testbed.load(model, features, "celebahq-256", cache_dir=tmp_path)._replace(model=None)
+    mean = features.Extractor("mean", lambda x: x.mean((1, 2, 3))[:, None])
+    monkeypatch.setitem(evaluation.make_reference.__kwdefaults__, "k", 2)
+    small = testbed.load(model, mean, "celebahq-256", cache_dir=tmp_path)._replace(model=None)
     monkeypatch.setattr(testbed, "IN_MEMORY", 100)
-    large = testbed.load(model, features, "celebahq-256", cache_dir=tmp_path)._replace(model=None)
+    large = testbed.load(model, mean, "celebahq-256", cache_dir=tmp_path)._replace(model=None)
     assert isinstance(small.heldout, torch.Tensor) and isinstance(large.heldout, data.ImageSet)
     assert large.floor(9, [0]) == small.floor(9, [0])
 
@@ -313,10 +312,11 @@ def test_a_large_reference_stays_on_disk(faces, tmp_path, monkeypatch):
 def test_statistics_alone_serve_for_the_frechet_distance(tmp_path):
     y = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     x = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    reference = metrics.make_reference(y, MEANS)
+    reference = evaluation.make_reference(y, MEANS)
     path = tmp_path / "stats.npz"
     np.savez(path, mu=reference.mu, sigma=reference.cov)
-    published, whole = metrics.measure(x, metrics.published_statistics(path, MEANS)), metrics.measure(x, reference)
+    published = evaluation.measure(x, evaluation.published_statistics(path, MEANS))
+    whole = evaluation.measure(x, reference)
     assert published["frechet"] == whole["frechet"] and published["n"] == 20 and published["reference_n"] is None
     others = {"kid", "precision", "recall", "density", "coverage"}
     assert all(published[name] is None and name in published["missing"] for name in others)
@@ -326,24 +326,24 @@ def test_statistics_alone_serve_for_the_frechet_distance(tmp_path):
     folder.mkdir()
     (folder / "manifest.json").write_text('{"num": 20}')
     np.savez(folder / "shard-0.npz", arr_0=to_uint8(x))
-    assert metrics.evaluate(folder, path, MEANS) == published
+    assert evaluation.evaluate(folder, path, MEANS) == published
     with pytest.raises(UserError, match="stats.npz' is of 3 features, random-conv has 64"):
-        metrics.evaluate(folder, path, "random-conv")
+        evaluation.evaluate(folder, path, "random-conv")
     np.savez(path, mu=reference.mu, sigma=reference.cov[:2])
     with pytest.raises(UserError, match=r"sigma of .*stats.npz must have the shape \(3, 3\)"):
-        metrics.evaluate(folder, path, MEANS)
+        evaluation.evaluate(folder, path, MEANS)
     np.savez(path, mu=reference.mu)
     with pytest.raises(UserError, match="holds no array arr_0"):
-        metrics.evaluate(folder, path, MEANS)
+        evaluation.evaluate(folder, path, MEANS)
 
 
 def test_weights_of_named_features_are_part_of_the_recipe():
-    a, b = metrics.load_features("random-conv"), metrics.load_features("random-conv")
+    a, b = features.load_features("random-conv"), features.load_features("random-conv")
     assert a.weights == b.weights and len(a.weights) == 64
     assert (
-        metrics.weights_sha256(metrics.RandomConv(3, seed=1))
+        features.weights_sha256(features.RandomConv(3, seed=1))
         != a.weights
-        == metrics.weights_sha256(metrics.RandomConv(3))
+        == features.weights_sha256(features.RandomConv(3))
     )
 
 
