@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from dmcmc_core.errors import UserError, unknown
 
 EMBEDDED = ("item", "notebook", "commit", "dirty", "profile", "seed", "parameters", "key", "versions", "device")
@@ -47,6 +45,8 @@ def compare(a: Spread, b: Spread, lower: bool = True) -> int:
 
     Sure is a difference that Welch's t test puts below 5 %: with three seeds beyond about three standard errors.
     """
+    from scipy import stats  # a second of imports, which the runner and its commands do without
+
     ends = (a.mean, a.spread, a.n), (b.mean, b.spread, b.n)
     constant = a.spread == b.spread == 0
     sure = constant or stats.ttest_ind_from_stats(*ends[0], *ends[1], equal_var=False).pvalue < 0.05
