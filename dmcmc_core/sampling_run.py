@@ -16,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -28,13 +27,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core import checkpoints, dmcmc, integrators, schedules
+from dmcmc_core import checkpoints, dmcmc, integrators, schedules, shards
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import BLOCK, Conditioned, CountNFE, Denoiser, count_nfe
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior, ResidualPosterior
+from dmcmc_core.shards import finished, load_images, read_manifest
 from dmcmc_core.streams import Drawn, Streams
 
 SHARD = BLOCK  # images
@@ -396,7 +396,7 @@ def run(
         if finished(out, num):
             return manifest
     manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
-    _write_json(out / "manifest.json", manifest)
+    shards.write_json(out / "manifest.json", manifest)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with tqdm(total=num, unit="image", desc=sampler, disable=not progress, mininterval=1.0) as bar, torch.no_grad():
         counted = count_nfe(model)
@@ -418,7 +418,7 @@ def _note_block(out: Path, manifest: dict[str, Any], model: Denoiser) -> None:
     block = getattr(model, "block", BLOCK)
     if block < manifest.get("block_halved", BLOCK):
         manifest["block_halved"] = block
-        _write_json(out / "manifest.json", manifest)
+        shards.write_json(out / "manifest.json", manifest)
 
 
 def _check_range(model: Denoiser) -> None:
@@ -438,7 +438,7 @@ def _plain(counted, the, num, seed, out, where, posterior, size, rank, world, ma
     for number, first in enumerate(range(0, num, size)):
         indices = range(first, min(first + size, num))
         if number % world == rank:
-            if not _has(out, first, len(indices)):
+            if not shards.has(out, first, len(indices)):
                 counted.reset()
                 noise = Streams(seed, "image", indices)
                 x = dmcmc.prior(counted, noise, len(indices), the.start, device_of(counted))
@@ -460,7 +460,7 @@ def _chained(counted, the, num, seed, out, where, posterior, size, rank, world, 
             first, count = number * c + low, min(together, windows - number)
             indices = range(first, min(first + (count - 1) * c + len(chains), num))
             some = list(itertools.islice(begun, count))
-            if not _has(out, first, len(indices)):
+            if not shards.has(out, first, len(indices)):
                 counted.reset()
                 x, sigma = (torch.cat([getattr(s, name) for s in some]) for name in ("x", "sigma"))
                 start = ChainState(x[: len(indices)], sigma[: len(indices)])
@@ -479,16 +479,16 @@ def starts(
         posterior = _calibrated(counted, the, seed, folder.parent / "posterior.npz")
         counted.reset()
     path = folder / "warmup.npz"
-    if _whole(path):
+    if shards.whole(path):
         chain = _load_chain(path, model)
     else:
         chain = dmcmc.warm_up(counted, posterior, the.chain, rng, device_of(model))
-        _save_npz(path, **_chain_arrays(chain), rows=counted.rows)
+        shards.save_npz(path, **_chain_arrays(chain), rows=counted.rows)
     step = dmcmc.kernel(counted, posterior, the.chain, the.chain.eta)
     number = 0
     while True:
         path = folder / f"window-{number:06d}.npz"
-        if _whole(path):
+        if shards.whole(path):
             yield _load_start(path, model)
             chain = None
         else:
@@ -496,15 +496,15 @@ def starts(
                 chain = _load_chain(folder / f"window-{number - 1:06d}.npz", model)
             counted.reset()
             window, chain = next(dmcmc.windows(step, chain, the.chain, rng))
-            _save_npz(path, **_chain_arrays(chain), **_window_arrays(window), rows=counted.rows)
+            shards.save_npz(path, **_chain_arrays(chain), **_window_arrays(window), rows=counted.rows)
             yield window.start
         number += 1
 
 
 def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> ResidualPosterior:
-    if not _whole(path):
+    if not shards.whole(path):
         made = dmcmc.calibrated(counted, the.chain, seed, device_of(counted))
-        _save_npz(path, levels=made.levels, expected=made.expected, rows=counted.rows)
+        shards.save_npz(path, levels=made.levels, expected=made.expected, rows=counted.rows)
     data = np.load(path)
     return ResidualPosterior(*(torch.from_numpy(data[n]).to(device_of(counted)) for n in ("levels", "expected")))
 
@@ -540,7 +540,7 @@ def cached(
             posterior = load_posterior(model, the)
             settings["tol"] = with_tolerance(model, the, nfe, num, posterior, tried).options["tol"]
         if len(tried) > known:
-            _write_json(path, tried)
+            shards.write_json(path, tried)
     out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
     more = {"progress": progress, "chains_dir": cache / "chains", "trial": True}
     manifest = run(model, sampler, nfe, num, seed, out, settings, **more)
@@ -555,32 +555,6 @@ def _bare(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[st
         with suppress(UserError):
             settings = fewer if plan(model, sampler, nfe, num, fewer) == the else settings
     return the, settings
-
-
-def finished(folder: str | Path, num: int) -> bool:
-    """Whether a folder holds all ``num`` images of a run."""
-    path = Path(folder) / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.is_file() else {}
-    return bool(manifest.get("complete")) and manifest["num"] == num == _count(Path(folder))[0]
-
-
-def load_images(folder: str | Path) -> Tensor:
-    """The images of a finished run, (n, C, H, W) float32 in its data range, in the order of their indices."""
-    manifest = read_manifest(folder)
-    if not manifest.get("complete"):
-        raise UserError(f"{folder} is not complete: run the same sample command again to go on")
-    low, high = manifest["data_range"]
-    arrays = [np.load(p)["arr_0"] for p in sorted(Path(folder).glob("shard-*.npz"))]
-    images = torch.from_numpy(np.concatenate(arrays)[: manifest["num"]]).permute(0, 3, 1, 2)
-    return images.float() / 255 * (high - low) + low
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a run; UserError if there is none."""
-    try:
-        return json.loads((Path(folder) / "manifest.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no manifest.json: it is not a folder of samples") from None
 
 
 def key(about: Any) -> str:
@@ -676,7 +650,7 @@ def _take_back(out: Path) -> None:
 
 def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> dict[str, Any]:
     """Count what is there; complete once every image is."""
-    n, rows = _count(out)
+    n, rows = shards.count(out)
     manifest |= {"complete": n == num, "images": n}
     if n == num:
         warmup = window = 0
@@ -688,16 +662,10 @@ def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path
             "nfe_paper": (rows - final + window) / num,
             "rows": {"integrator": rows - final, "tweedie": final, "chains": window, "warmup": warmup},
         }
-    _write_json(out / "manifest.json", manifest)
-    if _count(out)[0] != n:  # another process ended meanwhile, and may have said so before this one wrote
+    shards.write_json(out / "manifest.json", manifest)
+    if shards.count(out)[0] != n:  # another process ended meanwhile, and may have said so before this one wrote
         return _close(out, manifest, the, num, where)
     return manifest
-
-
-def _count(out: Path) -> tuple[int, int]:
-    """Images in a folder, and the rows that were evaluated for them."""
-    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz")) if _whole(p)]
-    return sum(len(s["arr_0"]) for s in shards), sum(int(s["rows"]) for s in shards)
 
 
 def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> tuple[int, int]:
@@ -714,27 +682,13 @@ def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where:
     return warmup, window
 
 
-def _has(out: Path, first: int, n: int) -> bool:
-    path = out / f"shard-{first:08d}.npz"
-    return _whole(path) and len(np.load(path)["arr_0"]) == n
-
-
-def _whole(path: Path) -> bool:
-    """Whether a file is there and as it was written: what is damaged is made again."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 def _save_shard(out: Path, first: int, x: Tensor, counted: CountNFE) -> None:
     if not torch.isfinite(x).all():
         raise UserError(
             f"the sampler gave values that are not finite from image {first} on, though it got none from the network: "
             "use more levels, or options nearer to their defaults"
         )
-    _save_npz(out / f"shard-{first:08d}.npz", arr_0=to_uint8(x, counted.data_range), rows=counted.rows)
+    shards.save_npz(out / f"shard-{first:08d}.npz", arr_0=to_uint8(x, counted.data_range), rows=counted.rows)
 
 
 def _chain_arrays(chain: Chain) -> dict[str, Any]:
@@ -761,18 +715,3 @@ def _load_chain(path: Path, model: Denoiser) -> Chain:
 def _load_start(path: Path, model: Denoiser) -> ChainState:
     data, device = np.load(path), device_of(model)
     return ChainState(*(torch.from_numpy(data[n]).to(device) for n in ("start_x", "start_sigma")))
-
-
-def _save_npz(path: Path, **arrays: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, **{n: a.cpu().numpy() if isinstance(a, Tensor) else a for n, a in arrays.items()})
-    os.replace(part, path)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    os.replace(part, path)

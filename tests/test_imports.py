@@ -23,6 +23,7 @@ LAYERS = [
     {"gddim", "preconditioning", "score_embedding", "boundary"},
     {"dmcmc"},
     {"training"},
+    {"shards"},
     {"sampling_run"},
     {"tables"},
     {"plots", "testbed"},
