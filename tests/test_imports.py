@@ -23,7 +23,7 @@ LAYERS = [
     {"gddim", "preconditioning", "score_embedding", "boundary"},
     {"dmcmc"},
     {"training"},
-    {"shards"},
+    {"shards", "ranks"},
     {"sampling_run"},
     {"tables"},
     {"plots", "testbed"},
