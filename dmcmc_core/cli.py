@@ -7,6 +7,7 @@ Bad input ends with one sentence on stderr and status 2, a notebook that failed 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -14,11 +15,15 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dmcmc_core.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from dmcmc_core.ranks import Ranks
 
 PROGRAM = "python -m dmcmc_core"
 CONTINUE = {
@@ -326,7 +331,7 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         + "; dlg+auto, which finds its settings itself; or auto, which does without chains where they are not better",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
-    p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
+    p.add_argument("-n", "--num", type=int, required=True, metavar="n", help="number of images")
     p.add_argument(
         "--seed",
         type=int,
@@ -337,6 +342,42 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
     p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SET)
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
+    p.add_argument(
+        "--shard-size",
+        type=int,
+        metavar="k",
+        help="images in a file; with chains as many whole windows as that holds (default: 64, or a larger block)",
+    )
+    p.add_argument(
+        "--shard",
+        metavar="i/n",
+        help="make only share i of n, from 0, as one job of an array; whichever job ends last completes the run",
+    )
+    p.add_argument("--png", action="store_true", help="then write every image as DIR/png/00000000.png and so on")
+    p.add_argument("--grid", action="store_true", help="then write the first 64 images side by side as DIR/grid.png")
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    """``i/n`` as two numbers, 0 <= i < n."""
+    if text is None:
+        return None
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise UserError(f"--shard takes i/n, share i of n from 0, such as 0/4 to 3/4, not {text!r}")
+    return int(i), int(n)
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, which job systems and torchrun send, ends what is inside as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_device(name: str) -> None:
@@ -350,7 +391,7 @@ def _check_device(name: str) -> None:
         raise UserError(f"--device {name} cannot be used here: {why}") from None
 
 
-def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _tuned(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: bool) -> tuple[str, dict[str, Any]]:
     """The sampler and the settings that trials find best; kept in the folder, so that the same command finds them."""
     from dmcmc_core import sampling_run, tuning
     from dmcmc_core.checkpoints import load_model
@@ -358,28 +399,47 @@ def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str
     path = a.out / sampling_run.TUNING
     if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
         raise UserError(f"{a.out} is not empty: {a.sampler} begins in a new folder")
-    say = functools.partial(print, file=sys.stderr, flush=True)
+    say = functools.partial(print, file=sys.stderr, flush=True) if leads else lambda line: None
     say(f"{a.sampler}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
-    model, plain = load_model(a.model, a.device), a.sampler == tuning.AUTO_OR_PLAIN
+    model, plain = load_model(a.model, device), a.sampler == tuning.AUTO_OR_PLAIN
     tuned = tuning.auto(model, a.nfe, a.num, chosen, plain=plain, path=path, say=say)
-    print(tuned)
+    if leads:
+        print(tuned)
     return tuned.sampler, tuned.settings
 
 
 def sample(a: argparse.Namespace) -> int:
-    chosen = settings(a.settings)
-    for name, value, least in (("nfe", a.nfe, 1), ("num", a.num, 1), ("seed", a.seed, 0)):
-        if value < least:
+    from dmcmc_core import ranks
+
+    with _ended_like_ctrl_c():
+        us = ranks.here()
+        with us.together():
+            return _sample(a, us)
+
+
+def _sample(a: argparse.Namespace, us: Ranks) -> int:
+    chosen, share = settings(a.settings), _share(a.shard)
+    given = (("nfe", a.nfe, 1), ("num", a.num, 1), ("seed", a.seed, 0), ("shard-size", a.shard_size, 1))
+    for name, value, least in given:
+        if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, not {value}")
     if a.out.exists() and not a.out.is_dir():
         raise UserError(f"--out {a.out} is a file: name a folder")
-    from dmcmc_core import sampling_run
+    from dmcmc_core import ranks, sampling_run, shards
 
-    _check_device(a.device)
+    if a.png or a.grid:
+        shards.check_pictures()
+    device = ranks.device(a.device)
+    _check_device(device)
     sampler = a.sampler
     if sampler in sampling_run.SEARCHES:
-        sampler, chosen = _tuned(a, chosen)
+        if not us.leads:
+            us.meet()
+        sampler, chosen = _tuned(a, chosen, device, us.leads)
+        if us.leads:
+            us.meet()
     there = sampling_run.finished(a.out, a.num)
+    more = {name: value for name, value in (("shard", a.shard_size), ("share", share)) if value is not None}
     manifest = sampling_run.run(
         model=a.model,
         sampler=sampler,
@@ -388,13 +448,19 @@ def sample(a: argparse.Namespace) -> int:
         seed=a.seed,
         out=a.out,
         settings=chosen,
-        device=a.device,
+        device=device,
+        **more,
     )
+    if not us.leads:
+        return 0
     if not manifest["complete"]:
         print(f"{manifest['images']} of {a.num} images in {a.out}; the rest is left to the other processes")
         return 0
     done = "already complete, nothing was computed: " if there else ""
     print(f"{done}{manifest['images']} images in {a.out}, {plan_made(manifest)}")
+    for asked, write in ((a.png, shards.write_pngs), (a.grid, shards.write_grid)):
+        if asked:
+            print(f"wrote {write(a.out)}")
     return 0
 
 
@@ -597,8 +663,10 @@ VERBS = {
         sample_arguments,
         "draw images from a model with a sampler",
         "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
-        f"example:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
-        "--set n_skip=5 --set eta=0.3",
+        f"examples:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
+        "--set n_skip=5 --set eta=0.3\n"
+        "  torchrun --nproc-per-node=2 -m -- dmcmc_core sample ... (-- keeps torchrun from taking --num for its own)\n"
+        f"  {PROGRAM} sample ... --shard 0/4, and so on to 3/4, as the jobs of an array",
         all_settings,
     ),
     "evaluate": Verb(

@@ -25,6 +25,7 @@ LAYERS = [
     {"gddim", "preconditioning", "score_embedding", "boundary"},
     {"dmcmc"},
     {"training"},
+    {"shards", "ranks"},
     {"sampling_run"},
     {"tables"},
     {"plots", "testbed"},
