@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmcmc_core.denoiser import BLOCK, apply_in_blocks, per_row
+from dmcmc_core.denoiser import BLOCK, apply_in_blocks, check_shape, per_row
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Streams
 
@@ -78,6 +78,7 @@ class GaussianMixture:
 
     def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
         """log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
+        check_shape(x, self.shape)
         x = x.to(self.means)
         some = levels.to(x)[:, None].split(max(1, _NUMBERS // (8 * self._block * self.means.numel())))
 
@@ -89,6 +90,8 @@ class GaussianMixture:
 
     def sample(self, n: int, sigma: float | Tensor = 0.0, *, seed: int = 0, purpose: str = "exact") -> Tensor:
         """n exact draws at noise level ``sigma``, () or (n,): (n, *shape) in the means' dtype."""
+        if n < 0:
+            raise UserError(f"n must be a number of draws, at least 0, not {n}")
         rng = Streams(seed, purpose, range(n))
         like = self.means.new_empty(n, self.means.shape[1])
         component = torch.searchsorted(self.weights.cumsum(0), rng.uniform(like[:, :1])[:, 0].contiguous())
@@ -100,6 +103,7 @@ class GaussianMixture:
         return (self.means[component] + z).reshape(n, *self.shape)
 
     def _in_blocks(self, function, x: Tensor, sigma: Tensor) -> Tensor:
+        check_shape(x, self.shape)
         x = x.to(self.means)
         return apply_in_blocks(function, self._block, x.flatten(1), per_row(sigma, x))
 
@@ -136,10 +140,7 @@ class EmpiricalData:
     """
 
     _SURELY = 30.0  # nats: with fewer than e^13 images, all that lies so far below the largest is under 1e-7 of it
-    _FEW, _NEAR = (
-        256,
-        256,
-    )  # so many images at most are picked out, for a mean and for a density, where no others matter
+    _FEW = 256  # so many images at most are picked out, for a mean and for a density, where no others matter
     _CHUNK = 1000  # images that a matrix product takes at a time, for all rows: 12 MB of 3,072 numbers stay in a cache
 
     def __init__(
@@ -169,7 +170,10 @@ class EmpiricalData:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x, sigma], (B, *shape), in the dtype of ``x``: images weighted by exp(-distance^2 / 2 sigma^2)."""
-        logits = self.squared_distances(x) / (-2 * per_row(sigma, self._norms.new_empty(len(x)))[:, None] ** 2)
+        sigma = per_row(sigma, self._norms.new_empty(len(x)))
+        if not (sigma > 0).all():
+            raise UserError(f"sigma must be above 0, not {sigma[~(sigma > 0)][0].item():g}")
+        logits = self.squared_distances(x) / (-2 * sigma[:, None] ** 2)
         matters = logits >= logits.amax(1, keepdim=True) - self._surely
         few = matters.sum(1) <= self._few
         out = logits.new_empty(len(x), self._points.shape[1])
@@ -208,6 +212,7 @@ class EmpiricalData:
 
     def squared_distances(self, x: Tensor) -> Tensor:
         """(B, K) squared distances of ``x`` (B, *shape) to every image, in the images' dtype."""
+        check_shape(x, self.shape)
         if self._last is not None and self._last[0] is x and self._last[1] == _version(x):
             return self._last[2]
         squared = self._squared_distances(x.to(self._points).flatten(1) - self.mean.flatten())

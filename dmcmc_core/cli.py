@@ -314,7 +314,7 @@ def plan_made(manifest: dict[str, Any]) -> str:
     count = f"{the['levels']} level{'s' * (the['levels'] > 1)}"
     if the["levels"] > 2:
         return text + f"; {count} for the integrator"
-    remedy = "a smaller n_skip, fewer chains or a larger --nfe" if the["chain"] else "a larger --nfe"
+    remedy = "more images, fewer chains or a larger --nfe" if the["chain"] else "a larger --nfe"
     return text + f"; only {count} left to the integrator, too few for good images: {remedy} gives it more"
 
 
@@ -380,17 +380,6 @@ def _ended_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_device(name: str) -> None:
-    """Raises UserError for a device that torch does not know or that is not here."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0].split(". ")[0]
-        raise UserError(f"--device {name} cannot be used here: {why}") from None
-
-
 def _tuned(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: bool) -> tuple[str, dict[str, Any]]:
     """The sampler and the settings that trials find best; kept in the folder, so that the same command finds them."""
     from dmcmc_core import sampling_run, tuning
@@ -426,11 +415,12 @@ def _sample(a: argparse.Namespace, us: Ranks) -> int:
     if a.out.exists() and not a.out.is_dir():
         raise UserError(f"--out {a.out} is a file: name a folder")
     from dmcmc_core import ranks, sampling_run, shards
+    from dmcmc_core.checkpoints import check_device
 
     if a.png or a.grid:
         shards.check_pictures()
     device = ranks.device(a.device)
-    _check_device(device)
+    check_device(device)
     sampler = a.sampler
     if sampler in sampling_run.SEARCHES:
         if not us.leads:

@@ -44,7 +44,10 @@ def like(sigma: Tensor, x: Tensor) -> Tensor:
 
 def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
     """Noise levels of shape () or (B,) as (B,), in the dtype and on the device of ``x``."""
-    return torch.as_tensor(sigma).to(x).expand(x.shape[0])
+    sigma = torch.as_tensor(sigma).to(x)
+    if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
+        raise UserError(f"sigma must be one noise level or one per row, ({len(x)},), not {tuple(sigma.shape)}")
+    return sigma.expand(len(x))
 
 
 def score(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
@@ -100,10 +103,16 @@ class Adapter:
         classes: int = 0,
         unconditional: int | None = None,
     ) -> None:
+        if not callable(function):
+            raise UserError(f"function must be callable as function(x, sigma), not a {type(function).__name__}")
         if predicts not in ("x0", "epsilon", "score"):
             raise UserError(f"predicts must be 'x0', 'epsilon' or 'score', not {predicts!r}")
-        if not 0 < sigma_min < sigma_max:
-            raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise UserError(
+                f"0 < sigma_min < sigma_max, all finite, is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}"
+            )
+        if not data_range[0] < data_range[1]:
+            raise UserError(f"data_range must be the smallest and the largest value of clean data, not {data_range}")
         if mean is not None and tuple(mean.shape) != tuple(shape):
             raise UserError(f"mean must have the shape of one image, {tuple(shape)}, not {tuple(mean.shape)}")
         if not _whole(classes) or classes < 0:

@@ -38,6 +38,7 @@ def examine(weights: str | Path | None = None, project: Project | None = None) -
     sections = {
         "computing": [_python(), _torch(), _cuda()],
         "libraries": [_library(*row) for row in LIBRARIES],
+        "extras": [_library(*row, f"pip install 'dmcmc-core[{extra}]'") for *row, extra in EXTRAS],
         "data": [_digits(), _fonts(), *_published()],
         "models": _shipped(project),
         "weights": [_inception(weights)],
@@ -82,9 +83,17 @@ LIBRARIES = (
 )
 
 
-def _library(module: str, distribution: str, cost: str) -> Finding:
+EXTRAS = (
+    # module, distribution, cost, extra
+    ("diffusers", "diffusers", "folders of diffusers cannot be loaded", "diffusers"),
+    ("snakemake", "snakemake", "an exported Snakefile cannot be run here", "snakemake"),
+    ("distributed", "distributed", "no --executor dask", "dask"),
+)
+
+
+def _library(module: str, distribution: str, cost: str, remedy: str = "pip install -r requirements.txt") -> Finding:
     found = importlib.util.find_spec(module) is not None
-    return Finding(distribution, found, version(distribution) if found else "pip install -r requirements.txt", cost)
+    return Finding(distribution, found, version(distribution) if found else remedy, cost)
 
 
 def _python() -> Finding:

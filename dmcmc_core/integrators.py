@@ -30,7 +30,7 @@ from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
 from dmcmc_core import schedules
-from dmcmc_core.denoiser import Denoiser, epsilon, like, score
+from dmcmc_core.denoiser import Denoiser, check_shape, epsilon, like, score
 from dmcmc_core.errors import UserError, unknown
 
 Noise = Callable[[Tensor], Tensor]
@@ -122,6 +122,8 @@ def state(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
     Only what starts at or below the model's sigma_min, as chains may, goes on below it on its way to 0.
     """
+    if getattr(denoiser, "shape", None) is not None:
+        check_shape(x, denoiser.shape)
     schedules.check(sigmas, rows=x.shape[0])
     highest, start = getattr(denoiser, "sigma_max", float("inf")), sigmas[..., 0].max().item()
     if start > highest * 1.001:  # a level that went through float32 or a logarithm is still the same

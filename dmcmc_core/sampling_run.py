@@ -397,6 +397,7 @@ def run(
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
     split(sampler)  # a wrong name should not wait for the model
     model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
+    _check_model(model)
     model, chosen = conditioned(model, settings)
     _check_range(model)
     the = plan(model, sampler, nfe, num, chosen)
@@ -504,6 +505,16 @@ def _grid(model: Denoiser, the: Plan) -> list[float]:
 def _versions() -> dict[str, Any]:
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     return {"versions": versions | {"machine": platform.machine()}}
+
+
+def _check_model(model: Any) -> None:
+    """UserError for what is no denoiser, as a bare network or function."""
+    missing = [n for n in ("shape", "data_range", "sigma_min", "sigma_max") if not hasattr(model, n)]
+    if not callable(model) or missing:
+        raise UserError(
+            f"the model, a {type(model).__name__}, is no denoiser: it has no {', '.join(missing) or 'call'}; "
+            "dmcmc_core.denoiser.Adapter makes one of a network or a function"
+        )
 
 
 def _check_range(model: Denoiser) -> None:

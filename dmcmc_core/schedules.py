@@ -7,8 +7,11 @@ is a mistake and refused.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +35,8 @@ def karras(n: int, sigma_max: Level, sigma_min: float, rho: float = 7.0) -> Tens
     Raises:
         UserError: n < 1, a level that is not positive and finite, a single sigma_max below sigma_min, or rho <= 0.
     """
-    if not rho > 0:
-        raise UserError(f"rho must be above 0, not {rho}")
+    if not 0 < rho < float("inf"):
+        raise UserError(f"rho must be above 0 and finite, not {rho}")
     return _between(n, sigma_max, sigma_min, lambda s: s ** (1 / rho), lambda u: u**rho)
 
 
@@ -64,7 +67,11 @@ def power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 2.0) -> 
 
 def explicit(levels: Sequence[float] | Tensor) -> Tensor:
     """Any strictly descending list of levels, (N + 1,) or (B, N + 1), as a checked float64 grid."""
-    return check(torch.as_tensor(levels, dtype=torch.float64))
+    try:
+        grid = torch.as_tensor(levels, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"levels must be numbers, (N + 1,) or (B, N + 1), not {reprlib.repr(levels)}") from error
+    return check(grid)
 
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
@@ -117,8 +124,10 @@ def _between(n: int, sigma_max: Level, sigma_min: float, to: Callable, back: Cal
 
 
 def _ends(n: int, sigma_max: Level, sigma_min: float) -> tuple[Tensor, Tensor]:
-    if int(n) != n or n < 1:
-        raise UserError(f"n must be a whole number of levels, at least 1, not {n}")
+    if not isinstance(n, Real) or isinstance(n, bool) or n < 1 or n != int(n):
+        raise UserError(f"n must be a whole number of levels, at least 1, not {n!r}")
+    if not isinstance(sigma_max, Tensor | Real | list | tuple | np.ndarray) or not isinstance(sigma_min, Real | Tensor):
+        raise UserError(f"sigma_max and sigma_min must be numbers, not {sigma_max!r} and {sigma_min!r}")
     start = torch.as_tensor(sigma_max).to(torch.float64)
     if start.ndim > 1:
         raise UserError(f"sigma_max must have shape () or (B,), not {tuple(start.shape)}")

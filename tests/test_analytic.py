@@ -9,6 +9,7 @@ import torch
 from exact import F64, gaussian, images_mixture, mixture
 from scipy import integrate, stats
 
+from dmcmc_core import integrators, schedules
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import score
 from dmcmc_core.errors import UserError
@@ -291,3 +292,22 @@ def test_memory_is_bounded():
 def test_empirical_refuses(images):
     with pytest.raises(UserError, match="images must be floats of shape"):
         EmpiricalData(images)
+
+
+def test_exact_models_refuse_what_does_not_fit_them():
+    empirical = EmpiricalData(torch.rand(5, 1, 2, 2))
+    for model, shape in ((mixture(), (3,)), (empirical, (1, 2, 2))):
+        x, wrong = torch.zeros(3, *shape), torch.zeros(3, 7)
+        for ask in (model, model.log_prob, lambda x, s, m=model: m.log_prob_levels(x, torch.ones(2)), heun_of(model)):
+            with pytest.raises(UserError, match=r"x must have shape \(B, .*, not \(3, 7\)"):
+                ask(wrong, torch.ones(3))
+        with pytest.raises(UserError, match=r"one per row, \(3,\), not \(2,\)"):
+            model(x, torch.ones(2))
+    with pytest.raises(UserError, match="sigma must be above 0, not 0"):
+        empirical(torch.zeros(3, 1, 2, 2), torch.zeros(3))
+    with pytest.raises(UserError, match="at least 0, not -1"):
+        mixture().sample(-1)
+
+
+def heun_of(model):
+    return lambda x, sigma: integrators.heun(model, x, schedules.karras(3, model.sigma_max, model.sigma_min))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dmcmc_core import checkpoints
 from dmcmc_core.checkpoints import ARCHITECTURES, load_model, load_noise_level, read_card, save
 from dmcmc_core.denoiser import InBlocks, count_nfe
 from dmcmc_core.errors import UserError
@@ -177,7 +178,9 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
     refused("did you mean 'digits'", "digit")
     refused("no such file", tmp_path / "none.safetensors")
     cut = tmp_path / "cut.safetensors"
-    for size in (0, 5, 200, path.stat().st_size - 1):
+    cut.write_bytes(b"")
+    refused("is an empty file", cut)
+    for size in (5, 200, path.stat().st_size - 1):
         cut.write_bytes(path.read_bytes()[:size])
         refused("truncated", cut)
     for suffix, match in (
@@ -187,6 +190,13 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
     ):
         (tmp_path / f"x{suffix}").write_bytes(b"\x80\x04.")
         refused(match, tmp_path / f"x{suffix}")
+
+    for content in (b"", b"a text"):
+        (tmp_path / "x.pth").write_bytes(content)
+        refused("is an empty file|begins like no archive", tmp_path / "x.pth")
+    refused("which is no score network", checkpoints.NETS / "digits-cnn.safetensors")
+    refused("ve_cifar10_ncsnpp_continuous is not here: it goes to .*checkpoint_24.pth", "ve_cifar10_ncsnpp_continuous")
+    refused("device 'gpu' cannot be used here", path, lambda name: load_model(name, "gpu"))
 
     tensors, metadata = load_file(path), {"card": json.dumps(read_card(path))}
     wrong = tmp_path / "wrong.safetensors"

@@ -40,7 +40,7 @@ SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
         (SAMPLE.replace("heun", "dlg+heun") + " --set eta=abc", "eta must be a finite number, above 0, not 'abc'"),
         (SAMPLE + " --set label=3", "this model has no classes: leave label out"),
         (SAMPLE + " --set guidance=2", "this model has no classes: leave guidance out"),
-        (SAMPLE + " --device gpu", "--device gpu cannot be used here: "),
+        (SAMPLE + " --device gpu", "device 'gpu' cannot be used here: "),
         ("train noise-levels --config x", "unknown kind of training 'noise-levels': did you mean 'noise-level'?"),
         ("train score --config /nowhere/x.yaml", "--config /nowhere/x.yaml is not a file"),
         ("reproduce --root /nowhere", "there is no manifest at /nowhere/exp/manifest.yaml"),
@@ -168,7 +168,7 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
         (
             "--sampler dlg+heun --nfe 12 --set n_skip=3",
             "on the paper's count; n_skip 3; only 2 levels left to the integrator, too few for good images: "
-            "a smaller n_skip, fewer chains or a larger --nfe gives it more",
+            "more images, fewer chains or a larger --nfe gives it more",
         ),
     ],
 )

@@ -94,6 +94,9 @@ def test_a_start_at_or_below_sigma_min_descends_from_itself(name, n):
     [
         (0, 1.0, 0.1, "n must be a whole number of levels, at least 1, not 0"),
         (2.5, 1.0, 0.1, "at least 1, not 2.5"),
+        ("a", 1.0, 0.1, "at least 1, not 'a'"),
+        (True, 1.0, 0.1, "at least 1, not True"),
+        (3, None, 0.1, "must be numbers, not None and 0.1"),
         (3, -1.0, 0.1, "sigma_max must be positive and finite, not -1"),
         (3, math.nan, 0.1, "sigma_max must be positive and finite, not nan"),
         (3, math.inf, 0.1, "sigma_max must be positive and finite, not inf"),
@@ -110,7 +113,7 @@ def test_bad_arguments(name, n, sigma_max, sigma_min, message):
 
 
 def test_bad_shapes_of_curves():
-    with pytest.raises(UserError, match="rho must be above 0, not 0"):
+    with pytest.raises(UserError, match="rho must be above 0 and finite, not 0"):
         schedules.karras(3, 1.0, 0.1, rho=0)
     with pytest.raises(UserError, match="exponent must be above 0, not -1"):
         schedules.power(3, 1.0, 0.1, exponent=-1)
@@ -147,3 +150,9 @@ def test_rows_must_fit():
     assert schedules.check(sigmas[0], rows=7) is not None
     with pytest.raises(UserError, match="4 rows for 5 samples"):
         schedules.check(sigmas, rows=5)
+
+
+@pytest.mark.parametrize("levels", [["a"], [[1, 0], [1]], None])
+def test_explicit_levels_that_are_no_numbers(levels):
+    with pytest.raises(UserError, match="levels must be numbers"):
+        schedules.explicit(levels)

@@ -99,22 +99,38 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         UserError: for an unknown name, and for a file that is missing, truncated, of another format, or whose tensors
             do not fit the architecture that its card names.
     """
+    from dmcmc_core.checkpoints import published
+
+    check_device(device)
     name = str(name_or_path)
     if name in MODELS:
         if config is not None:
             raise UserError(f"config is for files without a card; the model {name!r} has one")
         return MODELS[name](device)
+    if name in published.FILES:
+        name = str(published.place_of(name))
     if Path(name).is_dir():
         from dmcmc_core.checkpoints import diffusers
 
         net, card = diffusers.read(name, config)
         check_card(card, Path(name))
         return _denoiser(_ready(net, device), card)
-    path = _file(name, MODELS, "model")
+    path = _file(name, [*MODELS, *published.FILES], "model")
+    held = _read(path, tensors=False)[0].get("architecture") if path.suffix not in _FOREIGN else None
+    if held in tuple(ARCHITECTURES) and held not in _SCORE_NETWORKS:
+        raise UserError(f"{name} holds {held!r}, which is no score network")
     net, card = (_foreign if path.suffix in _FOREIGN else _network)(path, device, config)
     if card["architecture"] not in _SCORE_NETWORKS:
         raise UserError(f"{name} holds {card['architecture']!r}, which is no score network")
     return _denoiser(net, card)
+
+
+def check_device(name: str | torch.device) -> None:
+    """UserError for a device that torch does not know or that is not here."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {str(name)!r} cannot be used here: {sentence(error)}") from None
 
 
 def convert(source: str | Path, path: str | Path, config: str | Path | dict | None = None) -> dict:
@@ -246,6 +262,8 @@ def _file(name: str, names, kind: str) -> Path:
     """The path meant by ``name``, or the error that says what was looked for."""
     path = Path(name)
     if path.is_file():
+        if not path.stat().st_size:
+            raise UserError(f"{name} is an empty file")
         return path
     if path.suffix in {".safetensors", *_FOREIGN} or os.sep in name:
         raise UserError(f"no such file: {name}")
@@ -314,6 +332,9 @@ def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
             raise UserError(f"{path} describes itself; config is for files that do not")
         net, card = edm.read(path)
     elif path.suffix in (".pth", ".pt"):
+        with path.open("rb") as file:
+            if not file.read(2).startswith((b"PK", b"\x80")):  # before a configuration is asked for
+                raise UserError(f"{path} is no file of PyTorch: it begins like no archive and no pickle")
         net, card = score_sde.read(path, published.config_of(path, config))
         card.setdefault("name", published.at_place(path) or path.stem)
     else:

@@ -24,7 +24,10 @@ def sentence(error: BaseException, most: int = 200) -> str:
     if "weights_only" in str(error):
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         return f"it names {named[1]}" if named else "it is no sound pickle"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+    if isinstance(error, EOFError):
+        return "it ends too early"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.split(r"(?<=[a-z])\. ", line)[0][:most]  # what follows is advice
 
 
 @contextmanager

@@ -133,7 +133,8 @@ class Unet(nn.Module):
         if labels.shape != (len(x),):
             raise UserError(f"labels must be ({len(x)},), not {tuple(labels.shape)}")
         if labels.is_floating_point() or not ((labels >= 0) & (labels < classes)).all():
-            raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels.tolist()}")
+            wrong = (labels < 0) | (labels >= classes) | labels.is_floating_point()
+            raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels[wrong][0].item()}")
         return labels.long()
 
 

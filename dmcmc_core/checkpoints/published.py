@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.checkpoints.content import sentence
+from dmcmc_core.data import root
 from dmcmc_core.errors import UserError, unknown
 
 
@@ -75,6 +76,14 @@ CLASSIFIERS: dict[str, str] = {
 def at_place(path: Path) -> str | None:
     """The name of the published checkpoint whose place in a checkout this is."""
     return next((name for name, place in FILES.items() if path.resolve().as_posix().endswith(f"/{place}")), None)
+
+
+def place_of(name: str) -> Path:
+    """Where the file of a published checkpoint lies; UserError with its place and origin where it does not."""
+    path = root() / FILES[name]
+    if not path.is_file():
+        raise UserError(f"the published checkpoint {name} is not here: it goes to {path}, and comes from {SONG}")
+    return path
 
 
 def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
