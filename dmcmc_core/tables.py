@@ -129,13 +129,15 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: s
 
 
 def write_parquet(path: Path) -> list[Path]:
-    """The CSV at ``path`` once more as Parquet, where pyarrow is importable; nothing otherwise."""
+    """The CSV at ``path`` once more as Parquet, where pyarrow is importable; else none, not even an older one."""
+    out = path.with_suffix(".parquet")
     try:
         from pyarrow import csv as arrow_csv
         from pyarrow import parquet
     except ImportError:
+        out.unlink(missing_ok=True)
         return []
-    out, options = path.with_suffix(".parquet"), arrow_csv.ConvertOptions(strings_can_be_null=True)
+    options = arrow_csv.ConvertOptions(strings_can_be_null=True)
     temporary = out.with_name(out.name + ".part")
     parquet.write_table(arrow_csv.read_csv(path, convert_options=options), temporary)
     os.replace(temporary, out)

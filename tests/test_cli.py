@@ -215,11 +215,12 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
 
 def test_train_passes_kind_and_file_on(monkeypatch, tmp_path):
     seen = []
-    module(monkeypatch, "training", train=lambda kind, path: seen.append((kind, path)))
+    module(monkeypatch, "training", train=lambda kind, path, track: seen.append((kind, path, track)))
     config = tmp_path / "c.yaml"
     config.write_text("name: x")
     assert cli.main(["train", "noise-level", "--config", str(config)]) == 0
-    assert seen == [("noise-level", config)]
+    assert cli.main(["train", "score", "--config", str(config), "--track", "tensorboard", "jsonl"]) == 0
+    assert seen == [("noise-level", config, []), ("score", config, ["tensorboard", "jsonl"])]
 
 
 def test_doctor_says_what_each_missing_thing_costs(toy, monkeypatch, capsys):

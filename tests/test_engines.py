@@ -111,7 +111,7 @@ def test_each_process_has_a_gpu_of_its_own_and_gives_it_back(tmp_path):
         seen.append(sorted(ended.said for ended in all_ended(two, 2)))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert seen == [[f"0 {threads}", f"GPU-f00 {threads}"]] * 2
-    assert Processes(jobs=3, gpus=["0", "1"]).slots == 3 and Processes(gpus=[]).gpus == []
+    assert Processes(jobs=3, gpus=["0", "1"]).slots == 3 and Processes(gpus=[]).gpus == [""]
 
 
 def test_cancelling_ends_what_runs(tmp_path):

@@ -80,8 +80,8 @@ class Processes:
 
     Args:
         jobs: how many at a time; when None one for each of ``gpus``, or else 2 where there are two cores.
-        gpus: what ``CUDA_VISIBLE_DEVICES`` may name, dealt out in turn; :func:`visible_gpus` when None. With more jobs
-            than GPUs some share one.
+        gpus: what ``CUDA_VISIBLE_DEVICES`` may name, dealt out in turn; :func:`visible_gpus` when None, and an empty
+            list hides them. With more jobs than GPUs some share one.
 
     Raises:
         UserError: for fewer than 1 job.
@@ -91,7 +91,7 @@ class Processes:
         self.slots = jobs if jobs is not None else len(gpus or ()) or min(2, len(os.sched_getaffinity(0)))
         if self.slots < 1:
             raise UserError(f"jobs must be at least 1, not {jobs}")
-        self.gpus = visible_gpus() if gpus is None else list(gpus)
+        self.gpus = visible_gpus() if gpus is None else list(gpus) or [""]  # none: hidden from the jobs
         self.free = list(range(self.slots))
         self.running: dict[str, tuple[subprocess.Popen, IO[str], int]] = {}
 
