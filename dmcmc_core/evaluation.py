@@ -599,7 +599,7 @@ def evaluate(
                 f"reference {name!r}, whose images are {tuple(reference_images.shape[1:])}"
             )
         about["reference_encoding"] = encoding_of(reference_images)
-        about["mixed_encodings"] = folder.encoding.split()[0] != about["reference_encoding"]
+        about["mixed_encodings"] = about["reference_encoding"] != ("jpeg" if "jpeg" in folder.encoding else "lossless")
         if about["mixed_encodings"] and protocol == "lossless" and not allow_mixed_encodings:
             raise UserError(
                 f"the images in {directory} are {folder.encoding} and those of {name!r} are "
