@@ -126,7 +126,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
         file.write(b"x" * 100)
     with pytest.raises(UserError, match="not finite, first in row 2048"):
         describe(lambda block: block.flatten(1) / 0)
-    assert not part.exists(), "what is wrong does not stay"
+    assert not list((tmp_path / "cache").iterdir()), "what is wrong does not stay"
 
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +201,7 @@ def test_the_published_protocol_is_what_pillow_saves(tmp_path):
             assert (np.asarray(image.open(tmp_path / "a.jpg")) == through[i].squeeze()).all()
     assert torch.equal(evaluation.published_protocol(colour), from_uint8(evaluation.jpeg(levels)))
     with pytest.raises(UserError, match="unknown protocol 'dmcm': did you mean 'dmcmc'"):
-        evaluation.evaluate(tmp_path, "given", PIXELS, protocol="dmcm")
+        evaluation.evaluate(sample_directory(tmp_path / "run", colour), "given", PIXELS, protocol="dmcm")
 
 
 def test_an_earlier_result_is_compared_only_where_that_is_fair(tmp_path):
