@@ -7,6 +7,7 @@ Bad input ends with one sentence on stderr and status 2, a notebook that failed 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -14,11 +15,15 @@ import re
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dmcmc_core.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from dmcmc_core.ranks import Ranks
 
 PROGRAM = "python -m dmcmc_core"
 CONTINUE = {
@@ -123,6 +128,32 @@ def reproduce_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
     p.add_argument("--list", action="store_true", help="show every item with its verdict and time, and run nothing")
     p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: 2 if there are two cores)")
+    p.add_argument(
+        "--gpus", metavar="LIST", help="deal these out to the jobs, such as 0,1; none (default: all visible)"
+    )
+    p.add_argument(
+        "--executor",
+        default="processes",
+        metavar="E",
+        help=f"{' or '.join(EXECUTORS)} (default: processes, of this machine); for Snakemake see the verb export",
+    )
+    p.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://host:8786")
+    track_argument(p, ["jsonl"], "how many claims of each run hold; jsonl adds a line to exp/runs/PROFILE.jsonl")
+    place_arguments(p)
+
+
+EXECUTORS = ("processes", "dask")
+
+
+def track_argument(p: argparse.ArgumentParser, default: list[str], what: str) -> None:
+    from dmcmc_core.trackers import TRACKERS
+
+    text = f"any of {', '.join(TRACKERS)} (default: {' '.join(default) or 'none'}): {what}"
+    p.add_argument("--track", nargs="+", default=default, metavar="T", help=text)
+
+
+def place_arguments(p: argparse.ArgumentParser) -> None:
+    """Another project than this one: the tests' and the engines'."""
     p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
 
@@ -134,8 +165,25 @@ def reproduce(a: argparse.Namespace) -> int:
     if a.list:
         print(experiments.overview(a.profile, a.only, project))
         return 0
-    outcomes = experiments.reproduce(a.profile, a.only, a.jobs, project)
+    project.select(a.only, a.profile)  # names are looked at before a cluster is
+    outcomes = experiments.reproduce(a.profile, a.only, project=project, executor=_executor(a), track=a.track)
     return int(any(outcome.failed for outcome in outcomes))
+
+
+def _executor(a: argparse.Namespace):
+    from dmcmc_core.experiments import executors
+
+    if a.executor not in EXECUTORS:
+        raise unknown("executor", a.executor, EXECUTORS)
+    if a.executor == "processes":
+        if a.scheduler:
+            raise UserError(f"--scheduler {a.scheduler} is of a Dask cluster: it needs --executor dask")
+        return executors.Processes(a.jobs, None if a.gpus is None else executors.parse_gpus(a.gpus))
+    if not a.scheduler:
+        raise UserError("--executor dask needs --scheduler ADDRESS, such as tcp://host:8786, where dask scheduler runs")
+    if a.gpus is not None:
+        raise UserError("--gpus is of this machine's processes; a Dask worker has its own CUDA_VISIBLE_DEVICES")
+    return executors.Dask(a.scheduler, a.jobs)
 
 
 def _project(a: argparse.Namespace):
@@ -144,11 +192,34 @@ def _project(a: argparse.Namespace):
     return Project(a.root.resolve(), a.package) if a.root else here()
 
 
+def export_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("what", metavar="WHAT", help="snakemake: a Snakefile; keys: each item's run key and outputs as JSON")
+    p.add_argument("--out", type=Path, metavar="FILE", help="where to (default: printed)")
+    p.add_argument("--profile", default="local", metavar="P", help="as for reproduce (default: local)")
+    p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
+    place_arguments(p)
+
+
+def export(a: argparse.Namespace) -> int:
+    from dmcmc_core.experiments import workflow
+
+    if a.what not in ("snakemake", "keys"):
+        raise unknown("export", a.what, ("snakemake", "keys"))
+    if a.what == "snakemake" and a.out:
+        print(f"wrote {workflow.write_snakefile(_project(a), a.out, a.profile, a.only)}")
+    elif a.what == "snakemake":
+        print(workflow.snakefile(_project(a), a.profile, a.only), end="")
+    elif a.out:
+        raise UserError(f"--out {a.out} is for a Snakefile; export keys prints")
+    else:
+        print(json.dumps(workflow.run_table(_project(a), a.profile, a.only), indent=1))
+    return 0
+
+
 def run_one_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("id")
     p.add_argument("--profile", default="local")
-    p.add_argument("--root", type=Path)
-    p.add_argument("--package", default="dmcmc_core")
+    place_arguments(p)
     p.add_argument("--with-parent", action="store_true", help="end when the process that started this one has gone")
 
 
@@ -168,8 +239,7 @@ def run_one(a: argparse.Namespace) -> int:
 
 def readme_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--profile", default="local", metavar="P", help="whose verdicts to show (default: local)")
-    p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
+    place_arguments(p)
 
 
 def readme(a: argparse.Namespace) -> int:
@@ -261,7 +331,7 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         + "; dlg+auto, which finds its settings itself; or auto, which does without chains where they are not better",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
-    p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
+    p.add_argument("-n", "--num", type=int, required=True, metavar="n", help="number of images")
     p.add_argument(
         "--seed",
         type=int,
@@ -272,6 +342,42 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
     p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SET)
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
+    p.add_argument(
+        "--shard-size",
+        type=int,
+        metavar="k",
+        help="images in a file; with chains as many whole windows as that holds (default: 64, or a larger block)",
+    )
+    p.add_argument(
+        "--shard",
+        metavar="i/n",
+        help="make only share i of n, from 0, as one job of an array; whichever job ends last completes the run",
+    )
+    p.add_argument("--png", action="store_true", help="then write every image as DIR/png/00000000.png and so on")
+    p.add_argument("--grid", action="store_true", help="then write the first 64 images side by side as DIR/grid.png")
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    """``i/n`` as two numbers, 0 <= i < n."""
+    if text is None:
+        return None
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise UserError(f"--shard takes i/n, share i of n from 0, such as 0/4 to 3/4, not {text!r}")
+    return int(i), int(n)
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, which job systems and torchrun send, ends what is inside as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_device(name: str) -> None:
@@ -285,7 +391,7 @@ def _check_device(name: str) -> None:
         raise UserError(f"--device {name} cannot be used here: {why}") from None
 
 
-def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _tuned(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: bool) -> tuple[str, dict[str, Any]]:
     """The sampler and the settings that trials find best; kept in the folder, so that the same command finds them."""
     from dmcmc_core import sampling_run, tuning
     from dmcmc_core.checkpoints import load_model
@@ -293,28 +399,47 @@ def _tuned(a: argparse.Namespace, chosen: dict[str, Any]) -> tuple[str, dict[str
     path = a.out / sampling_run.TUNING
     if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
         raise UserError(f"{a.out} is not empty: {a.sampler} begins in a new folder")
-    say = functools.partial(print, file=sys.stderr, flush=True)
+    say = functools.partial(print, file=sys.stderr, flush=True) if leads else lambda line: None
     say(f"{a.sampler}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
-    model, plain = load_model(a.model, a.device), a.sampler == tuning.AUTO_OR_PLAIN
+    model, plain = load_model(a.model, device), a.sampler == tuning.AUTO_OR_PLAIN
     tuned = tuning.auto(model, a.nfe, a.num, chosen, plain=plain, path=path, say=say)
-    print(tuned)
+    if leads:
+        print(tuned)
     return tuned.sampler, tuned.settings
 
 
 def sample(a: argparse.Namespace) -> int:
-    chosen = settings(a.settings)
-    for name, value, least in (("nfe", a.nfe, 1), ("num", a.num, 1), ("seed", a.seed, 0)):
-        if value < least:
+    from dmcmc_core import ranks
+
+    with _ended_like_ctrl_c():
+        us = ranks.here()
+        with us.together():
+            return _sample(a, us)
+
+
+def _sample(a: argparse.Namespace, us: Ranks) -> int:
+    chosen, share = settings(a.settings), _share(a.shard)
+    given = (("nfe", a.nfe, 1), ("num", a.num, 1), ("seed", a.seed, 0), ("shard-size", a.shard_size, 1))
+    for name, value, least in given:
+        if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, not {value}")
     if a.out.exists() and not a.out.is_dir():
         raise UserError(f"--out {a.out} is a file: name a folder")
-    from dmcmc_core import sampling_run
+    from dmcmc_core import ranks, sampling_run, shards
 
-    _check_device(a.device)
+    if a.png or a.grid:
+        shards.check_pictures()
+    device = ranks.device(a.device)
+    _check_device(device)
     sampler = a.sampler
     if sampler in sampling_run.SEARCHES:
-        sampler, chosen = _tuned(a, chosen)
+        if not us.leads:
+            us.meet()
+        sampler, chosen = _tuned(a, chosen, device, us.leads)
+        if us.leads:
+            us.meet()
     there = sampling_run.finished(a.out, a.num)
+    more = {name: value for name, value in (("shard", a.shard_size), ("share", share)) if value is not None}
     manifest = sampling_run.run(
         model=a.model,
         sampler=sampler,
@@ -323,13 +448,19 @@ def sample(a: argparse.Namespace) -> int:
         seed=a.seed,
         out=a.out,
         settings=chosen,
-        device=a.device,
+        device=device,
+        **more,
     )
+    if not us.leads:
+        return 0
     if not manifest["complete"]:
         print(f"{manifest['images']} of {a.num} images in {a.out}; the rest is left to the other processes")
         return 0
     done = "already complete, nothing was computed: " if there else ""
     print(f"{done}{manifest['images']} images in {a.out}, {plan_made(manifest)}")
+    for asked, write in ((a.png, shards.write_pngs), (a.grid, shards.write_grid)):
+        if asked:
+            print(f"wrote {write(a.out)}")
     return 0
 
 
@@ -469,6 +600,7 @@ KINDS = ("score", "noise-level", "features")
 def train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("kind", metavar="KIND", help=" or ".join(KINDS))
     p.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file of the run; see exp/nets/")
+    track_argument(p, [], "the numbers that NAME.log has anyway, beside it as well")
 
 
 def train(a: argparse.Namespace) -> int:
@@ -478,7 +610,7 @@ def train(a: argparse.Namespace) -> int:
         raise UserError(f"--config {a.config} is not a file")
     from dmcmc_core import training
 
-    training.train(a.kind, a.config)
+    training.train(a.kind, a.config, track=a.track)
     return 0
 
 
@@ -519,15 +651,28 @@ VERBS = {
         "Run every notebook of exp/manifest.yaml whose run is not there yet, and fill figures/.\n"
         "A run is named by a hash of all that it depends on: an unchanged one is not repeated, an interrupted\n"
         "one is made again. Ends with a table of items, times and verdicts; status 1 if a notebook failed.",
-        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only demo",
+        f"examples:\n  {PROGRAM} reproduce\n  {PROGRAM} reproduce --profile smoke --only demo\n"
+        f"  {PROGRAM} reproduce --profile full --executor dask --scheduler tcp://host:8786",
+    ),
+    "export": Verb(
+        export,
+        export_arguments,
+        "write the list of items as a Snakefile, for other machines and their queues",
+        "Write exp/manifest.yaml as a Snakefile: a rule per item, each running what reproduce runs, so that runs made\n"
+        "with either are found by both. It asks this project for the run keys whenever Snakemake reads it, so that\n"
+        "changed notebooks, modules and checkpoints are seen; a changed manifest with other items needs a new export.",
+        f"examples:\n  {PROGRAM} export snakemake --profile smoke --out Snakefile && snakemake --cores 2\n"
+        "  snakemake --executor slurm --jobs 20 --config gpu=1 --default-resources slurm_partition=gpu runtime=240",
     ),
     "sample": Verb(
         sample,
         sample_arguments,
         "draw images from a model with a sampler",
         "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
-        f"example:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
-        "--set n_skip=5 --set eta=0.3",
+        f"examples:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
+        "--set n_skip=5 --set eta=0.3\n"
+        "  torchrun --nproc-per-node=2 -m -- dmcmc_core sample ... (-- keeps torchrun from taking --num for its own)\n"
+        f"  {PROGRAM} sample ... --shard 0/4, and so on to 3/4, as the jobs of an array",
         all_settings,
     ),
     "evaluate": Verb(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from numbers import Integral, Real
 from typing import Any, Protocol
@@ -120,7 +120,7 @@ class Adapter:
         check_shape(x, self.shape)
         if labels is not None and not self.classes:
             raise UserError("this model has no classes: leave labels out (an Adapter is told of them by classes=)")
-        given = x.to(self._dtype() or x.dtype)
+        given = x.to(next(self._weights(), x).dtype)
         more = () if labels is None else (labels,)
         out = self._checked(self.function(given, per_row(sigma, given), *more), x, sigma)
         if self.predicts == "epsilon":
@@ -129,12 +129,17 @@ class Adapter:
             return x + like(sigma, x) ** 2 * out
         return out
 
-    def _dtype(self) -> torch.dtype | None:
-        """Of the weights; None for a function without any."""
-        if not isinstance(self.function, torch.nn.Module):
-            return None
-        tensors = chain(self.function.parameters(), self.function.buffers())
-        return next((t.dtype for t in tensors if t.is_floating_point()), None)
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: the device of the weights, else of the mean, else the CPU."""
+        known = next(self._weights(), self.mean)
+        return torch.device("cpu") if known is None else known.device
+
+    def _weights(self) -> Iterator[Tensor]:
+        """Parameters and buffers that are numbers; none of a plain function."""
+        if isinstance(self.function, torch.nn.Module):
+            tensors = chain(self.function.parameters(), self.function.buffers())
+            yield from (t for t in tensors if t.is_floating_point())
 
     def _checked(self, out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """The answer in the dtype of x, if it is one."""

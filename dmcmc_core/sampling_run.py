@@ -2,23 +2,23 @@
 
 A sampler is an integrator's name, or ``dlg+NAME``: Denoising Langevin Gibbs, then that integrator. A run's folder
 holds ``manifest.json`` (the whole recipe, what it cost) and ``shard-*.npz`` (``arr_0``, uint8, NHWC). Image i of a seed
-is the same image however many are made, in whatever shards, by however many processes (RANK and WORLD_SIZE share out
-the shards), before or after an interruption.
+is the same image however many are made, in whatever shards, by however many processes (:mod:`dmcmc_core.ranks` tells
+which of the shards this one makes), before or after an interruption; :mod:`dmcmc_core.shards` keeps the folder.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
 import itertools
 import json
 import math
-import os
-import shutil
-import zipfile
+import platform
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,16 +28,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core import checkpoints, dmcmc, integrators, schedules
+from dmcmc_core import checkpoints, dmcmc, integrators, ranks, schedules, shards
 from dmcmc_core.data import to_uint8
-from dmcmc_core.denoiser import BLOCK, Conditioned, CountNFE, Denoiser, count_nfe
+from dmcmc_core.denoiser import BLOCK, Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper, count_nfe, per_row
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior, ResidualPosterior
+from dmcmc_core.ranks import Ranks
+from dmcmc_core.shards import Shard, finished, key, load_images, read_manifest
 from dmcmc_core.streams import Drawn, Streams
 
-SHARD = BLOCK  # images
+SHARD = BLOCK  # images, where no larger block is asked for
+LARGEST_BLOCK = 4096
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an adaptive integrator
 _PILOT, _PILOT_WINDOWS = 64, 8  # images that such a trial integrates, and windows that it waits for at most
 POSTERIORS = ("exact", "classifier", "residual")
@@ -50,6 +53,8 @@ SETTINGS = {
     "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
     "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",
     "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
+    "block": f"rows of one network evaluation, 1 to {LARGEST_BLOCK}, on which last digits of images depend, and the "
+    f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
     "label": "class of every image, a whole number from 0, for a model with classes (none)",
     "guidance": "w of classifier-free guidance, D_uncond + w (D_cond - D_uncond), at least 0; any but 0 and 1 "
     "costs two network evaluations a call (1.0)",
@@ -80,6 +85,7 @@ class Plan:
     posterior: str | None = None
     held_to: dict[str, Any] | None = None
     rows_per_image: int = 1
+    block: int = BLOCK
 
     @property
     def integrator(self) -> integrators.Integrator:
@@ -126,6 +132,20 @@ def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoi
     return (Conditioned(model, **chosen) if chosen else model), rest
 
 
+def in_blocks(model: Denoiser, block: int | None) -> Denoiser:
+    """The model, its network taking ``block`` rows at a time (None: as before); exact models keep their own blocks."""
+    if block is None:
+        return model
+    if isinstance(model, Adapter):
+        return InBlocks(model, block)
+    model = copy.copy(model)
+    if isinstance(model, InBlocks):
+        model.block = block
+    elif isinstance(model, Wrapper):
+        model.denoiser = in_blocks(model.denoiser, block)
+    return model
+
+
 def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str, Any] | None = None) -> Plan:
     """The largest setting of a sampler whose full count is at most ``nfe``: warm-up too, shared out over the images.
 
@@ -162,6 +182,8 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     tweedie = settings.get("tweedie")
     if tweedie is not None:
         integrators.number("tweedie", tweedie, least=model.sigma_min, most=model.sigma_max)
+    block = settings.get("block", BLOCK)
+    integrators.number("block", block, least=1, most=LARGEST_BLOCK, whole=True)
     chain, posterior, spent = None, None, float(tweedie is not None)
     if chained:
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
@@ -194,7 +216,7 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {each * left:.2f} NFE are left for it"
         )
     held_to = getattr(model, "held_to", None)
-    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior, held_to, each)
+    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior, held_to, each, block)
 
 
 def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float, each: int) -> str:
@@ -318,7 +340,7 @@ def load_posterior(model: Denoiser, the: Plan) -> NoiseLevelPosterior | None:
                 "path of its file, or choose posterior='residual', which needs no training"
             )
         net, levels, _ = checkpoints.load_noise_level(name, device=str(device_of(model)), like=model)
-        return ClassifierPosterior(net, levels)
+        return ClassifierPosterior(net, levels, the.block)
     return None
 
 
@@ -333,8 +355,10 @@ def run(
     device: str = "cpu",
     progress: bool = True,
     chains_dir: str | Path | None = None,
-    shard: int = SHARD,
+    shard: int | None = None,
     trial: bool = False,
+    share: tuple[int, int] | None = None,
+    alone: bool = False,
 ) -> dict[str, Any]:
     """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
 
@@ -343,82 +367,143 @@ def run(
         sampler, nfe, settings: see :func:`plan`.
         chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
         seed: at least 0.
-        shard: images in a file; with chains, as many whole windows as that holds, at least one window of 64 chains.
+        shard: images in a file (None: 64, or a larger block); with chains, as many whole windows as that holds, at
+            least one window of a group of chains.
         trial: whether a seed below 0 is meant: those are for trials, so that no run shares their random numbers.
+        share: (i, n), 0 <= i < n: make one of n shares alone and wait for no other; whichever finds all images there
+            completes the manifest. By default what :func:`dmcmc_core.ranks.here` tells.
+        alone: whether to make everything here whatever the environment tells, waiting for another that does the same.
 
     Returns:
-        The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie.
-        ``block_halved``: rows of a block, where 64 did not fit into the device's memory.
+        The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
+        window that several ranks walk through is counted once. ``sigmas`` is the integrator's grid from sigma_max;
+        with chains it begins at the ``start_sigma`` of each image, which its shard tells. ``block_halved``: rows of a
+        block, where all did not fit into the device's memory.
 
     Raises:
-        UserError: bad input (before anything is written), a folder that holds another run, or values that are not
-            finite; where that is so from the first image on, nothing stays of a run that began here.
+        UserError: bad input (before anything is written), a folder that holds another run or that another process
+            holds, a full disk, or values that are not finite; where that is so from the first image on, nothing stays
+            of a run that began here.
     """
     if int(num) != num or num < 1:
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
-    if int(shard) != shard or shard < 1:
+    if shard is not None and (int(shard) != shard or shard < 1):
         raise UserError(f"shard must be a whole number of images, at least 1, not {shard}")
     if int(seed) != seed or (seed < 0 and not trial):
         raise UserError(f"seed must be a whole number, at least 0, not {seed}")
+    us = Ranks() if alone else ranks.here() if share is None else Ranks(*share)
+    if share is not None and ranks.here().world > 1:
+        raise UserError("a share i/n is for runs that nobody splits already: leave it out where ranks share the run")
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
     split(sampler)  # a wrong name should not wait for the model
     model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
     model, chosen = conditioned(model, settings)
     _check_range(model)
     the = plan(model, sampler, nfe, num, chosen)
+    model = in_blocks(model, chosen.get("block"))
     posterior = load_posterior(model, the)
-    out = Path(out)
     recipe = {
         "model": str(name),
         "model_sha256": fingerprint(model),
         "seed": int(seed),
         "nfe": nfe,
-        "block": BLOCK,
-        "shard": int(shard),
+        "block": the.block,
+        "shard": int(shard or max(SHARD, the.block)),
         "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
     }
-    manifest = _open(out, recipe, num)
-    begun = manifest is not None
-    if manifest is None or "plan" not in manifest:
-        with torch.no_grad():
-            the = with_tolerance(model, the, nfe, num, posterior)
-        manifest = recipe | {"plan": asdict(the), "versions": {"torch": torch.__version__, "numpy": np.__version__}}
-    else:
-        stored = manifest["plan"]
-        if stored["chain"] != (asdict(the.chain) if the.chain else None) or stored["levels"] != the.levels:
-            raise UserError(
-                f"{num} images at {nfe:g} NFE need other settings than the {manifest['num']} in {out}, as warm-up is "
-                "shared out differently: fix levels by a setting, or choose another folder"
-            )
-        the = replace(the, options=stored["options"])
-        if "block_halved" in manifest:  # as it was for the images that are there
-            model.block = min(model.block, manifest["block_halved"])
-        if finished(out, num):
-            return manifest
-    manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
-    _write_json(out / "manifest.json", manifest)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    with tqdm(total=num, unit="image", desc=sampler, disable=not progress, mininterval=1.0) as bar, torch.no_grad():
-        counted = count_nfe(model)
-        work = _chained if the.chain else _plain
-        where = Path(chains_dir) if chains_dir else out / "chains"
+    out, made = Path(out), {}
+    manifest = _stored(out, recipe, num, say=False)
+    if manifest:
+        _agree(manifest, the, nfe, num, out)
+    if manifest and finished(out, num):
+        return manifest  # before anything is written or held: it may be in use, or on a disk that is read only
+    with ExitStack() as stack:
+        stack.enter_context(shards.telling(out, num, made))
+        if us.leads:
+            rank, world = (us.rank, us.world) if us.store is None else (0, 1)
+            stack.enter_context(shards.held(out, rank, world, wait=alone))
+        else:
+            us.meet()
+        begun = shards.strange(out, own=(TUNING,))
         try:
-            for n in work(counted, the, num, int(seed), out, where, posterior, shard, rank, world, manifest):
-                bar.update(n)
-                _note_block(out, manifest, model)
+            with torch.no_grad():
+                manifest, the = _opened(out, recipe, model, the, num, posterior, us)
+            if us.leads:
+                us.meet()
+            lists = shards.layout_of(manifest)
+            every = list(itertools.chain(*lists))
+            made |= shards.there(out, every, manifest["recipe"])
+            if made:  # as it was for the images that are there
+                halved = min(told["block"] for told in made.values())
+                model = in_blocks(model, halved) if halved < the.block else model
+            mine = list(shards.dealt(lists, us.rank, us.world))
+            total = sum(len(s.images) for s in mine)
+            with tqdm(
+                total=total, unit="image", desc=sampler, disable=not progress or us.rank > 0, mininterval=1
+            ) as bar:
+                bar.update(sum(len(s.images) for s in mine if s in made))
+                where = Path(chains_dir) if chains_dir else out / "chains"
+                for some in _make(model, the, int(seed), out, where, posterior, manifest["recipe"], mine, made):
+                    bar.update(len(some.images))
         except UserError:
-            if not begun and world == 1:
-                _take_back(out)
+            if not begun and us.world == 1:
+                shards.take_back(out)
             raise
-    return _close(out, manifest, the, num, where)
+        us.meet()
+        if us.leads:
+            manifest = _closed(out, manifest, every, made)
+        us.meet()
+        return manifest if us.leads else read_manifest(out)
 
 
-def _note_block(out: Path, manifest: dict[str, Any], model: Denoiser) -> None:
-    """Say in the manifest that blocks did not fit into memory and were made smaller; images may depend on it."""
-    block = getattr(model, "block", BLOCK)
-    if block < manifest.get("block_halved", BLOCK):
-        manifest["block_halved"] = block
-        _write_json(out / "manifest.json", manifest)
+def _opened(
+    out: Path,
+    recipe: dict[str, Any],
+    model: Denoiser,
+    the: Plan,
+    num: int,
+    posterior: NoiseLevelPosterior | None,
+    us: Ranks,
+) -> tuple[dict[str, Any], Plan]:
+    """The manifest of a run that begins or goes on, on disk, and the plan with all that an earlier run has settled."""
+    before = _stored(out, recipe, num, say=us.leads)
+    if before is None:
+        the = with_tolerance(model, the, recipe["nfe"], num, posterior)
+        manifest = recipe | {"plan": asdict(the), "dtype": "float32", "sigmas": _grid(model, the)} | _versions()
+    else:
+        _agree(before, the, recipe["nfe"], num, out)
+        the = replace(the, options=before["plan"]["options"])
+        manifest = dict(before)
+    manifest["recipe"] = key([recipe["model_sha256"], recipe["seed"], recipe["shard"], asdict(the)])
+    manifest |= {"num": int(num), "shape": list(model.shape), "data_range": list(model.data_range), "complete": False}
+    if us.leads:
+        if before is None:
+            shards.check_strays(out, manifest["recipe"], num)
+        if us.world == 1 or us.store is not None:
+            shards.sweep(out)
+        if manifest != before:
+            shards.write_manifest(out, manifest)
+    return manifest, the
+
+
+def _agree(stored: dict[str, Any], the: Plan, nfe: float, num: int, out: Path) -> None:
+    """UserError where more images would need another plan than those that are there."""
+    plan = stored["plan"]
+    if plan["chain"] != (asdict(the.chain) if the.chain else None) or plan["levels"] != the.levels:
+        raise UserError(
+            f"{num} images at {nfe:g} NFE need other settings than the {stored['num']} in {out}, as warm-up is "
+            "shared out differently: fix levels by a setting, or choose another folder"
+        )
+
+
+def _grid(model: Denoiser, the: Plan) -> list[float]:
+    """The levels of the integrator, from sigma_max to 0."""
+    return schedules.SCHEDULES[the.schedule](the.levels or 2, model.sigma_max, model.sigma_min).tolist()
+
+
+def _versions() -> dict[str, Any]:
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"versions": versions | {"machine": platform.machine()}}
 
 
 def _check_range(model: Denoiser) -> None:
@@ -434,84 +519,158 @@ def _check_range(model: Denoiser) -> None:
         )
 
 
-def _plain(counted, the, num, seed, out, where, posterior, size, rank, world, manifest) -> Iterator[int]:
-    for number, first in enumerate(range(0, num, size)):
-        indices = range(first, min(first + size, num))
-        if number % world == rank:
-            if not _has(out, first, len(indices)):
-                counted.reset()
-                noise = Streams(seed, "image", indices)
-                x = dmcmc.prior(counted, noise, len(indices), the.start, device_of(counted))
-                begin = ChainState(x, x.new_full((len(x),), counted.sigma_max))
-                _save_shard(out, first, _integrate(counted, the, begin, noise), counted)
-            yield len(indices)
-
-
-def _chained(counted, the, num, seed, out, where, posterior, size, rank, world, manifest) -> Iterator[int]:
-    """Groups of up to 64 chains, each through all its windows: a process may take any of the groups."""
-    c = the.chain.chains
-    for group, low in enumerate(range(0, min(c, num), BLOCK)):
-        chains = range(low, min(low + BLOCK, c, num))
-        if group % world != rank:
+@torch.no_grad()
+def _make(model, the, seed, out, where, posterior, recipe, mine, made) -> Iterator[Shard]:
+    """Make those of the shards that are ``mine`` and not ``made`` yet, and enter them there; yields each when it is."""
+    counted, walk = count_nfe(model), None
+    for shard in mine:
+        if shard in made:
             continue
-        begun = starts(counted.denoiser, the, posterior, seed, chains, where)
-        together, windows = max(1, size // c), math.ceil((num - low) / c)  # of few chains, more windows fill a block
-        for number in range(0, windows, together):
-            first, count = number * c + low, min(together, windows - number)
-            indices = range(first, min(first + (count - 1) * c + len(chains), num))
-            some = list(itertools.islice(begun, count))
-            if not _has(out, first, len(indices)):
-                counted.reset()
-                x, sigma = (torch.cat([getattr(s, name) for s in some]) for name in ("x", "sigma"))
-                start = ChainState(x[: len(indices)], sigma[: len(indices)])
-                _save_shard(out, first, _integrate(counted, the, start, Streams(seed, "image", indices)), counted)
-            yield len(indices)
+        arrays, rows, noise = {}, {"chains": 0, "warmup": 0}, Streams(seed, "image", shard.images)
+        if the.chain:
+            if walk is None or walk.chains != shard.group:
+                walk = Chains(model, the, posterior, seed, shard.group, where)
+            starts, rows = walk.starts(shard.windows)
+            start = ChainState(starts.x[: len(shard.images)], starts.sigma[: len(shard.images)])
+            arrays["start_sigma"] = start.sigma
+        else:
+            x = dmcmc.prior(counted, noise, len(shard.images), the.start, device_of(model))
+            start = ChainState(x, x.new_full((len(x),), counted.sigma_max))
+        counted.reset()
+        images = _images(counted, the, start, noise, shard)
+        final = the.rows_per_image * len(images) if the.tweedie is not None else 0
+        rows |= {"integrator": counted.rows - final, "tweedie": final}
+        arrays = {"arr_0": to_uint8(images, counted.data_range)} | arrays
+        about = {"recipe": recipe, "rows": rows, "block": getattr(model, "block", the.block)}
+        made[shard] = shards.save(out, shard, arrays, about)
+        yield shard
+
+
+def _images(model: Denoiser, the: Plan, start: ChainState, noise: Streams, shard: Shard) -> Tensor:
+    """The images of a shard; UserError with the sampler, the step and the level where one is not finite any more."""
+    done, begun = [], noise.state
+    try:
+        x = _integrate(model, the, start, noise, callback=lambda step, *_: done.append(step))
+    except UserError as error:
+        images = f"images {shard.images[0]} to {shard.images[-1]}"
+        raise UserError(f"{error} ({the.sampler}, {images}, step {len(done) + 1})") from None
+    if torch.isfinite(x).all():
+        return x
+    bad: list[str] = []
+
+    def look(step: int, steps: int, sigma: Tensor, x: Tensor) -> None:
+        rows = (~torch.isfinite(x)).flatten(1).any(1).nonzero()[:, 0]
+        if len(rows) and not bad:
+            row = int(rows[0])
+            level = per_row(sigma, x)[row].item()
+            bad.append(f"image {shard.images[row]} in step {step} of {steps}, to sigma = {level:g}")
+
+    noise.state = begun
+    with suppress(UserError):
+        _integrate(model, the, start, noise, callback=look)
+    raise UserError(
+        f"the sampler gave values that are not finite from image {shard.images[0]} on: {the.sampler}, "
+        f"{bad[0] if bad else f'in the denoising at sigma = {the.tweedie:g} after its last step'}; use more levels, or "
+        "options nearer to their defaults"
+    )
+
+
+class Chains:
+    """A group of chains, window by window: each window is kept in a folder, and taken from there if it is there.
+
+    So a process that makes some of a group's shards walks through windows that others may be at too; what they cost is
+    told by the files, once.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        the: Plan,
+        posterior: NoiseLevelPosterior | None,
+        seed: int,
+        chains: range,
+        where: Path,
+    ) -> None:
+        self.counted, self.the, self.chains, self.device = count_nfe(model), the, chains, device_of(model)
+        self.folder = chain_folder(model, the, seed, where) / f"{chains.start:06d}-{chains.stop:06d}"
+        self.rng, self.calibration = Streams(seed, "chain", chains), 0
+        if the.posterior == "residual":
+            posterior, self.calibration = _calibrated(self.counted, the, seed, self.folder.parent / "posterior.npz")
+        self.posterior = posterior
+        self.step = dmcmc.kernel(self.counted, posterior, the.chain, the.chain.eta)
+        self.last: tuple[int, dict[str, np.ndarray] | None] = (-2, None)
+
+    def starts(self, windows: range) -> tuple[ChainState, dict[str, int]]:
+        """What the integrator starts from, window after window, and the rows that the chains took for them."""
+        data = [self.window(number) for number in windows]
+        some = [_start(d, self.device) for d in data]
+        rows = {"chains": sum(int(d["rows"]) for d in data), "warmup": 0}
+        if windows.start == 0:
+            rows["warmup"] = int(self.window(-1)["rows"]) + (self.calibration if self.chains.start == 0 else 0)
+        return ChainState(torch.cat([s.x for s in some]), torch.cat([s.sigma for s in some])), rows
+
+    def window(self, number: int) -> dict[str, np.ndarray]:
+        """What a window left, -1 being warm-up: as it is on disk, or made from the nearest one before it that is."""
+        at = number
+        while (data := self._kept(at)) is None and at >= 0:
+            at -= 1
+        if data is None:
+            data = self._warmed_up()
+        for later in range(at + 1, number + 1):
+            data = self._walked(later, data)
+        self.last = number, data
+        return data
+
+    def _path(self, number: int) -> Path:
+        return self.folder / (f"window-{number:06d}.npz" if number >= 0 else "warmup.npz")
+
+    def _kept(self, number: int) -> dict[str, np.ndarray] | None:
+        return self.last[1] if self.last[0] == number else shards.read_npz(self._path(number))
+
+    def _warmed_up(self) -> dict[str, np.ndarray]:
+        self.counted.reset()
+        chain = dmcmc.warm_up(self.counted, self.posterior, self.the.chain, self.rng, self.device)
+        return self._keep(-1, _chain_arrays(chain))
+
+    def _walked(self, number: int, before: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.counted.reset()
+        walk = dmcmc.windows(self.step, _chain(before, self.device), self.the.chain, self.rng)
+        window, chain = next(walk)
+        return self._keep(number, _chain_arrays(chain) | _window_arrays(window))
+
+    def _keep(self, number: int, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+        arrays = {n: a.cpu().numpy() if isinstance(a, Tensor) else a for n, a in arrays.items()}
+        arrays["rows"] = np.array(self.counted.rows)
+        shards.save_npz(self._path(number), **arrays)
+        return arrays
 
 
 def starts(
     model: Denoiser, the: Plan, posterior: NoiseLevelPosterior, seed: int, chains: range, where: Path
 ) -> Iterator[ChainState]:
     """Starting points of one window after the other, from disk as far as they are there, else made and kept."""
-    folder = chain_folder(model, the, seed, where) / f"{chains.start:06d}-{chains.stop:06d}"
-    rng = Streams(seed, "chain", chains)
-    counted = count_nfe(model)
-    if the.posterior == "residual":
-        posterior = _calibrated(counted, the, seed, folder.parent / "posterior.npz")
+    walk = Chains(model, the, posterior, seed, chains, where)
+    for number in itertools.count():
+        yield _start(walk.window(number), walk.device)
+
+
+def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> tuple[ResidualPosterior, int]:
+    """The posterior from the denoiser's residual, and the rows that its calibration took."""
+    data = shards.read_npz(path)
+    if data is None:
         counted.reset()
-    path = folder / "warmup.npz"
-    if _whole(path):
-        chain = _load_chain(path, model)
-    else:
-        chain = dmcmc.warm_up(counted, posterior, the.chain, rng, device_of(model))
-        _save_npz(path, **_chain_arrays(chain), rows=counted.rows)
-    step = dmcmc.kernel(counted, posterior, the.chain, the.chain.eta)
-    number = 0
-    while True:
-        path = folder / f"window-{number:06d}.npz"
-        if _whole(path):
-            yield _load_start(path, model)
-            chain = None
-        else:
-            if chain is None:
-                chain = _load_chain(folder / f"window-{number - 1:06d}.npz", model)
-            counted.reset()
-            window, chain = next(dmcmc.windows(step, chain, the.chain, rng))
-            _save_npz(path, **_chain_arrays(chain), **_window_arrays(window), rows=counted.rows)
-            yield window.start
-        number += 1
-
-
-def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> ResidualPosterior:
-    if not _whole(path):
         made = dmcmc.calibrated(counted, the.chain, seed, device_of(counted))
-        _save_npz(path, levels=made.levels, expected=made.expected, rows=counted.rows)
-    data = np.load(path)
-    return ResidualPosterior(*(torch.from_numpy(data[n]).to(device_of(counted)) for n in ("levels", "expected")))
+        data = {"levels": made.levels.cpu().numpy(), "expected": made.expected.cpu().numpy()}
+        data["rows"] = np.array(counted.rows)
+        shards.save_npz(path, **data)
+    levels, expected = (torch.from_numpy(data[n]).to(device_of(counted)) for n in ("levels", "expected"))
+    return ResidualPosterior(levels, expected), int(data["rows"])
 
 
 def chain_folder(model: Denoiser, the: Plan, seed: int, where: Path) -> Path:
     """Where the chains of (model, settings, seed) are kept; the integrator has no part in its name."""
     about = {"model": fingerprint(model), "chain": asdict(the.chain), "posterior": the.posterior, "seed": seed}
+    about |= {"block": the.block}
     return Path(where) / key(about)
 
 
@@ -532,6 +691,7 @@ def cached(
     """
     cache, (model, settings) = Path(cache_dir) / code_key(), conditioned(model, settings)
     the, settings = _bare(model, sampler, nfe, num, settings)
+    model = in_blocks(model, settings.get("block"))
     if the.integrator.calls is None and "tol" not in settings:
         path = cache / "tolerances" / f"{key([fingerprint(model), asdict(the), _windows(the, num)])}.json"
         tried = json.loads(path.read_text()) if path.is_file() else {}
@@ -540,9 +700,9 @@ def cached(
             posterior = load_posterior(model, the)
             settings["tol"] = with_tolerance(model, the, nfe, num, posterior, tried).options["tol"]
         if len(tried) > known:
-            _write_json(path, tried)
+            shards.write_json(path, tried)
     out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
-    more = {"progress": progress, "chains_dir": cache / "chains", "trial": True}
+    more = {"progress": progress, "chains_dir": cache / "chains", "trial": True, "alone": True}
     manifest = run(model, sampler, nfe, num, seed, out, settings, **more)
     return Samples(load_images(out), manifest)
 
@@ -555,37 +715,6 @@ def _bare(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[st
         with suppress(UserError):
             settings = fewer if plan(model, sampler, nfe, num, fewer) == the else settings
     return the, settings
-
-
-def finished(folder: str | Path, num: int) -> bool:
-    """Whether a folder holds all ``num`` images of a run."""
-    path = Path(folder) / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.is_file() else {}
-    return bool(manifest.get("complete")) and manifest["num"] == num == _count(Path(folder))[0]
-
-
-def load_images(folder: str | Path) -> Tensor:
-    """The images of a finished run, (n, C, H, W) float32 in its data range, in the order of their indices."""
-    manifest = read_manifest(folder)
-    if not manifest.get("complete"):
-        raise UserError(f"{folder} is not complete: run the same sample command again to go on")
-    low, high = manifest["data_range"]
-    arrays = [np.load(p)["arr_0"] for p in sorted(Path(folder).glob("shard-*.npz"))]
-    images = torch.from_numpy(np.concatenate(arrays)[: manifest["num"]]).permute(0, 3, 1, 2)
-    return images.float() / 255 * (high - low) + low
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a run; UserError if there is none."""
-    try:
-        return json.loads((Path(folder) / "manifest.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no manifest.json: it is not a folder of samples") from None
-
-
-def key(about: Any) -> str:
-    """A short name for anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 @functools.cache  # the modules as this process has imported them
@@ -628,26 +757,30 @@ def fingerprint(model: Denoiser) -> str:
     return known
 
 
-def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams) -> Tensor:
-    x = dmcmc.denoise(model, start, the.integrator, the.levels or 2, noise, schedule=the.schedule, **the.options)
+def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams, **more: Any) -> Tensor:
+    options = the.options | more
+    x = dmcmc.denoise(model, start, the.integrator, the.levels or 2, noise, schedule=the.schedule, **options)
     return x if the.tweedie is None else integrators.tweedie(model, x, the.tweedie)
 
 
 def device_of(model: Denoiser) -> torch.device:
-    """Where a model computes, as far as its mean tells."""
-    mean = getattr(model, "mean", None)
-    return mean.device if mean is not None else torch.device("cpu")
+    """Where a model computes: as it says, else as its mean tells."""
+    known = next((t for t in (model, getattr(model, "mean", None)) if getattr(t, "device", None) is not None), None)
+    return torch.device("cpu" if known is None else known.device)
 
 
-def _open(out: Path, recipe: dict[str, Any], num: int) -> dict[str, Any] | None:
-    """The manifest of an earlier run of this recipe; None in a new folder."""
-    if not (out / "manifest.json").is_file():
-        if out.is_dir() and any(
-            p.suffix != ".part" and p.name != TUNING for p in out.iterdir()
-        ):  # what may precede a run
-            raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder")
+def _stored(out: Path, recipe: dict[str, Any], num: int, say: bool = True) -> dict[str, Any] | None:
+    """The manifest of an earlier run of this recipe; None in a new folder, and where it has to be made again."""
+    try:
+        manifest = read_manifest(out)
+    except shards.Damaged:
+        if say:
+            print(f"{out / 'manifest.json'} is damaged: it is made again", file=sys.stderr)
         return None
-    manifest = read_manifest(out)
+    except UserError:
+        if shards.strange(out, own=(TUNING,)) and not any(out.glob("shard-*.npz")):
+            raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder") from None
+        return None
     was, now = _flat(manifest, recipe), _flat(json.loads(json.dumps(recipe)), recipe)
     for name in sorted(now | was, key="model_sha256".__eq__):  # last, as label and others change it too
         if name not in was or name not in now or was[name] != now[name]:
@@ -665,77 +798,26 @@ def _flat(manifest: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     return known | {"sampler": asked.get("sampler")} | asked.get("settings", {})
 
 
-def _take_back(out: Path) -> None:
-    """Remove what a run wrote that failed before its first images; the folder too, if nothing else is in it."""
-    if any(out.glob("shard-*.npz")):
-        return
-    (out / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(out / "chains", ignore_errors=True)
-    with suppress(OSError):
-        out.rmdir()
-
-
-def _close(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> dict[str, Any]:
-    """Count what is there; complete once every image is."""
-    n, rows = _count(out)
-    manifest |= {"complete": n == num, "images": n}
+def _closed(
+    out: Path, manifest: dict[str, Any], every: list[Shard], made: dict[Shard, dict[str, Any]]
+) -> dict[str, Any]:
+    """Write what is there into the manifest, and what it cost; complete once every image is."""
+    made |= shards.there(out, [shard for shard in every if shard not in made], manifest["recipe"])
+    n, num = sum(len(shard.images) for shard in made), manifest["num"]
+    manifest = manifest | {"complete": n == num, "images": n}
+    halved = min((told["block"] for told in made.values()), default=manifest["block"])
+    if halved < manifest["block"]:
+        manifest["block_halved"] = halved
     if n == num:
-        warmup = window = 0
-        if the.chain:
-            warmup, window = _chain_rows(out, manifest, the, num, where)
-        final = the.rows_per_image * num if the.tweedie is not None else 0
-        manifest |= {
-            "nfe_full": (rows + warmup + window) / num,
-            "nfe_paper": (rows - final + window) / num,
-            "rows": {"integrator": rows - final, "tweedie": final, "chains": window, "warmup": warmup},
-        }
-    _write_json(out / "manifest.json", manifest)
-    if _count(out)[0] != n:  # another process ended meanwhile, and may have said so before this one wrote
-        return _close(out, manifest, the, num, where)
+        kinds = ("integrator", "tweedie", "chains", "warmup")
+        rows = {kind: sum(told["rows"][kind] for told in made.values()) for kind in kinds}
+        paper = rows["integrator"] + rows["chains"]
+        manifest |= {"nfe_full": sum(rows.values()) / num, "nfe_paper": paper / num, "rows": rows}
+    shards.write_manifest(out, manifest)
+    missing = [shard for shard in every if shard not in made]
+    if shards.there(out, missing, manifest["recipe"]):  # another share ended meanwhile, and may have said so before
+        return _closed(out, manifest, every, made)
     return manifest
-
-
-def _count(out: Path) -> tuple[int, int]:
-    """Images in a folder, and the rows that were evaluated for them."""
-    shards = [np.load(p) for p in sorted(out.glob("shard-*.npz")) if _whole(p)]
-    return sum(len(s["arr_0"]) for s in shards), sum(int(s["rows"]) for s in shards)
-
-
-def _chain_rows(out: Path, manifest: dict[str, Any], the: Plan, num: int, where: Path) -> tuple[int, int]:
-    about = {"model": manifest["model_sha256"], "chain": asdict(the.chain), "posterior": the.posterior}
-    folder = Path(where) / key(about | {"seed": manifest["seed"]})
-    warmup = int(np.load(folder / "posterior.npz")["rows"]) if the.posterior == "residual" else 0
-    window = 0
-    c = the.chain.chains
-    for low in range(0, min(c, num), BLOCK):
-        group = folder / f"{low:06d}-{min(low + BLOCK, c, num):06d}"
-        warmup += int(np.load(group / "warmup.npz")["rows"])
-        for number in range(math.ceil((num - low) / c)):
-            window += int(np.load(group / f"window-{number:06d}.npz")["rows"])
-    return warmup, window
-
-
-def _has(out: Path, first: int, n: int) -> bool:
-    path = out / f"shard-{first:08d}.npz"
-    return _whole(path) and len(np.load(path)["arr_0"]) == n
-
-
-def _whole(path: Path) -> bool:
-    """Whether a file is there and as it was written: what is damaged is made again."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _save_shard(out: Path, first: int, x: Tensor, counted: CountNFE) -> None:
-    if not torch.isfinite(x).all():
-        raise UserError(
-            f"the sampler gave values that are not finite from image {first} on, though it got none from the network: "
-            "use more levels, or options nearer to their defaults"
-        )
-    _save_npz(out / f"shard-{first:08d}.npz", arr_0=to_uint8(x, counted.data_range), rows=counted.rows)
 
 
 def _chain_arrays(chain: Chain) -> dict[str, Any]:
@@ -753,27 +835,10 @@ def _window_arrays(window: Window) -> dict[str, Any]:
     }
 
 
-def _load_chain(path: Path, model: Denoiser) -> Chain:
-    data, device = np.load(path), device_of(model)
+def _chain(data: dict[str, np.ndarray], device: torch.device) -> Chain:
     state = {n: torch.from_numpy(data[n]).to(device) for n in ChainState._fields if n in data}
     return Chain(ChainState(**state), torch.from_numpy(data["emitted"]).to(device), Drawn(*data["drawn"].tolist()))
 
 
-def _load_start(path: Path, model: Denoiser) -> ChainState:
-    data, device = np.load(path), device_of(model)
+def _start(data: dict[str, np.ndarray], device: torch.device) -> ChainState:
     return ChainState(*(torch.from_numpy(data[n]).to(device) for n in ("start_x", "start_sigma")))
-
-
-def _save_npz(path: Path, **arrays: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, **{n: a.cpu().numpy() if isinstance(a, Tensor) else a for n, a in arrays.items()})
-    os.replace(part, path)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    os.replace(part, path)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from dmcmc_core.errors import UserError, unknown
 
 EMBEDDED = ("item", "notebook", "commit", "dirty", "profile", "seed", "parameters", "key", "versions", "device")
@@ -47,6 +45,8 @@ def compare(a: Spread, b: Spread, lower: bool = True) -> int:
 
     Sure is a difference that Welch's t test puts below 5 %: with three seeds beyond about three standard errors.
     """
+    from scipy import stats  # a second of imports, which the runner and its commands do without
+
     ends = (a.mean, a.spread, a.n), (b.mean, b.spread, b.n)
     constant = a.spread == b.spread == 0
     sure = constant or stats.ttest_ind_from_stats(*ends[0], *ends[1], equal_var=False).pvalue < 0.05
@@ -97,6 +97,15 @@ def write_table(
     return paths
 
 
+def read_csv(path: str | Path) -> list[dict[str, str | None]]:
+    """The rows of a CSV as text, None where a cell is empty; no rows where there is no file."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            return [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path) -> Path:
     """Rows as CSV in full precision: reading a number back gives the same bits."""
     path = Path(path)
@@ -117,6 +126,67 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: s
             writer.writerow(line)
     os.replace(temporary, path)
     return path
+
+
+def write_parquet(path: Path) -> list[Path]:
+    """The CSV at ``path`` once more as Parquet, where pyarrow is importable; nothing otherwise."""
+    try:
+        from pyarrow import csv as arrow_csv
+        from pyarrow import parquet
+    except ImportError:
+        return []
+    out, options = path.with_suffix(".parquet"), arrow_csv.ConvertOptions(strings_can_be_null=True)
+    temporary = out.with_name(out.name + ".part")
+    parquet.write_table(arrow_csv.read_csv(path, convert_options=options), temporary)
+    os.replace(temporary, out)
+    return [out]
+
+
+RESULT = (
+    "item", "bed", "method", "sampler", "settings", "budget", "seed", "n", "nfe_full", "nfe_paper",
+    "seconds_chains", "seconds_integrator", "features", "reference", "reference_n",
+)  # fmt: skip
+"""What every row of ``results.csv`` begins with; its other columns are what was measured."""
+
+
+def write_results(
+    rows: Iterable[Mapping[str, Any]], out_dir: str | Path, method: Sequence[str] = ("method",)
+) -> list[dict[str, Any]]:
+    """Write ``results.csv``, a row per method, setting and seed, and return the rows as they were given.
+
+    Args:
+        rows: as of :meth:`dmcmc_core.testbed.Testbed.row`. ``settings``, a mapping, is written as JSON; ``seconds``,
+            for all n images, is empty or has ``chains`` (posterior and classifier are theirs) and ``integrator``;
+            ``nfe`` is the full count. Numbers under other keys are measurements, a column each.
+        out_dir: the run's; the item is that of its ``provenance.json``.
+        method: the keys that say what made a row; joined, they are its method.
+
+    Raises:
+        UserError: when two rows are of the same bed, method, sampler, settings, budget and seed.
+    """
+    rows, item = [dict(row) for row in rows], read_provenance(out_dir).get("item")
+    long = [_result(row, method) | {"item": item} for row in rows]
+    seen = set()
+    for row in long:
+        cell = tuple(row.get(key) for key in ("bed", "method", "sampler", "settings", "budget", "seed"))
+        if cell in seen:
+            raise UserError(f"results.csv has one row per method, setting and seed, and there are two of {cell}")
+        seen.add(cell)
+    measured = [key for row in long for key in row if key not in RESULT]
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    write_csv(long, [*RESULT, *dict.fromkeys(measured)], Path(out_dir) / "results.csv")
+    return rows
+
+
+def _result(row: Mapping[str, Any], method: Sequence[str]) -> dict[str, Any]:
+    """A row of ``results.csv``, but for its item."""
+    seconds, settings = row.get("seconds") or {}, row.get("settings")
+    about = {key: row[key] for key in RESULT if key in row}
+    about |= {"method": ", ".join(str(row[key]) for key in method), "nfe_full": row.get("nfe")}
+    about |= {"settings": None if settings is None else json.dumps(settings, sort_keys=True)}
+    about |= {f"seconds_{part}": seconds.get(part) for part in ("chains", "integrator")}
+    told = {*RESULT, *method, "nfe", "seconds"}
+    return about | {k: v for k, v in row.items() if k not in told and v is not None and _is_number(v)}
 
 
 def claim(

@@ -48,11 +48,16 @@ class Testbed(NamedTuple):
     def row(
         self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
     ) -> dict[str, Any]:
-        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies."""
+        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies.
+
+        ``seconds`` are those that making all n images took, chains (posterior and classifier included) and integrator,
+        when that was done: the cell may be of another day, and the machine had other work. Empty where not recorded.
+        """
         images, manifest = self.samples(sampler, nfe, n, seed, settings)
         plan, clean = manifest["plan"], self.unit(images)
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
-        made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol")}
+        made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol"), "sampler": sampler}
+        made |= {"settings": dict(settings or {}), "seconds": manifest.get("seconds", {})}
         return about | made | cost | metrics.measure(clean, self.reference) | self.copies(images)
 
     def unit(self, images: Tensor) -> Tensor:
@@ -100,6 +105,7 @@ def load(
     reference: str,
     train_reference: str = "",
     cache_dir: str | Path = "exp/cache",
+    device: str = "cpu",
 ) -> Testbed:
     """A test-bed from names.
 
@@ -107,15 +113,16 @@ def load(
         model: for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
         features: a name of :data:`dmcmc_core.metrics.FEATURES`.
         reference, train_reference: for :func:`dmcmc_core.data.load_images`; the latter empty for exact models.
+        device: where a model that is named, and the features, compute: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         UserError: for unknown names, and images that do not fit the features.
     """
-    net = load_model(model) if isinstance(model, str) else model
+    net = load_model(model, device) if isinstance(model, str) else model
     images = data.open_images(reference)
     other = train_reference and train_reference != reference
     train = data.load_images(train_reference) if other else None
-    ref = metrics.make_reference(images, features, reference, cache_dir=cache_dir)
+    ref = metrics.make_reference(images, features, reference, device=device, cache_dir=cache_dir)
     large = not train_reference and math.prod(images.shape) > IN_MEMORY
     heldout = images if large or isinstance(images, Tensor) else images[:]
     name = model if isinstance(model, str) else getattr(net, "name", type(net).__name__)

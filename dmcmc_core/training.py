@@ -35,6 +35,7 @@ from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cr
 from dmcmc_core.nets.preconditioning import Preconditioned
 from dmcmc_core.nets.song import begin
 from dmcmc_core.nets.unet import Denoiser
+from dmcmc_core.trackers import tracking
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,13 @@ def make_config(kind: str, given: dict) -> Config:
     return CONFIGS[kind](**given)
 
 
-def train(kind: str, config_path: str | Path, out_dir: str | Path | None = None, progress: bool = True) -> Path:
+def train(
+    kind: str,
+    config_path: str | Path,
+    out_dir: str | Path | None = None,
+    progress: bool = True,
+    track: Sequence[str] = (),
+) -> Path:
     """Run or continue the training that a YAML file describes.
 
     Args:
@@ -156,6 +163,7 @@ def train(kind: str, config_path: str | Path, out_dir: str | Path | None = None,
         config_path: the YAML file.
         out_dir: where the files go; by default beside the config.
         progress: whether to show a bar with rate and remaining time on stderr.
+        track: of :data:`dmcmc_core.trackers.TRACKERS`, which get the numbers of the log as well, in ``out_dir``.
 
     Returns:
         The path of the finished NAME.safetensors.
@@ -167,10 +175,10 @@ def train(kind: str, config_path: str | Path, out_dir: str | Path | None = None,
     runs = {"score": train_score, "noise-level": train_noise_level, "features": train_features}
     config = read_config(kind, config_path)
     with _threads(config.threads):  # the statistics of the data too: sums of other threads differ in the last digit
-        return runs[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress)
+        return runs[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress, track)
 
 
-def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Path:
+def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True, track: Sequence[str] = ()) -> Path:
     """A denoiser by score matching: min E |D(x0 + sigma z, sigma) - x0|^2 / c_out^2 (Karras et al. 2022, eq. 8)."""
     train_set, test_set = _data(config)
     mean = train_set.images.mean(0)
@@ -215,7 +223,7 @@ def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True) -> Pa
         "sigma_min": config.sigma_min,
         "sigma_max": config.sigma_max,
     }
-    return _fit("score", config, _task(config, make, loss, measure, card), out_dir, progress)
+    return _fit("score", config, _task(config, make, loss, measure, card), out_dir, progress, track)
 
 
 def score_net(shape: Sequence[int], sigma_data: float, augment: int = 0, kind: str = "unet", **net) -> nn.Module:
@@ -261,7 +269,9 @@ def _fixed(config: ScoreConfig, images: Tensor) -> tuple[Tensor, Tensor, Tensor]
         return x0, draw_sigma(config, len(x0)), torch.randn_like(x0)
 
 
-def train_noise_level(config: NoiseLevelConfig, out_dir: Path, progress: bool = True) -> Path:
+def train_noise_level(
+    config: NoiseLevelConfig, out_dir: Path, progress: bool = True, track: Sequence[str] = ()
+) -> Path:
     """A classifier of the noise level: min E -log q(level | x0 + sigma_level z), level uniform (Kim & Ye 2023)."""
     made = {"light": LightClassifier, "published": PublishedClassifier}
     if config.architecture not in made:
@@ -289,7 +299,7 @@ def train_noise_level(config: NoiseLevelConfig, out_dir: Path, progress: bool = 
     exact = _exact_cross_entropy(train_set.images, sigmas, *seen)
     card = {"data_range": [0.0, 1.0], **ends, "exact_posterior_train_loss": exact}
     task = _task(config, lambda: made[config.architecture](**arguments), loss, measure, card)
-    return _fit("noise-level", config, task, out_dir, progress)
+    return _fit("noise-level", config, task, out_dir, progress, track)
 
 
 def _exact_cross_entropy(images: Tensor, sigmas: Tensor, x: Tensor, level: Tensor) -> float:
@@ -301,7 +311,7 @@ def _exact_cross_entropy(images: Tensor, sigmas: Tensor, x: Tensor, level: Tenso
     return float(-log_p.gather(1, level[:, None]).mean())
 
 
-def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True) -> Path:
+def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True, track: Sequence[str] = ()) -> Path:
     """A classifier of digits, or of 32x32 RGB images, whose features distances are measured in."""
     train_set, test_set = _data(config)
     augment = Augmentation(**_checked(config.augment, Augmentation))
@@ -317,7 +327,9 @@ def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True)
 
     made = DigitsCNN if config.data == "digits" else GlyphsCNN
     card = {"data_range": [0.0, 1.0], "sigma_min": 0.0, "sigma_max": 0.0}
-    return _fit("features", config, _task(config, lambda: made(**config.net), loss, measure, card), out_dir, progress)
+    return _fit(
+        "features", config, _task(config, lambda: made(**config.net), loss, measure, card), out_dir, progress, track
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -435,7 +447,7 @@ class _Run:
         torch.set_rng_state(state["rng"])
 
 
-def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -> Path:
+def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool, track: Sequence[str]) -> Path:
     """The loop: Adam, warm-up and cosine, averaged weights, state on disk; returns the finished file."""
     from tqdm import tqdm
 
@@ -443,10 +455,11 @@ def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -
     state_file, log_file, result = (out_dir / f"{config.name}.{end}" for end in ("state", "log", "safetensors"))
     described = {"kind": kind, **dataclasses.asdict(config)}
     run = _Run(task.module, config, described)
-    with torch.random.fork_rng(devices=[]), _interrupts() as interrupted:
+    with torch.random.fork_rng(devices=[]), _interrupts() as interrupted, contextlib.ExitStack() as opened:
         torch.manual_seed(config.seed)
         if state_file.is_file():
             run.load(state_file)
+        tracker = opened.enter_context(tracking(track, out_dir, config.name, described, run.step + 1))
         clock = saved = time.monotonic()
         bar = tqdm(total=config.steps, initial=run.step, desc=config.name, unit="step", disable=not progress)
         while run.step < config.steps:
@@ -458,9 +471,9 @@ def _fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool) -
             if run.step % config.log_every == 0 or run.step == config.steps:
                 with torch.no_grad():
                     measured = task.measure(run.average)
-                run.rows.append(
-                    {"step": run.step, "seconds": round(run.seconds, 1), "loss": loss.item(), **measured},
-                )
+                numbers = {"seconds": round(run.seconds, 1), "loss": loss.item(), **measured}
+                run.rows.append({"step": run.step, **numbers})
+                tracker.log(run.step, **numbers)
                 _write_log(log_file, {"config": described, **task.card}, run.rows)
                 bar.set_postfix(held_out=f"{measured['held_out_loss']:.4f}")
             if interrupted() or now - saved > config.save_every:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from exact import F64, classes, digits_net, images_mixture, mixture
 
-from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core import dmcmc, sampling_run
+from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import (
     Adapter,
     Conditioned,
@@ -20,6 +21,7 @@ from dmcmc_core.denoiser import (
     score,
 )
 from dmcmc_core.errors import UserError
+from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)
 
@@ -267,3 +269,18 @@ def test_adapters_with_wrong_classes():
             Adapter(mixture(), (3,), **options)
     with pytest.raises(UserError, match=r"x must have shape \(B, 1, 2, 2\), not \(3, 2, 2\)"):
         Conditioned(classes(), 0, 2.0)(torch.zeros(3, 2, 2), torch.tensor(1.0))
+
+
+def test_a_model_computes_where_its_weights_are():
+    """Else where its mean is, else on the CPU; samplers begin there (a device without numbers stands for a GPU)."""
+    elsewhere = torch.nn.Linear(4, 4).to("meta")
+    for model, expected in (
+        (Adapter(elsewhere, (4,)), "meta"),
+        (InBlocks(Adapter(elsewhere, (4,), mean=torch.zeros(4))), "meta"),
+        (count_nfe(Adapter(lambda x, s: x, (4,), mean=torch.zeros(4, device="meta"))), "meta"),
+        (Adapter(lambda x, s: x, (4,)), "cpu"),
+        (GaussianMixture(torch.zeros(1, 4, device="cpu"), torch.ones(1), torch.ones(1)), "cpu"),
+    ):
+        assert sampling_run.device_of(model).type == expected
+        start = dmcmc.prior(model, Streams(0, "image", range(2)), 2, "zero", sampling_run.device_of(model))
+        assert start.device.type == expected and start.shape == (2, 4)

@@ -1,6 +1,7 @@
 """Folders of diffusers: random networks saved by that library come back the same, and its samplers and ours agree."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -278,7 +279,7 @@ def test_configurations_of_other_sizes_take_no_memory(tmp_path):
         (folder / name).write_text(before)
 
 
-def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_used(tmp_path, caplog, monkeypatch):
     folder = saved(tmp_path / "bad", unet("ddpm"), diffusers.DDPMScheduler())
 
     def refused(match, name, **changes):
@@ -309,8 +310,11 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
     refused("other times", steps, _class_name="EulerDiscreteScheduler", timestep_type="continuous")
     refused("network of .*cannot be made", network, down_block_types=["NoBlock", "DownBlock2D"])
     refused("network of .*cannot be made.*shape", network, block_out_channels=[8, 32])
+    logging.getLogger("diffusers").addHandler(caplog.handler)  # it passes nothing on
     refused("is missing", network, num_class_embeds=3)
     refused("is unexpected", network, add_attention=False)
+    assert not [r for r in caplog.records if "weights" in r.message], "one sentence, not the library's five"
+    logging.getLogger("diffusers").removeHandler(caplog.handler)
     refused("size of the images", network, sample_size=None)
     refused("class_embed_type", network, class_embed_type="identity")
     refused("'vqvae'", "model_index.json", vqvae=["diffusers", "VQModel"])

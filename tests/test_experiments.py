@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dmcmc_core import experiments
+from dmcmc_core import experiments, tables
 from dmcmc_core.errors import UserError
 from dmcmc_core.experiments import Failure, Project, declared_parameters, imported_modules, read_cells, read_yaml
 
@@ -402,6 +402,37 @@ def test_every_claim_is_in_one_table(toy):
     shutil.rmtree(toy.root / "exp" / "runs")
     experiments.reproduce(only=["a"], project=toy.project, say=lambda line: None)
     assert (toy.root / "figures" / "claims.md").read_text() == text, "those of b stay, as its figures do"
+
+
+MEASURES = """
+import sys
+sys.path.insert(0, {root!r})
+from dmcmc_core import tables
+cells = [dict(bed="toy", method="m", seed=s, nfe=5.0, frechet=float(n + s)) for s in (0, 1)]
+tables.write_results(cells, out_dir)
+"""
+
+
+def test_every_measured_cell_is_in_one_table(toy):
+    measures = MEASURES.format(root=str(ROOT))
+    toy.add("a", before=measures)
+    toy.add("b", before=measures)
+    toy.add("c", core=False)  # measures nothing
+    experiments.reproduce(project=toy.project, say=lambda line: None, jobs=3)
+    path = toy.root / "figures" / "results.csv"
+    rows = tables.read_csv(path)
+    assert [(r["item"], r["seed"], r["frechet"]) for r in rows] == [
+        (item, str(seed), f"{4.0 + seed}") for item in "ab" for seed in (0, 1)
+    ]
+    assert list(rows[0]) == [*tables.RESULT, "frechet"]
+    lines = (toy.root / "exp" / "runs" / "local.jsonl").read_text().splitlines()
+    assert {"c/claims": 2, "c/claims that hold": 1}.items() <= {
+        k: v for x in lines for k, v in json.loads(x).items()
+    }.items()
+    text = path.read_text()
+    shutil.rmtree(toy.root / "exp" / "runs")
+    experiments.reproduce(only=["b"], project=toy.project, say=lambda line: None)
+    assert path.read_text() == text, "those of a stay, as its figures do"
 
 
 def test_clock_and_columns():

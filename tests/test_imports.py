@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dmcmc_core"
 # the networks and their files.
 LAYERS = [
     {"errors"},
-    {"streams", "denoiser"},
+    {"streams", "denoiser", "trackers"},
     {"data", "analytic", "nets"},
     {"metrics", "checkpoints"},
     {"features"},
@@ -25,6 +25,7 @@ LAYERS = [
     {"gddim", "preconditioning", "score_embedding", "boundary"},
     {"dmcmc"},
     {"training"},
+    {"shards", "ranks"},
     {"sampling_run"},
     {"tables"},
     {"plots", "testbed"},

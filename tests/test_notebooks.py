@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from pathlib import Path
 
 import pytest
 
-from dmcmc_core import experiments
+from dmcmc_core import experiments, tables
 
 PROJECT = experiments.Project(Path(__file__).resolve().parents[1])
 
@@ -16,3 +18,20 @@ def test_notebook_runs(name):
     (outcome,) = experiments.reproduce("smoke", [name], jobs=2, project=PROJECT)  # as make reproduce: a thread each
     assert not outcome.failed, outcome.verdict
     assert experiments.read_metrics(outcome.folder)["claims"]
+    results = tables.read_csv(outcome.folder / "results.csv")
+    assert results and {row["item"] for row in results} == {name} and all(row["method"] for row in results)
+    tables_are_of(results, outcome)
+
+
+def tables_are_of(results, outcome):
+    """Every mean distance in a table of an item is that of cells in results.csv."""
+    cells = {}
+    for row in results:
+        if row.get("frechet"):
+            cell = tuple(row[key] for key in ("bed", "method", "settings", "budget"))
+            cells.setdefault(cell, []).append(float(row["frechet"]))
+    means = [statistics.fmean(cell) for cell in cells.values()]
+    for output in (o for o in outcome.item.outputs if o.endswith(".csv")):
+        for row in tables.read_csv(outcome.folder / output):
+            if row.get("frechet") and "frechet_spread" in row:
+                assert any(math.isclose(float(row["frechet"]), mean, rel_tol=1e-9) for mean in means), (output, row)

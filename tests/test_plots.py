@@ -215,6 +215,22 @@ def test_every_method_is_a_line():
     assert names == ["heun", "dlg", "same-n floor"]
 
 
+def test_distance_is_drawn_against_another_cost_where_it_is_known():
+    rows = [dict(panel="digits", line="heun", ms=ms, distance=d) for ms, d in ((40.0, 1.0), (None, 9.0), (10.0, 2.0))]
+    (axes,) = plots.distance_lines(rows, {"digits": "distance"}, x="ms", xlabel="milliseconds").axes
+    assert axes.lines[0].get_xydata().tolist() == [[10.0, 2.0], [40.0, 1.0]]
+    assert axes.get_xlabel() == "milliseconds"
+    (axes,) = plots.distance_lines(rows[1:2], {"digits": "distance"}, {"digits": 0.5}, x="ms").axes  # none is known
+    assert len(axes.lines) == 1
+
+
+def test_a_figures_numbers_hold_no_mappings(tmp_path):
+    figure = plots.distance_lines([dict(panel="d", line="heun", nfe=5, distance=1.0)], {"d": "distance"})
+    rows = [{"nfe": 5, "settings": {"start": "mean"}, "seconds": {}, "distance": 1.0}]
+    plots.save_figure(figure, tmp_path, "f", rows, {})
+    assert (tmp_path / "f.csv").read_text() == "nfe,distance\n5,1.0\n"
+
+
 def test_posteriors_stand_beside_the_truth():
     rows = [
         dict(bed=bed, line=line, panel=panel, x=x, y=0.3)

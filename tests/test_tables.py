@@ -109,3 +109,42 @@ def test_a_difference_counts_where_welchs_test_says_so():
         assert tables.compare(a, b, lower=False) == -sure
     assert tables.compare(Spread(1.0, 0.0, 3), Spread(1.1, 0.0, 3)) == 1
     assert tables.compare(a, a) == 0 and tables.compare(Spread(1.0, float("nan"), 1), Spread(9, 1, 3)) == 0
+
+
+CELLS = [
+    {"bed": "digits", "arm": arm, "sampler": "heun", "settings": {"start": arm}, "budget": 10, "seed": seed, "n": 64,
+     "nfe": 9.0, "nfe_paper": 9.0, "seconds": seconds, "features": "digits-cnn", "reference": "digits-heldout",
+     "reference_n": 600, "name": "Fréchet distance", "frechet": 7.25 + seed, "tol": None, "base": True}
+    for arm, seconds in (("zero", None), ("mean", {"chains": 0.0, "integrator": 1.5}))
+    for seed in (0, 1)
+]  # fmt: skip
+
+
+def test_results_have_one_row_per_method_setting_and_seed(tmp_path):
+    (tmp_path / "provenance.json").write_text('{"item": "figure3"}')
+    assert tables.write_results(CELLS, tmp_path, ("bed", "arm")) == CELLS
+    rows = tables.read_csv(tmp_path / "results.csv")
+    assert list(rows[0]) == [*tables.RESULT, "frechet"], "numbers are measurements; text, flags and nothing are not"
+    assert len(rows) == 4 and rows[3] == {
+        "item": "figure3", "bed": "digits", "method": "digits, mean", "sampler": "heun",
+        "settings": '{"start": "mean"}', "budget": "10", "seed": "1", "n": "64", "nfe_full": "9.0",
+        "nfe_paper": "9.0", "seconds_chains": "0.0", "seconds_integrator": "1.5", "features": "digits-cnn",
+        "reference": "digits-heldout", "reference_n": "600", "frechet": "8.25",
+    }  # fmt: skip
+    assert rows[0]["seconds_chains"] is rows[0]["seconds_integrator"] is None
+
+    before = (tmp_path / "results.csv").read_bytes()
+    with pytest.raises(UserError, match="one row per method, setting and seed.*'zero'"):
+        tables.write_results([*CELLS, CELLS[0] | {"frechet": 1.0}], tmp_path, ("arm",))
+    assert (tmp_path / "results.csv").read_bytes() == before
+    assert tables.read_csv(tmp_path / "none.csv") == []
+
+
+def test_results_are_there_as_parquet_too(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'dmcmc-core[parquet]'")
+    tables.write_results(CELLS, tmp_path, ("arm",))
+    (path,) = tables.write_parquet(tmp_path / "results.csv")
+    columns = parquet.read_table(path).to_pydict()
+    assert columns["frechet"] == [7.25, 8.25, 7.25, 8.25] and columns["seed"] == [0, 1, 0, 1]
+    assert columns["seconds_integrator"] == [None, None, 1.5, 1.5] and columns["method"][2:] == ["mean"] * 2
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []

@@ -60,6 +60,17 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_a_tracker_gets_the_numbers_of_the_log(tmp_path, undisturbed):
+    result = training.train("score", write(tmp_path, SCORE), progress=False, track=["jsonl"])
+    assert same(load_file(result), undisturbed), "a tracker draws no random number"
+    logged, tracked = (
+        [json.loads(x) for x in (tmp_path / f"tiny.{end}").read_text().splitlines()] for end in ("log", "jsonl")
+    )
+    assert tracked == logged[1:] and [row["step"] for row in tracked] == [4, 8]
+    with pytest.raises(UserError, match="unknown tracker"):
+        training.train("score", write(tmp_path, SCORE), progress=False, track=["tensorbord"])
+
+
 def test_ctrl_c_saves_and_the_same_command_continues_to_the_same_bits(tmp_path, undisturbed, monkeypatch, capsys):
     config, calls, draw = write(tmp_path, SCORE), [], training.draw_sigma
 

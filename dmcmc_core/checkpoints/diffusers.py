@@ -7,6 +7,7 @@ A folder is a pipeline (``model_index.json``, ``unet/``, ``scheduler/``) or a ne
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -312,15 +313,21 @@ def _check_size(library: Any, about: dict[str, Any], folder: Path) -> nn.Module:
 
 def _network(library: Any, folder: Path) -> nn.Module:
     """The filled network, in float32."""
-    unet, found = _made(
-        library.UNet2DModel.from_pretrained,
-        folder,
-        f"the network of {folder}",
-        use_safetensors=True,
-        local_files_only=True,
-        low_cpu_mem_usage=False,
-        output_loading_info=True,
-    )
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of weights left over or made up: those are refused below
+    try:
+        unet, found = _made(
+            library.UNet2DModel.from_pretrained,
+            folder,
+            f"the network of {folder}",
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    finally:
+        logger.setLevel(level)
     for what in ("missing", "unexpected"):
         for name in sorted(found[f"{what}_keys"]):
             raise UserError(f"{folder / WEIGHTS} does not fit its config.json: tensor {name!r} is {what}")

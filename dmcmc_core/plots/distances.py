@@ -13,6 +13,8 @@ from matplotlib.lines import Line2D
 
 from dmcmc_core.plots.style import ARMS, COLOURS, REFERENCE, finish, look, panel_grid, plain_log, points, styled, unique
 
+NFE = "network evaluations per image"
+
 
 @styled
 def distance_against_nfe(
@@ -56,7 +58,7 @@ def distance_against_nfe(
         ranges.append(max(values) / min(values) if values else 1.0)
         axes.set_title(panel)
     for axes in grid[-ncols:]:
-        axes.set_xlabel("network evaluations per image")
+        axes.set_xlabel(NFE)
     for axes, factor in zip(grid, ranges, strict=True):
         if max(ranges) > 10:
             plain_log(axes, "y", (1, 2, 5) if factor < 300 else (1,))
@@ -71,6 +73,8 @@ def distance_lines(
     ylabels: Mapping[str, str],
     references: Mapping[str, float] | None = None,
     title: str | None = None,
+    x: str = "nfe",
+    xlabel: str = NFE,
 ) -> Figure:
     """Distance against network evaluations, one panel per test-bed, one line per method, error bars from the spread.
 
@@ -79,14 +83,16 @@ def distance_lines(
         ylabels: panel -> what its distance is.
         references: panel -> a distance to compare with, a grey line.
         title: above all panels.
+        x, xlabel: another cost than network evaluations; rows without it are left out.
     """
+    rows = [row for row in rows if row[x] is not None]
     figure, panels = _beds(ylabels, 4.2)
     handles = {}
     for panel, axes in panels.items():
         for k, line in enumerate(unique(rows, "line")):  # smaller and smaller: where two agree, both are seen
             size = max(3.5, 9 - 0.8 * k)
-            handles[line] = axes.errorbar(*points(rows, panel=panel, line=line), **look(k), markersize=size)
-    return finish(figure, handles | _framed(panels, ylabels, references), title, ncols=3)
+            handles[line] = axes.errorbar(*points(rows, x, panel=panel, line=line), **look(k), markersize=size)
+    return finish(figure, handles | _framed(panels, ylabels, references, xlabel=xlabel), title, ncols=3)
 
 
 DOTS = {
@@ -147,13 +153,14 @@ def _framed(
     ylabels: Mapping[str, str],
     references: Mapping[str, float] | None,
     xticks: Sequence[float] = (1, 2, 5),
+    xlabel: str = NFE,
 ) -> dict[str, Any]:
     """Give the drawn panels of test-beds their titles, labels and logarithmic axes; label -> line of the references."""
     floor = {}
     for panel, axes in panels.items():
         if panel in (references or {}):
             floor["same-n floor"] = axes.axhline(references[panel], **REFERENCE)
-        axes.set(title=panel, xlabel="network evaluations per image", ylabel=ylabels[panel])
+        axes.set(title=panel, xlabel=xlabel, ylabel=ylabels[panel])
         plain_log(axes, "x", xticks)
         plain_log(axes, "y")
     return floor

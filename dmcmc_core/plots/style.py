@@ -63,7 +63,7 @@ def save_figure(
     data_rows: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write ``name.png``, ``name.pdf`` and ``name.csv`` (the plotted numbers); return their paths.
+    """Write ``name.png``, ``name.pdf`` and ``name.csv`` (the plotted numbers, no mappings); return their paths.
 
     The files hold their provenance (PNG text ``Provenance``, PDF keywords) and no date: the same figure gives the same
     bytes. ``provenance`` is read from ``out_dir/provenance.json`` when None. Raises UserError without rows.
@@ -84,7 +84,7 @@ def save_figure(
         temporary = out_dir / f"{name}.{ending}.part"
         figure.savefig(temporary, format=ending, metadata=metadata, bbox_inches="tight")
         os.replace(temporary, paths[-1])
-    columns = list(dict.fromkeys(key for row in data_rows for key in row))
+    columns = list(dict.fromkeys(key for row in data_rows for key, v in row.items() if not isinstance(v, Mapping)))
     return [*paths, write_csv(data_rows, columns, out_dir / f"{name}.csv")]
 
 
