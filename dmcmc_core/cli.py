@@ -520,17 +520,23 @@ def evaluate(a: argparse.Namespace) -> int:
 
 
 def readable(result: dict[str, Any]) -> str:
-    """A dictionary of results as lines, names left and values right."""
-    width = max(map(len, result))
-    lines = []
+    """A dictionary of results as lines, names left and values right; those of a dictionary inside as NAME.ITS-NAME."""
+    lines = dict(_flat(result))
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in result.items():
         value = _number(value) if hasattr(value, "item") or hasattr(value, "tolist") else value
-        if isinstance(value, float):
-            value = f"{value:.6g}"
-        elif isinstance(value, dict | list | tuple):
-            value = json.dumps(value, default=_number)
-        lines.append(f"{name:<{width}}  {value}")
-    return "\n".join(lines)
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is None:
+            yield prefix + name, "-"
+        elif isinstance(value, list | tuple):
+            yield prefix + name, json.dumps(value, default=_number)
+        else:
+            yield prefix + name, f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _number(value: Any) -> Any:

@@ -6,6 +6,7 @@ and of all else that they depend on; every distance then goes over them in block
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -83,9 +84,8 @@ class Described:
     @functools.cached_property
     def within(self) -> float:
         """Of :func:`dmcmc_core.metrics.within`."""
-        return self._kept("within", lambda: {"within": torch.tensor(within(self.features), dtype=torch.float64)})[
-            "within"
-        ].item()
+        made = self._kept("within", lambda: {"within": torch.tensor(within(self.features), dtype=torch.float64)})
+        return made["within"].item()
 
     def part(self, start: int, length: int) -> Described:
         return Described(self.features.narrow(0, start, length))
@@ -128,8 +128,8 @@ def describe(
     path = folder / "features.npy"
     if _stored(path, len(images), device) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "recipe.json", recipe.encode())
         _extract_to(path, images, extractor, what, device)
+        _write(folder / "recipe.json", recipe.encode())
     features = _stored(path, len(images), device)
     _enough(features.shape, extractor.name, what)
     return Described(features, folder)
@@ -153,7 +153,7 @@ def content(images: Tensor | ImageSet) -> dict[str, Any]:
         return images.recipe()
     digest = hashlib.sha256()
     floats = images.in_range(0.0, 1.0) if isinstance(images, ImageSet) else images
-    for part in floats.split(16 * BLOCK):
+    for part in floats.split(BLOCK):
         digest.update(to_uint8(part))
     reader = images.reader if isinstance(images, ImageSet) else ""
     return {"shape": list(images.shape), "sha256": digest.hexdigest(), "reader": reader}
@@ -194,6 +194,8 @@ def _extract_to(path: Path, images: Tensor | ImageSet, extractor: Extractor, wha
                     bar.update(len(features))
         except UserError:
             part.unlink()
+            with contextlib.suppress(OSError):  # statistics are there already, of features that were damaged
+                path.parent.rmdir()
             raise
         os.replace(part, path)
 
@@ -315,10 +317,8 @@ def published_statistics(
 # ---- what is measured ------------------------------------------------------------------------------------------------
 
 
-def measure(images: Tensor | ImageSet, reference: Reference, cache_dir: str | Path | None = None) -> dict:
+def measure(images: Tensor | ImageSet, reference: Reference) -> dict:
     """Every distance between images (n, C, H, W) in [0, 1] and a prepared reference, by its feature extractor.
-
-    ``cache_dir``: as for :func:`describe`.
 
     Returns:
         ``features`` and ``name`` (what the distance is called), ``n``, ``reference`` and ``reference_n``, ``k``;
@@ -328,10 +328,10 @@ def measure(images: Tensor | ImageSet, reference: Reference, cache_dir: str | Pa
     Raises:
         UserError: for images of another shape, fewer than the features need, or not finite.
     """
-    return compare(_described(images, reference, cache_dir), reference)
+    return compare(_described(images, reference), reference)
 
 
-def _described(images: Tensor | ImageSet, reference: Reference, cache_dir: str | Path | None) -> Described:
+def _described(images: Tensor | ImageSet, reference: Reference, cache_dir: str | Path | None = None) -> Described:
     if reference.shape is not None and tuple(images.shape[1:]) != reference.shape:
         raise UserError(
             f"images of shape (C, H, W) = {tuple(images.shape[1:])} cannot be compared with reference "
@@ -527,6 +527,8 @@ class Folder(NamedTuple):
 
         The cast to 256 levels is past when shards are written: it was truncating only where their manifest says so.
         """
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
         if protocol == "lossless":
             return self
         cast = "truncated" if self.manifest.get("cast") == "truncate" else "rounded"
@@ -580,48 +582,49 @@ def evaluate(
         UserError: for a directory without images or without all of them, mixed encodings, an earlier result that must
             not be compared with, and as :func:`measure`.
     """
-    if protocol not in PROTOCOLS:
-        raise unknown("protocol", protocol, PROTOCOLS)
     if bootstrap is not None and bootstrap < 0:
         raise UserError(f"the bootstrap needs at least 0 resamples, not {bootstrap}")
-    folder = open_samples(directory).by_protocol(protocol)
-    images, name = folder.images, str(reference)
+    folder, name = open_samples(directory).by_protocol(protocol), str(reference)
     earlier = _earlier(against) if against else None
     extractor = load_features(features, weights, device=device) if isinstance(features, str) else features
     published = published_statistics(reference, extractor, device=device) if reference_images is None else None
     if reference_images is None and published is None:
         reference_images = open_images(reference)
-    about = {"protocol": protocol, "encoding": folder.encoding, "reference_encoding": None, "mixed_encodings": False}
-    if published is None:  # all that can be wrong is told before minutes are spent on features
-        if images.shape[1:] != reference_images.shape[1:]:
-            raise UserError(
-                f"images of shape (C, H, W) = {tuple(images.shape[1:])} in {directory} cannot be compared with "
-                f"reference {name!r}, whose images are {tuple(reference_images.shape[1:])}"
-            )
-        about["reference_encoding"] = encoding_of(reference_images)
-        about["mixed_encodings"] = folder.encoding.split()[0] != about["reference_encoding"]
-        if about["mixed_encodings"] and protocol == "lossless" and not allow_mixed_encodings:
-            raise UserError(
-                f"the images in {directory} are {folder.encoding} and those of {name!r} are "
-                f"{about['reference_encoding']}: distances would show the encoding; allow_mixed_encodings "
-                f"(--allow-mixed-encodings) compares them nevertheless"
-            )
+    # all that can be wrong is told before minutes are spent on features
+    about = _encodings(folder, protocol, reference_images, name, allow_mixed_encodings)
+    if published is None and folder.images.shape[1:] != tuple(reference_images.shape[1:]):
+        raise UserError(
+            f"images of shape (C, H, W) = {tuple(folder.images.shape[1:])} in {directory} cannot be compared with "
+            f"reference {name!r}, whose images are {tuple(reference_images.shape[1:])}"
+        )
     if earlier:
-        known = {"n": len(images), "features": extractor.name, "reference": name} | about
-        require_equal_n(known if published else known | {"reference_n": len(reference_images)}, earlier)
+        n = {"n": len(folder.images), "reference_n": None if published else len(reference_images)}
+        require_equal_n(n | {"features": extractor.name, "reference": name} | about, earlier)
     cache_dir = root() / "exp" / "cache" if cache_dir is None else cache_dir
     prepared = published or make_reference(reference_images, extractor, name, device=device, cache_dir=cache_dir)
-    the = _described(images, prepared, cache_dir)
+    the = _described(folder.images, prepared, cache_dir)
     if bootstrap is None:
         bootstrap = BOOTSTRAP if the.features.shape[1] <= FEW_FEATURES else 0
     result = compare(the, prepared) | {
         "blocks": in_blocks(the, prepared),
         "bootstrap": interval(the, prepared, bootstrap, folder.chains),
         "classes": classes(the, prepared),
-        "memorisation": _memorisation(images, name),
+        "memorisation": _memorisation(folder.images, name),
         **about,
     }
     return result | ({"against": _differences(result, earlier, against)} if earlier else {})
+
+
+def _encodings(folder: Folder, protocol: str, images: Tensor | ImageSet | None, name: str, allowed: bool) -> dict:
+    """What ``evaluate`` tells of encodings; UserError where they are mixed and nobody has asked for that."""
+    ours, theirs = folder.encoding, None if images is None else encoding_of(images)
+    mixed = theirs is not None and theirs != ("jpeg" if "jpeg" in ours else "lossless")
+    if mixed and protocol == "lossless" and not allowed:
+        raise UserError(
+            f"the images in {folder.images.name} are {ours} and those of {name!r} are {theirs}: distances would show "
+            f"the encoding; allow_mixed_encodings (--allow-mixed-encodings) compares them nevertheless"
+        )
+    return {"protocol": protocol, "encoding": ours, "reference_encoding": theirs, "mixed_encodings": mixed}
 
 
 def _memorisation(images: ImageSet, reference: str) -> dict[str, float] | None:

@@ -189,9 +189,15 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
 
     seen = []
 
-    def evaluate(directory, reference, features, weights=None):
-        seen.append((directory, reference, features, weights))
-        return {"features": features, "n": 4, "frechet": np.float64(1.5), "histogram": np.array([1, 3])}
+    def evaluate(*where, **options):
+        seen.append((where, options))
+        return {
+            "features": where[2],
+            "n": 4,
+            "frechet": np.float64(1.5),
+            "histogram": np.array([1, 3]),
+            "blocks": {"n": 1, "kid": None},
+        }
 
     module(monkeypatch, "evaluation", evaluate=evaluate)
     words = "evaluate d --reference digits-heldout --features digits-cnn".split()
@@ -201,16 +207,28 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
         "n": 4,
         "frechet": 1.5,
         "histogram": [1, 3],
+        "blocks": {"n": 1, "kid": None},
     }
     assert cli.main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "features   digits-cnn",
-        "n          4",
-        "frechet    1.5",
-        "histogram  [1, 3]",
+        "features    digits-cnn",
+        "n           4",
+        "frechet     1.5",
+        "histogram   [1, 3]",
+        "blocks.n    1",
+        "blocks.kid  -",
     ]
-    expected = (Path("d"), "digits-heldout", "digits-cnn")
-    assert seen == [(*expected, Path("w")), (*expected, None)]
+    assert cli.main([*words, *"--bootstrap 7 --protocol dmcmc --allow-mixed-encodings --against a.json".split()]) == 0
+    where = (Path("d"), "digits-heldout", "digits-cnn")
+    plain = {
+        "weights": None,
+        "bootstrap": None,
+        "protocol": "lossless",
+        "allow_mixed_encodings": False,
+        "against": None,
+    }
+    chosen = {"bootstrap": 7, "protocol": "dmcmc", "allow_mixed_encodings": True, "against": Path("a.json")}
+    assert seen == [(where, plain | {"weights": Path("w")}), (where, plain), (where, plain | chosen)]
 
 
 def test_train_passes_kind_and_file_on(monkeypatch, tmp_path):

@@ -119,6 +119,18 @@ def test_frechet_distance_agrees_with_torch_fidelity(case):
     assert ours == pytest.approx(theirs["frechet_inception_distance"], abs=max(tolerance, 1e-12))
 
 
+@pytest.mark.parametrize("chains", [None, 20])
+def test_bootstrap_is_the_distance_of_drawn_rows(chains):
+    x, (mu, cov) = draws(100, 5, 0), statistics(draws(80, 5, 1))
+    groups = None if chains is None else torch.arange(100) % chains
+    found = metrics.bootstrap_frechet(x, mu, cov, resamples=4, groups=groups, seed=3, rows=33)
+    generator = torch.Generator().manual_seed(3)
+    for value in found.tolist():
+        drawn = torch.randint(chains or 100, (chains or 100,), generator=generator)
+        rows = drawn if chains is None else (drawn[:, None] + chains * torch.arange(5)).flatten()
+        assert value == pytest.approx(frechet_distance(*statistics(x[rows]), mu, cov), rel=1e-9)
+
+
 def test_frechet_distance_takes_arrays_and_is_symmetric():
     (mu1, cov1), (mu2, cov2) = statistics(draws(50, 9, 0)), statistics(draws(60, 9, 1))
     there, back = frechet_distance(mu1, cov1, mu2, cov2), frechet_distance(mu2, cov2, mu1, cov1)

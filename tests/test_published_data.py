@@ -11,8 +11,9 @@ import torch
 
 from dmcmc_core import data, doctor, evaluation, features, testbed, training
 from dmcmc_core.analytic import EmpiricalData
-from dmcmc_core.data import load_images, open_images, to_uint8
+from dmcmc_core.data import from_uint8, load_images, open_images, to_uint8
 from dmcmc_core.errors import UserError
+from dmcmc_core.metrics import memorisation
 
 CIFAR_TRAIN, CIFAR_TEST = 20, 6
 
@@ -251,33 +252,39 @@ def test_a_reference_is_computed_once_per_recipe(cifar, tmp_path, monkeypatch):
     folder, pixels, _ = cifar
     cache = tmp_path / "cache"
     calls = []
-    extract = features.extract
-    monkeypatch.setattr(evaluation, "extract", lambda *a, **k: calls.append(1) or extract(*a, **k))
-    make = lambda **more: evaluation.make_reference(open_images("cifar10-train"), MEANS, "x", **more)  # noqa: E731
+    means = MEANS._replace(network=lambda x: calls.append(1) or x.mean((2, 3)))
+    make = lambda **more: evaluation.make_reference(  # noqa: E731
+        open_images("cifar10-train"), more.pop("features", means), "x", **more
+    )
     plain, first, again = make(), make(cache_dir=cache), make(cache_dir=cache)
     assert len(calls) == 2 and len(list(cache.iterdir())) == 1
     in_memory = evaluation.make_reference(load_images("cifar10-train"), MEANS, "x")
     for reference in (first, again, in_memory):
-        for a, b in zip(plain[3:], reference[3:], strict=True):
+        assert torch.equal(reference.features[:], plain.features)
+        for a, b in zip(plain[4:], reference[4:], strict=True):
             assert torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
     kept = next(cache.iterdir())
-    with np.load(kept, allow_pickle=False) as file:
-        assert int(file["n"]) == 20 and file["features"].shape == (20, 3)
-        recipe = file["recipe"].item()
+    recipe = (kept / "recipe.json").read_text()
     for part in ("cifar10-train", "means", "hash of no weights", open_images("cifar10-train").recipe()["sha256"]):
         assert part in recipe
+    with np.load(kept / "statistics.npz") as file:  # in the form that pytorch-fid writes and reads
+        assert (file["mu"] == plain.mu.numpy()).all() and (file["sigma"] == plain.cov.numpy()).all()
 
-    kept.write_bytes(kept.read_bytes()[:-500])
+    for name in ("features.npy", "statistics.npz", "radii-5.npz", "within.npz"):
+        calls.clear()
+        (kept / name).write_bytes((kept / name).read_bytes()[:-100])
+        made = make(cache_dir=cache)
+        assert torch.equal(made.features[:], plain.features) and made.within == plain.within
+        assert torch.equal(made.cov, plain.cov) and torch.equal(made.radii, plain.radii)
+        assert len(calls) == (name == "features.npy"), "a broken file is not believed"
     calls.clear()
-    assert torch.equal(make(cache_dir=cache).features, plain.features) and calls, "a broken file is not believed"
-    calls.clear()
-    make(cache_dir=cache, k=3)
-    evaluation.make_reference(open_images("cifar10-train"), MEANS._replace(weights="others"), "x", cache_dir=cache)
+    assert not torch.equal(make(cache_dir=cache, k=3).radii, plain.radii) and not calls
+    make(features=means._replace(weights="others"), cache_dir=cache)
     write_batch(folder / "data_batch_1", python2_batch(pixels[4:8], [0, 0, 0, 0]), monkeypatch)
-    assert not torch.equal(make(cache_dir=cache).features, plain.features)
-    assert len(calls) == 3 and len(list(cache.iterdir())) == 4
-    evaluation.make_reference(open_images("cifar10-train"), MEANS._replace(weights=""), "x", cache_dir=cache)
-    assert len(list(cache.iterdir())) == 4, "features of unknown weights are not kept"
+    assert not torch.equal(make(cache_dir=cache).features[:], plain.features)
+    assert len(calls) == 2 and len(list(cache.iterdir())) == 3
+    make(features=means._replace(weights=""), cache_dir=cache)
+    assert len(list(cache.iterdir())) == 3, "features of unknown weights are not kept"
 
 
 def test_evaluate_and_testbed_take_the_names(cifar, tmp_path):
@@ -288,14 +295,51 @@ def test_evaluate_and_testbed_take_the_names(cifar, tmp_path):
     np.savez(folder / "shard-0.npz", arr_0=to_uint8(images))
     result = evaluation.evaluate(folder, "cifar10-test", MEANS)
     assert result["reference"] == "cifar10-test" and result["reference_n"] == 6
-    assert len(list((tmp_path / "exp" / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "exp" / "cache").iterdir())) == 2
     reference = evaluation.make_reference(load_images("cifar10-test"), MEANS, "cifar10-test")
-    assert result == evaluation.measure(images, reference)
+    assert result.items() >= evaluation.measure(images, reference).items()
+    seen = memorisation(from_uint8(to_uint8(images)), load_images("cifar10-train"), load_images("cifar10-test"))
+    assert result["memorisation"] == seen._asdict()
 
     model = EmpiricalData(load_images("cifar10-test"))
     bed = testbed.load(model, MEANS, "cifar10-test", "cifar10-train", tmp_path / "bed")
     assert torch.equal(bed.heldout, load_images("cifar10-test")) and len(bed.train) == 20
     assert bed.floor(9, [0, 1]).mean > 0 and bed.copies(bed.train[:5])["copies"] == 1
+
+
+def test_encodings_are_not_mixed_unawares(faces, tmp_path):
+    folder, pixels = faces
+    image = pytest.importorskip("PIL.Image")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "manifest.json").write_text('{"num": 9}')
+    np.savez(run / "shard-0.npz", arr_0=np.random.default_rng(2).integers(0, 256, (9, 8, 8, 3), np.uint8))
+    evaluate = lambda **more: evaluation.evaluate(run, "celebahq-256", TWO, **more)  # noqa: E731
+    TWO = features.Extractor("two", lambda x: x.mean((2, 3))[:, :2], "no weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(evaluation.make_reference.__kwdefaults__, "k", 2)
+        pure = evaluate()
+        assert (pure["encoding"], pure["reference_encoding"], pure["mixed_encodings"]) == (*["lossless"] * 2, False)
+        published = evaluate(protocol="dmcmc")
+        assert published["encoding"] == "jpeg (quality 75, 4:2:0) of rounded levels" and published["mixed_encodings"]
+        assert published["frechet"] != pure["frechet"] and published["reference_encoding"] == "lossless"
+
+        (run / "manifest.json").write_text('{"num": 9, "encoding": "jpeg"}')
+        with pytest.raises(UserError, match="are jpeg and those of 'celebahq-256' are lossless.*--allow-mixed"):
+            evaluate()
+        (run / "manifest.json").write_text('{"num": 9, "cast": "truncate"}')
+        (folder / "d.png").unlink()
+        image.fromarray(pixels[4].transpose(1, 2, 0)).save(folder / "d.jpg")
+        with pytest.raises(UserError, match="are lossless and those of 'celebahq-256' are jpeg and lossless"):
+            evaluate()
+        for path in folder.rglob("*.[pP][nN][gG]"):
+            image.open(path).save(path.with_suffix(".jpeg"))
+            path.unlink()
+        with pytest.raises(UserError, match="are lossless and those of 'celebahq-256' are jpeg:"):
+            evaluate()
+        mixed, same = evaluate(allow_mixed_encodings=True), evaluate(protocol="dmcmc")
+        assert mixed["mixed_encodings"] and mixed["reference_encoding"] == "jpeg"
+        assert same["encoding"] == "jpeg (quality 75, 4:2:0) of truncated levels" and not same["mixed_encodings"]
 
 
 def test_a_large_reference_stays_on_disk(faces, tmp_path, monkeypatch):
@@ -326,7 +370,9 @@ def test_statistics_alone_serve_for_the_frechet_distance(tmp_path):
     folder.mkdir()
     (folder / "manifest.json").write_text('{"num": 20}')
     np.savez(folder / "shard-0.npz", arr_0=to_uint8(x))
-    assert evaluation.evaluate(folder, path, MEANS) == published
+    result = evaluation.evaluate(folder, path, MEANS)
+    assert result.items() >= published.items() and result["reference_encoding"] is None
+    assert result["blocks"]["frechet"]["mean"] > 0 and result["blocks"]["kid"] is result["classes"] is None
     with pytest.raises(UserError, match="stats.npz' is of 3 features, random-conv has 64"):
         evaluation.evaluate(folder, path, "random-conv")
     np.savez(path, mu=reference.mu, sigma=reference.cov[:2])
