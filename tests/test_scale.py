@@ -78,7 +78,7 @@ def test_shares_of_one_group_of_chains(whole, tmp_path):
 
 def test_the_same_however_they_are_made():
     """The small version of what the README claims: shards, ranks of torchrun, an array, kills."""
-    words = "same --num 70 --nfe 4 --kills 2 --samplers dlg+heun"
+    words = "same --num 70 --nfe 10 --kills 2 --samplers dlg+heun"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "faults.py", *words.split()],
