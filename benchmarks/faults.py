@@ -99,9 +99,11 @@ def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path,
             assert Command(out, f"{words} --shard {i}/3").end() == 0
         yield told("an array of three jobs", out)
         out, done = work / f"{sampler}-killed", 0
-        for _ in range(kills):
+        total = len(list(one.out.glob("shard-*.npz")))
+        for many in sorted(rng.choices(range(max(1, total - 1)), k=kills)):  # a run may not be over before its last
             run = Command(out, words)
-            time.sleep(rng.uniform(0.02, 2 / max(kills, 2)) * took)
+            until(lambda out=out, many=many: len(list(out.glob("shard-*.npz"))) >= many)
+            time.sleep(rng.uniform(0, took / total))
             os.kill(run.pid, signal.SIGKILL)
             done += run.end() == -signal.SIGKILL
         assert Command(out, words).end() == 0

@@ -331,7 +331,7 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         + "; dlg+auto, which finds its settings itself; or auto, which does without chains where they are not better",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
-    p.add_argument("-n", "--num", type=int, required=True, metavar="n", help="number of images")
+    p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
     p.add_argument(
         "--seed",
         type=int,
