@@ -731,8 +731,8 @@ def _bare(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[st
 @functools.cache  # the modules as this process has imported them
 def code_key() -> str:
     """Hash of the modules that decide what an image is: this one and all below it, and the torch version."""
-    above = set("cli __main__ explorer experiments doctor plots tables training metrics testbed tuning".split())
-    above |= {"features", "evaluation"}
+    above = set("cli __main__ explorer experiments trackers doctor plots tables training".split())
+    above |= set("evaluation features metrics testbed tuning".split())
     package = Path(__file__).parent
     files = {path.relative_to(package): path for path in sorted(package.rglob("*.py"))}
     digest = hashlib.sha256(torch.__version__.encode())

@@ -64,7 +64,9 @@ def test_shapes_of_levels():
 def test_bad_adapters():
     with pytest.raises(UserError, match="predicts must be 'x0', 'epsilon' or 'score', not 'noise'"):
         Adapter(lambda x, sigma: x, (2,), predicts="noise")
-    with pytest.raises(UserError, match="0 < sigma_min < sigma_max, all finite, is needed, not sigma_min=2, sigma_max=1"):
+    with pytest.raises(
+        UserError, match="0 < sigma_min < sigma_max, all finite, is needed, not sigma_min=2, sigma_max=1"
+    ):
         Adapter(lambda x, sigma: x, (2,), sigma_min=2, sigma_max=1)
     with pytest.raises(UserError, match=r"mean must have the shape of one image, \(1, 8, 8\), not \(8, 8\)"):
         Adapter(lambda x, sigma: x, (1, 8, 8), mean=torch.zeros(8, 8))
