@@ -278,7 +278,7 @@ class Prdc(NamedTuple):
     """Share of reference balls that hold at least one generated row."""
 
 
-def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
+def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS // 2) -> Tensor:
     """Distance of each row of features (n, d) to its k-th nearest other row, (n,) float64.
 
     Raises:
@@ -303,7 +303,7 @@ def prdc(
     *,
     generated_radii: Tensor | None = None,
     reference_radii: Tensor | None = None,
-    rows: int = ROWS,
+    rows: int = ROWS // 2,  # several tiles are held at a time; no number depends on their size
 ) -> Prdc:
     """Precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797) of features (n, d) and (m, d).
 
