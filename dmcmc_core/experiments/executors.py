@@ -139,8 +139,8 @@ def parse_gpus(text: str) -> list[str]:
 class Dask:
     """The workers of a Dask cluster that see this checkout at the same path and have the packages of the notebooks.
 
-    This project itself need not be installed there. A worker runs one command per thread and gives each its share of
-    the cores; a GPU per run is a worker with one thread and its own ``CUDA_VISIBLE_DEVICES``.
+    This project itself need not be installed there. A worker runs one command per thread, and that is the one core
+    it computes with; a GPU per run is a worker with one thread and its own ``CUDA_VISIBLE_DEVICES``.
 
     Args:
         address: of the scheduler, such as ``tcp://host:8786``.
@@ -203,12 +203,10 @@ class Dask:
 
 def _on_worker(command: Command, stop) -> tuple[int, str]:
     """Run a command to its end on a worker, or until ``stop`` is set: exit status and what it printed."""
-    import distributed
-
     if stop.is_set():
         return 1, "cancelled"
     with tempfile.TemporaryFile("w+") as output:
-        process = command.start(output, **threads_each(distributed.get_worker().state.nthreads))
+        process = command.start(output, **threads_each(len(os.sched_getaffinity(0))))  # a Dask thread is a core
         while process.poll() is None:
             time.sleep(0.5)
             if stop.is_set():
