@@ -17,6 +17,7 @@ import json
 import math
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -538,21 +539,24 @@ def _make(model, the, seed, out, where, posterior, recipe, mine, made) -> Iterat
         if shard in made:
             continue
         arrays, rows, noise = {}, {"chains": 0, "warmup": 0}, Streams(seed, "image", shard.images)
+        seconds = {"chains": 0.0}
         if the.chain:
             if walk is None or walk.chains != shard.group:
                 walk = Chains(model, the, posterior, seed, shard.group, where)
-            starts, rows = walk.starts(shard.windows)
+            starts, rows, seconds["chains"] = walk.starts(shard.windows)
             start = ChainState(starts.x[: len(shard.images)], starts.sigma[: len(shard.images)])
             arrays["start_sigma"] = start.sigma
         else:
             x = dmcmc.prior(counted, noise, len(shard.images), the.start, device_of(model))
             start = ChainState(x, x.new_full((len(x),), counted.sigma_max))
         counted.reset()
+        begun = time.perf_counter()
         images = _images(counted, the, start, noise, shard)
+        seconds["integrator"] = time.perf_counter() - begun
         final = the.rows_per_image * len(images) if the.tweedie is not None else 0
         rows |= {"integrator": counted.rows - final, "tweedie": final}
         arrays = {"arr_0": to_uint8(images, counted.data_range)} | arrays
-        about = {"recipe": recipe, "rows": rows, "block": getattr(model, "block", the.block)}
+        about = {"recipe": recipe, "rows": rows, "block": getattr(model, "block", the.block), "seconds": seconds}
         made[shard] = shards.save(out, shard, arrays, about)
         yield shard
 
@@ -604,21 +608,26 @@ class Chains:
     ) -> None:
         self.counted, self.the, self.chains, self.device = count_nfe(model), the, chains, device_of(model)
         self.folder = chain_folder(model, the, seed, where) / f"{chains.start:06d}-{chains.stop:06d}"
-        self.rng, self.calibration = Streams(seed, "chain", chains), 0
+        self.rng, self.calibration, self.calibration_seconds = Streams(seed, "chain", chains), 0, 0.0
         if the.posterior == "residual":
-            posterior, self.calibration = _calibrated(self.counted, the, seed, self.folder.parent / "posterior.npz")
+            posterior, self.calibration, self.calibration_seconds = _calibrated(
+                self.counted, the, seed, self.folder.parent / "posterior.npz"
+            )
         self.posterior = posterior
         self.step = dmcmc.kernel(self.counted, posterior, the.chain, the.chain.eta)
         self.last: tuple[int, dict[str, np.ndarray] | None] = (-2, None)
 
-    def starts(self, windows: range) -> tuple[ChainState, dict[str, int]]:
-        """What the integrator starts from, window after window, and the rows that the chains took for them."""
+    def starts(self, windows: range) -> tuple[ChainState, dict[str, int], float]:
+        """What the integrator starts from, window after window; the rows and seconds that the chains took for them."""
         data = [self.window(number) for number in windows]
         some = [_start(d, self.device) for d in data]
         rows = {"chains": sum(int(d["rows"]) for d in data), "warmup": 0}
+        seconds = sum(float(d["seconds"]) for d in data)
         if windows.start == 0:
-            rows["warmup"] = int(self.window(-1)["rows"]) + (self.calibration if self.chains.start == 0 else 0)
-        return ChainState(torch.cat([s.x for s in some]), torch.cat([s.sigma for s in some])), rows
+            warmup, first = self.window(-1), self.chains.start == 0
+            rows["warmup"] = int(warmup["rows"]) + (self.calibration if first else 0)
+            seconds += float(warmup["seconds"]) + (self.calibration_seconds if first else 0)
+        return ChainState(torch.cat([s.x for s in some]), torch.cat([s.sigma for s in some])), rows, seconds
 
     def window(self, number: int) -> dict[str, np.ndarray]:
         """What a window left, -1 being warm-up: as it is on disk, or made from the nearest one before it that is."""
@@ -639,19 +648,23 @@ class Chains:
         return self.last[1] if self.last[0] == number else shards.read_npz(self._path(number))
 
     def _warmed_up(self) -> dict[str, np.ndarray]:
-        self.counted.reset()
+        self._begin()
         chain = dmcmc.warm_up(self.counted, self.posterior, self.the.chain, self.rng, self.device)
         return self._keep(-1, _chain_arrays(chain))
 
     def _walked(self, number: int, before: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self.counted.reset()
+        self._begin()
         walk = dmcmc.windows(self.step, _chain(before, self.device), self.the.chain, self.rng)
         window, chain = next(walk)
         return self._keep(number, _chain_arrays(chain) | _window_arrays(window))
 
+    def _begin(self) -> None:
+        self.counted.reset()
+        self.begun = time.perf_counter()
+
     def _keep(self, number: int, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
         arrays = {n: a.cpu().numpy() if isinstance(a, Tensor) else a for n, a in arrays.items()}
-        arrays["rows"] = np.array(self.counted.rows)
+        arrays |= {"rows": np.array(self.counted.rows), "seconds": np.array(time.perf_counter() - self.begun)}
         shards.save_npz(self._path(number), **arrays)
         return arrays
 
@@ -665,17 +678,18 @@ def starts(
         yield _start(walk.window(number), walk.device)
 
 
-def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> tuple[ResidualPosterior, int]:
-    """The posterior from the denoiser's residual, and the rows that its calibration took."""
+def _calibrated(counted: CountNFE, the: Plan, seed: int, path: Path) -> tuple[ResidualPosterior, int, float]:
+    """The posterior from the denoiser's residual; the rows and seconds that its calibration took."""
     data = shards.read_npz(path)
     if data is None:
         counted.reset()
+        begun = time.perf_counter()
         made = dmcmc.calibrated(counted, the.chain, seed, device_of(counted))
         data = {"levels": made.levels.cpu().numpy(), "expected": made.expected.cpu().numpy()}
-        data["rows"] = np.array(counted.rows)
+        data |= {"rows": np.array(counted.rows), "seconds": np.array(time.perf_counter() - begun)}
         shards.save_npz(path, **data)
     levels, expected = (torch.from_numpy(data[n]).to(device_of(counted)) for n in ("levels", "expected"))
-    return ResidualPosterior(levels, expected), int(data["rows"])
+    return ResidualPosterior(levels, expected), int(data["rows"]), float(data["seconds"])
 
 
 def chain_folder(model: Denoiser, the: Plan, seed: int, where: Path) -> Path:
@@ -715,7 +729,7 @@ def cached(
     out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
     more = {"progress": progress, "chains_dir": cache / "chains", "trial": True, "alone": True}
     manifest = run(model, sampler, nfe, num, seed, out, settings, **more)
-    return Samples(load_images(out), manifest)
+    return Samples(load_images(out), manifest | {"seconds": shards.seconds(out, manifest)})
 
 
 def _bare(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:

@@ -255,6 +255,12 @@ def arrays_of(folder: str | Path, manifest: dict[str, Any]) -> Iterator[np.ndarr
         yield data["arr_0"]
 
 
+def seconds(folder: str | Path, manifest: dict[str, Any]) -> dict[str, float]:
+    """What making a finished run took, chains (posterior and classifier included) and integrator, on that day."""
+    told = [about(Path(folder) / shard.name) for shard in itertools.chain(*layout_of(manifest))]
+    return {part: sum(one["seconds"][part] for one in told if one) for part in ("chains", "integrator")}
+
+
 def load_images(folder: str | Path) -> Tensor:
     """The images of a finished run, (n, C, H, W) float32 in its data range, in the order of their indices."""
     manifest = read_manifest(folder)
