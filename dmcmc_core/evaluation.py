@@ -1,4 +1,4 @@
-"""Folders of images measured against a reference, in a memory that does not grow with the number of images.
+"""Folders of images measured against a reference, without all of them in memory at a time.
 
 Features are computed a few blocks of images at a time and kept on disk, under a name made of the contents of the images
 and of all else that they depend on; every distance then goes over them in blocks of rows.
