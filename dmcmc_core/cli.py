@@ -486,7 +486,8 @@ def evaluate_arguments(p: argparse.ArgumentParser) -> None:
         "--protocol",
         default="lossless",
         metavar="P",
-        help="lossless (default), or dmcmc: the images through JPEG first, as the code published with DMCMC does",
+        help="lossless (default), or dmcmc: the images through JPEG first, as the code published with DMCMC "
+        "does after a truncating cast: sample with --set cast=truncate for the whole of it",
     )
     p.add_argument(
         "--allow-mixed-encodings",

@@ -569,13 +569,21 @@ def load_images(name_or_path: str | Path) -> Tensor:
     return images if isinstance(images, Tensor) else images[:]
 
 
-def to_uint8(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-    """Images (N, C, H, W) in ``data_range`` as (N, H, W, C) uint8: clamped and rounded to the nearest of 256 levels.
+CASTS = ("round", "truncate")
 
-    Rounded, not truncated as in the code published with DMCMC, which darkens every image by half a level on average.
+
+def to_uint8(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0), cast: str = "round") -> np.ndarray:
+    """Images (N, C, H, W) in ``data_range`` as (N, H, W, C) uint8: clamped and cast to 256 levels.
+
+    Args:
+        cast: to the nearest level (``round``), or ``truncate`` as in the code published with DMCMC, which darkens every
+            image by half a level on average.
     """
     low, high = data_range
-    levels = ((images.detach().cpu().double() - low) * (255 / (high - low))).round().clamp(0, 255)
+    if cast == "round":
+        levels = ((images.detach().cpu().double() - low) * (255 / (high - low))).round().clamp(0, 255)
+    else:  # in float32, as published
+        levels = ((images.detach().cpu() - low) / (high - low)).clamp(0, 1) * 255
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 

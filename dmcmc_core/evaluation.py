@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core.data import ImageSet, from_uint8, open_images, read_npz, root, to_uint8
+from dmcmc_core.data import ImageSet, open_images, read_npz, root, to_uint8
 from dmcmc_core.denoiser import BLOCK
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.features import Extractor, distance_name, extract, extract_parts, load_features
@@ -458,16 +458,6 @@ def _class_counts(x: Table, extractor: Extractor) -> Tensor:
 PROTOCOLS = ("lossless", "dmcmc")
 
 
-def truncated(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-    """Images (N, C, H, W) in ``data_range`` as (N, H, W, C) uint8 by a cast: half a level darker than rounded ones.
-
-    The code published with DMCMC clamps, multiplies by 255 and casts.
-    """
-    low, high = data_range
-    levels = ((images.detach().cpu() - low) / (high - low)).clamp(0, 1) * 255
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
 def jpeg(images: np.ndarray) -> np.ndarray:
     """Images (N, H, W, C) uint8, C = 1 or 3, as Pillow saves them to a .jpg and reads them: quality 75, 4:2:0.
 
@@ -482,11 +472,6 @@ def jpeg(images: np.ndarray) -> np.ndarray:
         return np.asarray(image.open(file)).reshape(pixels.shape)
 
     return np.stack([through(pixels) for pixels in images])
-
-
-def published_protocol(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Images (N, C, H, W), in [0, 1], as the code published with DMCMC gives them to a FID: truncated, through JPEG."""
-    return from_uint8(jpeg(truncated(images, data_range)))
 
 
 def _pillow():
@@ -525,13 +510,14 @@ class Folder(NamedTuple):
     def by_protocol(self, protocol: str) -> Folder:
         """The images as a protocol has them; ``dmcmc`` sends the levels of the shards through JPEG.
 
-        The cast to 256 levels is past when shards are written: it was truncating only where their manifest says so.
+        The cast to 256 levels is past when shards are written: it truncated where the run was told ``cast=truncate``.
         """
         if protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
         if protocol == "lossless":
             return self
-        cast = "truncated" if self.manifest.get("cast") == "truncate" else "rounded"
+        plan = self.manifest.get("plan")
+        cast = "truncated" if isinstance(plan, dict) and plan.get("cast") == "truncate" else "rounded"
         read, reader = self.images.read, f"jpeg by pillow {_pillow().__version__}"
         saved = lambda rows: jpeg(read(rows).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # noqa: E731
         about = {"encoding": f"jpeg (quality 75, 4:2:0) of {cast} levels"}

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, integrators, ranks, schedules, shards
-from dmcmc_core.data import to_uint8
+from dmcmc_core.data import CASTS, to_uint8
 from dmcmc_core.denoiser import BLOCK, Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper, count_nfe, per_row
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import TooFew, UserError, unknown
@@ -56,6 +56,7 @@ SETTINGS = {
     "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
     "block": f"rows of one network evaluation, 1 to {LARGEST_BLOCK}, on which last digits of images depend, and the "
     f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
+    "cast": f"how values become 256 levels: {' or '.join(CASTS)}, as the code published with DMCMC does (round)",
     "label": "class of every image, a whole number from 0, for a model with classes (none)",
     "guidance": "w of classifier-free guidance, D_uncond + w (D_cond - D_uncond), at least 0; any but 0 and 1 "
     "costs two network evaluations a call (1.0)",
@@ -87,6 +88,7 @@ class Plan:
     held_to: dict[str, Any] | None = None
     rows_per_image: int = 1
     block: int = BLOCK
+    cast: str = "round"
 
     @property
     def integrator(self) -> integrators.Integrator:
@@ -185,6 +187,8 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         integrators.number("tweedie", tweedie, least=model.sigma_min, most=model.sigma_max)
     block = settings.get("block", BLOCK)
     integrators.number("block", block, least=1, most=LARGEST_BLOCK, whole=True)
+    cast = settings.get("cast", "round")
+    integrators.one_of("cast", cast, *CASTS)
     chain, posterior, spent = None, None, float(tweedie is not None)
     if chained:
         chosen = {name: settings[name] for name in chain_names & settings.keys()}
@@ -217,7 +221,7 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {each * left:.2f} NFE are left for it"
         )
     held_to = getattr(model, "held_to", None)
-    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior, held_to, each, block)
+    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior, held_to, each, block, cast)
 
 
 def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float, each: int) -> str:
@@ -555,7 +559,7 @@ def _make(model, the, seed, out, where, posterior, recipe, mine, made) -> Iterat
         seconds["integrator"] = time.perf_counter() - begun
         final = the.rows_per_image * len(images) if the.tweedie is not None else 0
         rows |= {"integrator": counted.rows - final, "tweedie": final}
-        arrays = {"arr_0": to_uint8(images, counted.data_range)} | arrays
+        arrays = {"arr_0": to_uint8(images, counted.data_range, the.cast)} | arrays
         about = {"recipe": recipe, "rows": rows, "block": getattr(model, "block", the.block), "seconds": seconds}
         made[shard] = shards.save(out, shard, arrays, about)
         yield shard

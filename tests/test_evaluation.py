@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import evaluation
-from dmcmc_core.data import digits, from_uint8, glyphs32, load_images, to_uint8
+from dmcmc_core import evaluation, sampling_run
+from dmcmc_core.data import digits, glyphs32, load_images, to_uint8
 from dmcmc_core.errors import UserError
 from dmcmc_core.evaluation import make_reference, measure
 from dmcmc_core.features import Extractor, extract
@@ -191,7 +191,7 @@ def test_classes_and_memorisation_of_digits(tmp_path):
 def test_the_published_protocol_is_what_pillow_saves(tmp_path):
     image = pytest.importorskip("PIL.Image")
     colour = glyphs32(3).images + 0.001
-    levels = evaluation.truncated(colour)
+    levels = to_uint8(colour, cast="truncate")
     assert (levels == np.floor(colour.clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255)).all()
     for pixels in (levels, levels[..., :1]):
         through = evaluation.jpeg(pixels)
@@ -199,9 +199,25 @@ def test_the_published_protocol_is_what_pillow_saves(tmp_path):
         for i, one in enumerate(pixels):
             image.fromarray(one.squeeze()).save(tmp_path / "a.jpg", quality=75, subsampling="4:2:0")
             assert (np.asarray(image.open(tmp_path / "a.jpg")) == through[i].squeeze()).all()
-    assert torch.equal(evaluation.published_protocol(colour), from_uint8(evaluation.jpeg(levels)))
     with pytest.raises(UserError, match="unknown protocol 'dmcm': did you mean 'dmcmc'"):
         evaluation.evaluate(sample_directory(tmp_path / "run", colour), "given", PIXELS, protocol="dmcm")
+
+
+def test_the_truncating_cast_is_a_setting_of_the_run_and_told_by_the_protocol(tmp_path):
+    pytest.importorskip("PIL.Image")
+    for cast in ("round", "truncate"):
+        sampling_run.run("digits", "euler", 4, 70, 0, tmp_path / cast, {"cast": cast}, progress=False)
+    near, below = (
+        np.concatenate([np.load(f)["arr_0"] for f in sorted((tmp_path / c).glob("shard-*.npz"))])
+        for c in ("round", "truncate")
+    )
+    assert set(np.unique(near.astype(int) - below)) == {0, 1}
+    for cast, word in {"round": "rounded", "truncate": "truncated"}.items():
+        folder = evaluation.open_samples(tmp_path / cast).by_protocol("dmcmc")
+        assert folder.encoding == f"jpeg (quality 75, 4:2:0) of {word} levels"
+    with pytest.raises(UserError, match="cast must be one of 'round', 'truncate', not 'floor'"):
+        sampling_run.run("digits", "euler", 4, 70, 0, tmp_path / "other", {"cast": "floor"})
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_earlier_result_is_compared_only_where_that_is_fair(tmp_path):

@@ -73,8 +73,9 @@ def save_figure(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     origin = embedded(provenance if provenance is not None else read_provenance(out_dir))
-    figure.draw_without_rendering()  # lay it out once: every file, and the search for its edges, would do so again
+    figure.draw_without_rendering()  # lay it out and find its edges once: every file would do both again
     figure.set_layout_engine("none")
+    edges = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
     paths = []
     for ending, metadata in (
         ("png", {"Software": None, "Provenance": origin}),
@@ -82,7 +83,7 @@ def save_figure(
     ):
         paths.append(out_dir / f"{name}.{ending}")
         temporary = out_dir / f"{name}.{ending}.part"
-        figure.savefig(temporary, format=ending, metadata=metadata, bbox_inches="tight")
+        figure.savefig(temporary, format=ending, metadata=metadata, bbox_inches=edges)
         os.replace(temporary, paths[-1])
     columns = list(dict.fromkeys(key for row in data_rows for key, v in row.items() if not isinstance(v, Mapping)))
     return [*paths, write_csv(data_rows, columns, out_dir / f"{name}.csv")]
