@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ IMAGES, REFERENCE, FINE = 256, 256, 50
 """Images of a trial; images that stand for the data; levels at which a network makes them."""
 TRIAL, SLOW, FRESH = -1, -2, -3
 """Seeds of the trials, of the slow images, and of the last comparison; those of runs are at least 0."""
+OF_CHAINS = {"integrator", "posterior", "levels"} | {f.name for f in fields(ChainSettings)} - {"start"}
+"""Settings that a plain integrator does not share with the chains."""
 GROUPS, SURELY = 16, 2.0
 """Groups of chains that the jackknife leaves out in turn; standard errors that make a difference count."""
 
@@ -57,6 +59,14 @@ class Tuned:
     asked: dict[str, Any]
     trials: list[dict[str, Any]] = field(default_factory=list)
     finals: list[dict[str, Any]] = field(default_factory=list)
+
+    def or_plain(self) -> Tuned:
+        """What ``auto`` makes of the same search: the best plain integrator, where chains are not surely better."""
+        best = min(self.finals[1:], key=lambda row: row["distance"])
+        if surely_less(self.finals[0], best):
+            return self
+        settings = {name: value for name, value in self.asked["fixed"].items() if name not in OF_CHAINS}
+        return replace(self, sampler=best["sampler"], settings=settings, distance=best["distance"])
 
     def __str__(self) -> str:
         chosen = " with " + ", ".join(f"{k}={v}" for k, v in self.settings.items()) if self.settings else ""
@@ -134,6 +144,7 @@ def auto(
     with tempfile.TemporaryDirectory() as temporary:
         tuned = search.run(Path(cache_dir or temporary), asked)
     tuned.settings |= {name: fixed[name] for name in sampling_run.CLASS if name in fixed}
+    tuned = tuned.or_plain() if plain else tuned
     search.notes.keep(tuned=asdict(tuned))
     return tuned
 
@@ -177,18 +188,12 @@ class _Search:
         self.cache_dir, self.n = cache_dir, min(IMAGES, max(self.num, least))
         sampler, settings = self.recipe(self.climb())
         trials = [row for row in self.notes.content["measured"].values() if row["seed"] == TRIAL]
-        own = {"integrator", "posterior", "levels"} | {f.name for f in fields(ChainSettings)} - {"start"}
-        common = {k: v for k, v in self.fixed.items() if k not in own}
+        common = {k: v for k, v in self.fixed.items() if k not in OF_CHAINS}
         plain = [(name, common) for name in self.integrators]
         finals = [self.measured(*one, FRESH) for one in [(sampler, settings), *plain]]
-        best = min(finals[1:], key=lambda row: row["distance"])
-        if asked["plain"] and not surely_less(finals[0], best):
-            sampler, settings, chosen = best["sampler"], common, best
-        else:
-            chosen = finals[0]
         rows += sum(row["rows"] for row in trials + finals)
         name = metrics.distance_name(self.reference.extractor.name)
-        return Tuned(sampler, settings, chosen["distance"], rows / self.num, rows, name, asked, trials, finals)
+        return Tuned(sampler, settings, finals[0]["distance"], rows / self.num, rows, name, asked, trials, finals)
 
     def climb(self) -> dict[str, Any]:
         """From the start, each setting in turn up as long as that is better, or else down; twice."""
