@@ -585,7 +585,7 @@ def models(a: argparse.Namespace) -> int:
 
 # train
 
-KINDS = ("score", "noise-level", "features")
+KINDS = ("score", "epsilon", "noise-level", "features")
 
 
 def train_arguments(p: argparse.ArgumentParser) -> None:
@@ -701,7 +701,7 @@ VERBS = {
     "train": Verb(
         train,
         train_arguments,
-        "train a score net, a noise-level classifier or features",
+        "train a score net, epsilon of a linear diffusion, a noise-level classifier or features",
         "Train what ships in exp/nets, or your own. An interrupted training goes on from its last saved state.",
         f"example:\n  {PROGRAM} train score --config exp/nets/digits.yaml",
     ),

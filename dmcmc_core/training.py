@@ -30,7 +30,9 @@ from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.data import digits, glyphs32, open_images
 from dmcmc_core.denoiser import like
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.features import DigitsCNN, GlyphsCNN
+from dmcmc_core.nets.linear import EpsilonNet
 from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cross_entropy, log_levels
 from dmcmc_core.nets.preconditioning import Preconditioned
 from dmcmc_core.nets.song import begin
@@ -85,6 +87,18 @@ class ScoreConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EpsilonConfig(Config):
+    """Score matching for a linear diffusion; times uniform, a part of them uniform in log t."""
+
+    sde: dict = dataclasses.field(default_factory=lambda: {"name": "CLD"})
+    """``name`` of :data:`dmcmc_core.linear_sde.DIFFUSIONS`, and its constants."""
+    predicts: str = "data"
+    """What the network answers with, see :class:`dmcmc_core.nets.linear.EpsilonNet`; ``mixed`` is CLD's mixed score."""
+    t_min: float = 1e-5
+    p_log: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseLevelConfig(Config):
     """Cross-entropy over noise levels, uniform over their classes."""
 
@@ -98,7 +112,12 @@ class FeaturesConfig(Config):
     """Cross-entropy over the classes of the data."""
 
 
-CONFIGS: dict[str, type[Config]] = {"score": ScoreConfig, "noise-level": NoiseLevelConfig, "features": FeaturesConfig}
+CONFIGS: dict[str, type[Config]] = {
+    "score": ScoreConfig,
+    "epsilon": EpsilonConfig,
+    "noise-level": NoiseLevelConfig,
+    "features": FeaturesConfig,
+}
 
 
 class Task(NamedTuple):
@@ -159,7 +178,7 @@ def train(
     """Run or continue the training that a YAML file describes.
 
     Args:
-        kind: ``score``, ``noise-level`` or ``features``.
+        kind: ``score``, ``epsilon``, ``noise-level`` or ``features``.
         config_path: the YAML file.
         out_dir: where the files go; by default beside the config.
         progress: whether to show a bar with rate and remaining time on stderr.
@@ -172,7 +191,12 @@ def train(
         UserError: for a bad config, or a state that belongs to another config.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; the same command continues.
     """
-    runs = {"score": train_score, "noise-level": train_noise_level, "features": train_features}
+    runs = {
+        "score": train_score,
+        "epsilon": train_epsilon,
+        "noise-level": train_noise_level,
+        "features": train_features,
+    }
     config = read_config(kind, config_path)
     with _threads(config.threads):  # the statistics of the data too: sums of other threads differ in the last digit
         return runs[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress, track)
@@ -267,6 +291,57 @@ def _fixed(config: ScoreConfig, images: Tensor) -> tuple[Tensor, Tensor, Tensor]
         torch.manual_seed(1)
         x0 = images.repeat(2, 1, 1, 1)
         return x0, draw_sigma(config, len(x0)), torch.randn_like(x0)
+
+
+def train_epsilon(config: EpsilonConfig, out_dir: Path, progress: bool = True, track: Sequence[str] = ()) -> Path:
+    """epsilon of a linear diffusion: min E |answer - target|^2, images in [-1, 1].
+
+    gDDIM (arXiv 2206.05564), eq. 5 where the network ``predicts: epsilon``; for ``data`` the target has unit variance
+    at all times. Noise in the coordinates R; as the diffusion's covariance counts what is not known of the velocities at
+    t = 0, this is the hybrid score matching of CLD.
+    """
+    train_set, test_set = _data(config)
+    seen, unseen = (2 * part.images - 1 for part in (train_set, test_set))
+    mean = seen.mean(0)
+    sigma_data = float((seen - mean).square().mean().sqrt())
+    augment = Augmentation(**_checked(config.augment, Augmentation))
+
+    def make() -> nn.Module:
+        labels = len(augment.labels) if augment.probability else 0
+        net = EpsilonNet(seen.shape[1:], config.sde, sigma_data, config.predicts, augment=labels, **config.net)
+        net.mean.copy_(mean)
+        return net.to(memory_format=torch.channels_last)
+
+    def draw_times(n: int) -> Tensor:
+        uniform = config.t_min + (1 - config.t_min) * torch.rand(n, dtype=torch.float64)
+        log = (math.log(config.t_min) * (1 - torch.rand(n, dtype=torch.float64))).exp()
+        return torch.where(torch.rand(n) < config.p_log, log, uniform)
+
+    def squared(net: nn.Module, x0: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        epsilon = torch.randn(len(x0), *net.state_shape)
+        u, around = net.sde.forward(x0, t, epsilon), net.around(t)
+        return (net.answer(around, u, t, labels) - net.target(around, u, x0, epsilon)).square().mean()
+
+    def loss(net: nn.Module) -> Tensor:
+        x0, labels = augment((_batch(seen, config.batch) + 1) / 2)
+        t = draw_times(config.batch)
+        return squared(net, 2 * x0 - 1, t, labels if augment.probability else None)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        fixed = [images.repeat(2, 1, 1, 1) for images in (unseen, seen[: len(unseen)])]
+        times = draw_times(len(fixed[0]))
+
+    def measure(net: nn.Module) -> dict[str, float]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            unseen_loss, seen_loss = (float(squared(net, x0, times)) for x0 in fixed)
+        return {"held_out_loss": unseen_loss, "train_loss": seen_loss}
+
+    sde = make_sde(**config.sde)
+    card = {"data_range": [-1.0, 1.0], "sigma_data": sigma_data, "t_min": sde.t_min, "t_max": sde.t_max}
+    card |= {"sigma_min": 0.0, "sigma_max": 0.0}  # a time, not a noise level, is what it takes
+    return _fit("epsilon", config, _task(config, make, loss, measure, card), out_dir, progress, track)
 
 
 def train_noise_level(

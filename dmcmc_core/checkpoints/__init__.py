@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dmcmc_core.checkpoints.content import check_card, check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.nets import features, noise_level, unet
+from dmcmc_core.nets import features, linear, noise_level, unet
 from dmcmc_core.nets.preconditioning import NO_CLASS, Preconditioned
 
 NETS = Path(__file__).resolve().parents[2] / "exp" / "nets"
@@ -32,6 +32,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "digits-cnn": features.DigitsCNN,
     "glyphs-cnn": features.GlyphsCNN,
     "preconditioned": Preconditioned,
+    "epsilon": linear.EpsilonNet,
 }
 _DIFFUSERS = "UNet2DModel"
 """Architecture of what was a folder of diffusers; that library makes it."""
@@ -197,6 +198,31 @@ def known(root: Path) -> list[dict]:
         about = path if here else f"goes to {path}, comes from {published.SONG}"
         rows.append({"name": name, "here": here, "about": about})
     return rows
+
+
+def load_epsilon(name_or_path: str | Path, device: str = "cpu") -> linear.EpsilonNet:
+    """The network of a linear diffusion, by name (``digits-cld``, ``digits-bdm``, ``digits-vp``) or from a file.
+
+    Returns:
+        (u, t) -> epsilon in eval mode, evaluated in blocks of 64 rows, with ``sde``, ``shape`` (C, H, W) of its images,
+        ``state_shape``, ``data_range`` and ``card``.
+
+    Raises:
+        UserError: as :func:`load_model`.
+    """
+    check_device(device)
+    known = [path.stem for path in sorted(NETS.glob("*.safetensors")) if _is_epsilon(path)]
+    name = str(name_or_path)
+    path = NETS / f"{name}.safetensors" if name in known else _file(name, known, "network of a linear diffusion")
+    net, card = _network(path, device, None)
+    if card["architecture"] != "epsilon":
+        raise UserError(f"{path} holds {card['architecture']!r}, which is no network of a linear diffusion")
+    net.card, net.data_range = card, tuple(card["data_range"])
+    return net
+
+
+def _is_epsilon(path: Path) -> bool:
+    return read_card(path).get("architecture") == "epsilon"
 
 
 def load_noise_level(

@@ -74,9 +74,11 @@ class Denoiser(nn.Module):
 
 
 class UNet(nn.Module):
-    """The residual network F(x, c_noise): (B, C, H, W), (B,) -> (B, C, H, W)."""
+    """The residual network F(x, c_noise): (B, C, H, W), (B,) -> (B, C or ``out_channels``, H, W)."""
 
-    def __init__(self, image_channels, channels, blocks, attention, embedding, dropout, augment) -> None:
+    def __init__(
+        self, image_channels, channels, blocks, attention, embedding, dropout, augment, out_channels=None
+    ) -> None:
         super().__init__()
         self.embed = Embedding(embedding, augment)
         self.stem = nn.Conv2d(image_channels, channels[0], 3, padding=1)
@@ -89,7 +91,8 @@ class UNet(nn.Module):
         for c in reversed(channels[:-1]):
             self.up.append(Block(width + c, c, embedding, dropout, False))
             width = c
-        self.head = nn.Sequential(norm(width), nn.SiLU(), zero(nn.Conv2d(width, image_channels, 3, padding=1)))
+        last = nn.Conv2d(width, out_channels or image_channels, 3, padding=1)
+        self.head = nn.Sequential(norm(width), nn.SiLU(), zero(last))
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None) -> Tensor:
         embedding = self.embed(c_noise, labels)

@@ -1,0 +1,167 @@
+"""A network for any linear diffusion: epsilon(u, t) in the coordinates R of :mod:`dmcmc_core.linear_sde`.
+
+A U-Net may answer with epsilon itself, or with the clean image: as u = Psi x_0 + R epsilon and x_0 alone is not known,
+the mean of one gives that of the other,
+
+    epsilon = R^-1 (u - Psi D),   D = E[x_0 | u].
+
+D stands on what is known of Gaussian data without training, D = m + K (u - Psi m) + c answer, with u whitened for the
+network and answers of unit variance at all times: the preconditioning of Karras et al. 2022 (arXiv 2206.00364, Table
+1), which is its scalar case, for blocks and frequencies. The answer then has C channels, where epsilon of CLD has 2C.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dmcmc_core.denoiser import BLOCK, apply_in_blocks, per_row
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.linear_sde import LinearSDE, make_sde
+from dmcmc_core.nets.unet import UNet
+
+PREDICTS = ("epsilon", "mixed", "data")
+
+
+class Around(NamedTuple):
+    """What stands around the network at some times, each (1 or B, *block) float64."""
+
+    gain: Tensor
+    inverse: Tensor
+    """R^-1."""
+    white: Tensor
+    """S^-1/2 with S the covariance of u."""
+    known: Tensor
+    """K, of Gaussian data."""
+    scale: Tensor
+    """c, of the position alone."""
+
+
+class EpsilonNet(nn.Module):
+    """epsilon(u, t) of a diffusion on images (C, H, W); u and epsilon are (B, parts C, H, W).
+
+    The U-Net's input and output are pixels; for BDM the DCT stands around it.
+
+    Args:
+        shape: (C, H, W) of one image; H and W divisible by 2^(levels - 1).
+        sde: ``name``, one of :data:`dmcmc_core.linear_sde.DIFFUSIONS`, and its constants.
+        sigma_data: root mean square of (data - mean), in units of the data.
+        predicts: what the U-Net answers with: ``data``, see above; ``epsilon``, as gDDIM's headline networks do; or
+            ``mixed``, epsilon less R^-1 (0, v), the mixed score of Dockhorn, Vahdat & Kreis 2022 (arXiv 2112.07068,
+            Section 3.2) in gDDIM's terms.
+        channels, blocks, attention, embedding, dropout, augment: of :class:`dmcmc_core.nets.unet.UNet`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        sde: dict,
+        sigma_data: float,
+        predicts: str = "data",
+        channels: Sequence[int] = (24, 64),
+        blocks: Sequence[int] = (1, 2),
+        attention: Sequence[bool] = (False, True),
+        embedding: int = 96,
+        dropout: float = 0.0,
+        augment: int = 0,
+    ) -> None:
+        super().__init__()
+        if predicts not in PREDICTS:
+            raise unknown("predicts", predicts, PREDICTS)
+        self.config = {
+            "shape": list(shape),
+            "sde": dict(sde),
+            "sigma_data": sigma_data,
+            "predicts": predicts,
+            "channels": list(channels),
+            "blocks": list(blocks),
+            "attention": list(attention),
+            "embedding": embedding,
+            "dropout": dropout,
+            "augment": augment,
+        }
+        self.sde, self.sigma_data, self.predicts = make_sde(**sde), sigma_data, predicts
+        if predicts == "mixed" and self.sde.parts == 1:
+            raise UserError(f"predicts='mixed' is for the velocities of CLD, which {sde['name']} has not")
+        self.shape = tuple(shape)
+        self.register_buffer("mean", torch.zeros(*shape))
+        seen, answered = self.state_shape[0], shape[0] if predicts == "data" else self.state_shape[0]
+        self.net = UNet(seen, channels, blocks, attention, embedding, dropout, augment, answered)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """(parts C, H, W) of one state."""
+        return (self.sde.parts * self.shape[0], *self.shape[1:])
+
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+        """epsilon like ``u`` (B, parts C, H, W), at times () or (B,).
+
+        Raises:
+            UserError: for a state of another shape.
+        """
+        if u.shape[1:] != self.state_shape:
+            raise UserError(
+                f"u must be (B, {', '.join(map(str, self.state_shape))}), {self.sde.parts} channels for each of the "
+                f"images, not {tuple(u.shape)}"
+            )
+        around = self.around(t)
+        return self.epsilon(around, u, self.answer(around, u, t))
+
+    def around(self, t: Tensor) -> Around:
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        if t.ndim == 0:  # a sampler's: asked for again for the next images
+            return _around_at(self.sde, t.item(), self.sigma_data)
+        return _around(self.sde, t, self.sigma_data)
+
+    def answer(self, around: Around, u: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the U-Net says, in pixels; ``labels`` (B, augment) in training only."""
+        sde, time = self.sde, per_row(torch.as_tensor(t).to(u.device).log() / 4, u)
+        seen = sde.pixels(sde.rows(around.white, self._centred(around, u)))
+        if self.training:
+            return self.net(seen, time, labels)
+        return apply_in_blocks(lambda x, c: self.net(x, c, None), BLOCK, seen, time)
+
+    def epsilon(self, around: Around, u: Tensor, answer: Tensor) -> Tensor:
+        """What an answer means."""
+        sde = self.sde
+        if self.predicts == "epsilon":
+            return sde.coefficients(answer)
+        if self.predicts == "mixed":
+            return answer + sde.rows(around.inverse, sde.velocity(u))
+        clean = self._guess(around, u) + sde.rows(around.scale, sde.coefficients(answer))
+        return sde.rows(around.inverse, u - sde.rows(around.gain, sde.at_rest(clean)))
+
+    def target(self, around: Around, u: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+        """The answer that images (B, C, H, W) and the noise of their states ask for, in pixels."""
+        sde = self.sde
+        if self.predicts == "epsilon":
+            return sde.pixels(epsilon)
+        if self.predicts == "mixed":
+            return epsilon - sde.rows(around.inverse, sde.velocity(u))
+        return sde.pixels((sde.coefficients(clean) - self._guess(around, u)) / sde.rows(around.scale, 1 + 0 * clean))
+
+    def _centred(self, around: Around, u: Tensor) -> Tensor:
+        return u - self.sde.rows(around.gain, self.sde.lift(self.mean[None].to(u)))
+
+    def _guess(self, around: Around, u: Tensor) -> Tensor:
+        """E[x_0 | u] of Gaussian data, as coefficients of positions."""
+        known = self.sde.position(self.sde.rows(around.known, self._centred(around, u)))
+        return self.sde.coefficients(self.mean[None].to(u)) + known
+
+
+def _around(sde: LinearSDE, t: Tensor, sigma_data: float) -> Around:
+    gain, data = sde.gain(t), sigma_data**2 * sde.of_data
+    forth = sde.product(data, sde.transpose(gain))  # covariance of x_0 and u
+    total = sde.product(gain, forth) + sde.Sigma(t)
+    known = sde.product(forth, sde.inverse(total))
+    left = sde.entry(data - sde.product(known, sde.transpose(forth)))
+    return Around(gain, sde.inverse(sde.R(t)), sde.inverse(sde.cholesky(total)), known, left.clamp(min=0).sqrt())
+
+
+@functools.lru_cache(maxsize=4096)
+def _around_at(sde: LinearSDE, t: float, sigma_data: float) -> Around:
+    return _around(sde, torch.tensor([t], dtype=torch.float64), sigma_data)
