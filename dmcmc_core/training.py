@@ -297,8 +297,8 @@ def train_epsilon(config: EpsilonConfig, out_dir: Path, progress: bool = True, t
     """epsilon of a linear diffusion: min E |answer - target|^2, images in [-1, 1].
 
     gDDIM (arXiv 2206.05564), eq. 5 where the network ``predicts: epsilon``; for ``data`` the target has unit variance
-    at all times. Noise in the coordinates R; as the diffusion's covariance counts what is not known of the velocities at
-    t = 0, this is the hybrid score matching of CLD.
+    at all times. Noise in the coordinates R; as the diffusion's covariance counts what is not known of the velocities
+    at t = 0, this is the hybrid score matching of CLD.
     """
     train_set, test_set = _data(config)
     seen, unseen = (2 * part.images - 1 for part in (train_set, test_set))
