@@ -22,6 +22,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError
 from dmcmc_core.linear_sde import CLD, LinearSDE, as_time, gauss
 
@@ -154,6 +155,37 @@ def released_covariance(sde: CLD, t: float, s: float, lam: float) -> Tensor:
     return left @ size.diag() @ left.mT
 
 
+def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
+    """epsilon of a diffusion on images in [-1, 1] from a denoiser of variance-exploding noise, trained or exact.
+
+    Nothing is trained, nor approximated: E[x_0 | u] is D of :meth:`dmcmc_core.linear_sde.LinearSDE.observation`, and
+    epsilon = R^-1 (u - Psi E[x_0 | u]). Above the denoiser's sigma_max alone, where noise has long drowned the data, D
+    is taken for linear in x - mean, as it is of Gaussian data.
+
+    Raises:
+        UserError: for BDM, whose noise is not that of any denoiser.
+    """
+    low, high = getattr(denoiser, "data_range", (-1.0, 1.0))
+    low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
+    scale, mean = (high - low) / 2, getattr(denoiser, "mean", None)
+
+    @functools.lru_cache(maxsize=1024)  # a sampler asks for the same times with the next images
+    def coefficients(t: float) -> tuple[Tensor, Tensor]:
+        return sde.inverse(sde.R(t)), sde.gain(t)
+
+    def epsilon(u: Tensor, t: Tensor) -> Tensor:
+        x, sigma = sde.observation(u, t)
+        x, sigma = low + scale * (x + 1), scale * sigma
+        beyond = min(1.0, denoiser.sigma_max / sigma.item())
+        about = 0.0 if mean is None else mean.to(x)
+        clean = denoiser(about + beyond * (x - about), (beyond * sigma).to(x).expand(len(x)))
+        clean = (about + beyond * (clean - about) - low) / scale - 1
+        inverse, gain = coefficients(float(t))
+        return sde.apply(inverse, u - sde.apply(gain, sde.lift(clean)))
+
+    return epsilon
+
+
 # ---- samplers --------------------------------------------------------------------------------------------------------
 
 
@@ -248,12 +280,12 @@ def _noisy_step(sde, u, epsilon, t, s, lam, noise, without, released):
 
 
 def finish(sde: LinearSDE, epsilon_model: Epsilon, u: Tensor, t: float, how: str) -> Tensor:
-    """From time t to 0 in one call: ``clean``, Psi(0, t) (u - R eps), or ``euler``, u - t (F u + G G^T R^-T eps)."""
+    """From time t to 0 in one call: ``clean``, the datum in (u - R eps), or ``euler``, u - t (F u + G G^T R^-T eps)."""
     if how not in ("clean", "euler"):
         raise UserError(f"last must be None, 'clean' or 'euler', not {how!r}")
     epsilon = evaluate(sde, epsilon_model, u, t)
     if how == "clean":
-        return sde.apply(sde.Psi(0.0, t), u - sde.apply(sde.R(t), epsilon))
+        return sde.apply(sde.inverse(sde.gain(t)), u - sde.apply(sde.R(t), epsilon))
     return u - t * (sde.apply(sde.F(t), u) - sde.apply(sde.GG(t), _score(sde, epsilon, t)))
 
 

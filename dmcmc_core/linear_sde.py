@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.polynomial.legendre import leggauss, legint, legvander
 from scipy.fft import dct as scipy_dct
 from torch import Tensor
 
@@ -131,6 +132,21 @@ class LinearSDE:
     def coefficients(self, x: Tensor) -> Tensor:
         """The inverse of :meth:`pixels`."""
         return x
+
+    def observation(self, u: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """The image x = x_0 + sigma noise that tells as much of x_0 as the state does, (B, C, H, W), and sigma ().
+
+        What is known of x_0 depends on u through x alone, so a denoiser of x is one of u: E[x_0 | u] = D(x, sigma).
+
+        Raises:
+            UserError: for BDM, whose frequencies are not equally noisy.
+        """
+        gain = self.gain(t)
+        if gain.ndim:
+            raise UserError(
+                f"{type(self).__name__} has no equally noisy image: its frequencies have noise of their own"
+            )
+        return self.apply(1 / gain, u), self.R(t) / gain
 
     def position(self, u: Tensor) -> Tensor:
         """Of a state what images have a part in, (B, C, ...)."""
@@ -412,17 +428,24 @@ class CLD(LinearSDE):
         return (drift[..., 0, 1] - drift[..., 1, 0]) / (2 * root) + turned[..., 1, 0] / 2
 
     @functools.cached_property
-    def _knots(self) -> tuple[Tensor, Tensor]:
-        """Times from 0 to 1, geometric as theta turns fastest near 0, and the angles there."""
+    def _turns(self) -> tuple[Tensor, Tensor]:
+        """Times from 0 to 1, geometric as theta turns fastest near 0; in between theta is a Legendre series each."""
         times = torch.cat([torch.zeros(1), torch.logspace(-6, 0, 61)]).double()
         times[-1] = 1.0
-        angles = integral(self._angle_rate, times[:-1], times[1:]).cumsum(0)
-        return times, torch.cat([torch.zeros(1, dtype=torch.float64), angles])
+        nodes, weights = gauss()
+        rates = self._angle_rate(times[:-1, None] + times.diff()[:, None] * nodes).numpy()
+        degrees = np.arange(len(nodes))
+        of_rates = (2 * degrees + 1) * ((rates * weights.numpy()) @ legvander(2 * nodes.numpy() - 1, len(nodes) - 1))
+        series = legint(of_rates, lbnd=-1, axis=1) * times.diff()[:, None].numpy() / 2
+        series[1:, 0] += series.sum(1)[:-1].cumsum()
+        return times, torch.from_numpy(series)
 
     def _angle(self, t: Tensor) -> Tensor:
-        times, angles = self._knots
+        times, series = self._turns
         before = (torch.searchsorted(times, t.contiguous(), right=True) - 1).clamp(0, len(times) - 2)
-        return angles[before] + integral(self._angle_rate, times[before], t)
+        within = 2 * (t - times[before]) / (times[before + 1] - times[before]) - 1
+        legendre = torch.from_numpy(legvander(within.numpy(), series.shape[1] - 1)).reshape(*t.shape, -1)
+        return (series[before] * legendre).sum(-1)
 
     product = staticmethod(torch.matmul)
     transpose = staticmethod(lambda a: a.mT)
@@ -467,6 +490,14 @@ class CLD(LinearSDE):
         steps = steps + torch.eye(2, dtype=torch.float64)
         return functools.reduce(lambda done, step: step @ done, steps)
 
+    def observation(self, u: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """Positions and velocities weighed by what each knows: sigma^-2 = g^T Sigma^-1 g, g the gain of positions."""
+        weights = self.gain(t)[:, :1].mT @ torch.linalg.inv(self.Sigma(t))  # (1, 2)
+        precision = (weights @ self.gain(t))[0, 0]
+        x, v = u.chunk(2, 1)
+        a, b = (weights / precision).to(u)[0]
+        return a * x + b * v, precision.rsqrt()
+
     def entry(self, a: Tensor) -> Tensor:
         return a[..., 0, 0]
 
@@ -507,15 +538,8 @@ def make_sde(name: str, **constants: float) -> LinearSDE:
 @functools.cache
 def gauss(n: int = 20) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the Gauss-Legendre rule on [0, 1], each (n,)."""
-    nodes, weights = np.polynomial.legendre.leggauss(n)
+    nodes, weights = leggauss(n)
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
-
-
-def integral(f: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Of a scalar function from a to b, each (...), by one Gauss rule."""
-    nodes, weights = gauss()
-    width = (b - a)[..., None]
-    return (f(a[..., None] + width * nodes) * weights * width).sum(-1)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Noise-level grids: n levels from sigma_max down to sigma_min, then 0. All in float64, all checked.
+"""Noise-level grids: n levels from sigma_max down to sigma_min, then 0; and :func:`power`, of times. All in float64.
 
 ``sigma_max`` may be (B,), one start per sample; the grid is then (B, n + 1). Such a start at or below sigma_min keeps
 its n levels: its own grid ends at half its start instead, so that it still descends. A single sigma_max below sigma_min
@@ -56,13 +56,32 @@ def time_uniform(n: int, sigma_max: Level, sigma_min: float, beta_min: float = 0
     return _between(n, sigma_max, sigma_min, time, lambda t: torch.expm1(beta_min * t + b * t**2).sqrt())
 
 
-def power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 2.0) -> Tensor:
+def shifted_power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 2.0) -> Tensor:
     """sigma_min + (sigma_max - sigma_min) u^exponent, u uniform from 1 to 0; exponent 1 is uniform in sigma."""
     if not exponent > 0:
         raise UserError(f"exponent must be above 0, not {exponent}")
     start, end = _ends(n, sigma_max, sigma_min)
     u = torch.linspace(1, 0, n, dtype=torch.float64) if n > 1 else torch.ones(1, dtype=torch.float64)
     return _then_zero(end[..., None] + (start - end)[..., None] * u.to(start.device) ** exponent, start)
+
+
+def power(n: int, t_max: float, t_min: float, kappa: float = 2.0) -> Tensor:
+    """Times of a diffusion, uniform in t^(1/kappa): n + 1 of them for n steps, (n + 1,) float64, from t_max to t_min.
+
+    The grid of gDDIM and DEIS (arXiv 2206.05564, 2204.13902), published with kappa = 2.
+
+    Raises:
+        UserError: n < 1, times that are not 0 <= t_min < t_max, or kappa <= 0.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise UserError(f"n must be a whole number of steps, at least 1, not {n!r}")
+    if not 0 <= t_min < t_max < float("inf"):
+        raise UserError(f"times must be 0 <= t_min < t_max, not t_min = {t_min!r} and t_max = {t_max!r}")
+    if not 0 < kappa < float("inf"):
+        raise UserError(f"kappa must be above 0 and finite, not {kappa!r}")
+    grid = torch.linspace(t_max ** (1 / kappa), t_min ** (1 / kappa), n + 1, dtype=torch.float64) ** kappa
+    grid[0], grid[-1] = t_max, t_min  # exactly
+    return grid
 
 
 def explicit(levels: Sequence[float] | Tensor) -> Tensor:
@@ -78,7 +97,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "karras": karras,
     "log_uniform": log_uniform,
     "time_uniform": time_uniform,
-    "power": power,
+    "shifted_power": shifted_power,
 }
 
 

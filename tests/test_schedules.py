@@ -50,9 +50,9 @@ def test_time_uniform_near_zero_keeps_its_digits():
     assert sigmas[1].item() == pytest.approx(2.5**0.5 * 1e-7, rel=1e-6)
 
 
-def test_power():
-    assert schedules.power(5, 5.0, 1.0, exponent=1.0).tolist() == pytest.approx([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
-    assert schedules.power(3, 5.0, 1.0, exponent=2.0).tolist() == pytest.approx([5.0, 2.0, 1.0, 0.0])
+def test_shifted_power():
+    assert schedules.shifted_power(5, 5.0, 1.0, exponent=1.0).tolist() == pytest.approx([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    assert schedules.shifted_power(3, 5.0, 1.0, exponent=2.0).tolist() == pytest.approx([5.0, 2.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -116,7 +116,7 @@ def test_bad_shapes_of_curves():
     with pytest.raises(UserError, match="rho must be above 0 and finite, not 0"):
         schedules.karras(3, 1.0, 0.1, rho=0)
     with pytest.raises(UserError, match="exponent must be above 0, not -1"):
-        schedules.power(3, 1.0, 0.1, exponent=-1)
+        schedules.shifted_power(3, 1.0, 0.1, exponent=-1)
 
 
 def test_explicit_levels():
@@ -156,3 +156,25 @@ def test_rows_must_fit():
 def test_explicit_levels_that_are_no_numbers(levels):
     with pytest.raises(UserError, match="levels must be numbers"):
         schedules.explicit(levels)
+
+
+def test_power_is_the_grid_of_times_of_gddim():
+    grid = schedules.power(10, 1.0, 1e-3, 2.0)
+    published = [
+        1,
+        0.8157021,
+        0.65015929,
+        0.50337157,
+        0.37533893,
+        0.26606139,
+        0.17553893,
+        0.10377157,
+        0.05075929,
+        0.0165021,
+        0.001,
+    ]
+    assert grid.dtype == torch.float64 and grid.tolist() == pytest.approx(published, abs=5e-9)
+    assert schedules.power(1, 0.9, 0.0, 7.0).tolist() == [0.9, 0.0]
+    for wrong in ((0, 1.0, 0.1), (2.5, 1.0, 0.1), (3, 0.1, 1.0), (3, 1.0, -0.1), (3, 1.0, 0.1, 0.0)):
+        with pytest.raises(UserError, match="must be"):
+            schedules.power(*wrong)
