@@ -16,15 +16,17 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from dmcmc_core import schedules
 from dmcmc_core.denoiser import Denoiser
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.linear_sde import CLD, LinearSDE, as_time, gauss
+from dmcmc_core.streams import Streams
 
 Epsilon = Callable[[Tensor, Tensor], Tensor]
 """(u of shape (B, ...), t of shape ()) -> epsilon like u."""
@@ -183,6 +185,7 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
         inverse, gain = coefficients(float(t))
         return sde.apply(inverse, u - sde.apply(gain, sde.lift(clean)))
 
+    epsilon.sde, epsilon.shape = sde, tuple(denoiser.shape)
     return epsilon
 
 
@@ -310,6 +313,81 @@ def _in_root(sde: LinearSDE, epsilon: Tensor, t: float, root: str) -> Tensor:
         return epsilon
     turn = sde.product(sde.transpose(getattr(sde, root)(t)), sde.transpose(sde.inverse(sde.R(t))))
     return sde.apply(turn, epsilon)
+
+
+class Drawn(NamedTuple):
+    """Images (n, C, H, W) in [0, 1], and the network evaluations for each, counted."""
+
+    images: Tensor
+    nfe: float
+
+
+def draw(
+    model: Epsilon,
+    sampler: str,
+    nfe: int,
+    num: int,
+    seed: int,
+    *,
+    kappa: float = 2.0,
+    last: str | None = "clean",
+    **options: Any,
+) -> Drawn:
+    """Images of a network (or exact epsilon) of images in [-1, 1], by at most ``nfe`` evaluations each.
+
+    Args:
+        model: knows ``sde`` and ``shape``: :class:`dmcmc_core.nets.linear.EpsilonNet`, or :func:`from_denoiser`.
+        sampler: one of :data:`SAMPLERS`.
+        seed: image i depends on (seed, i) alone, but for ``rk45``.
+        kappa: of the grid, :func:`dmcmc_core.schedules.power`, from the diffusion's t_max to its t_min.
+        last, options: of the sampler.
+
+    Raises:
+        UserError: an unknown sampler, or a budget too small for it.
+    """
+    if sampler not in SAMPLERS:
+        raise unknown("sampler of a linear diffusion", sampler, SAMPLERS)
+    sde, counted = model.sde, count(model)
+    steps = steps_of(sampler, nfe - (last is not None), **options)
+    if sampler == "rk45" and "tol" not in options:
+        options["tol"] = _tolerance(model, nfe, kappa, last)
+    noise = Streams(seed, "image", range(num))
+    u = sde.apply(sde.prior, noise(torch.empty(num, sde.parts * model.shape[0], *model.shape[1:])))
+    grid = schedules.power(steps, sde.t_max, sde.t_min, kappa)
+    u = SAMPLERS[sampler](sde, counted, u, grid, last=last, noise=noise, **options)
+    return Drawn((sde.drop(u) + 1) / 2, counted.rows / num)
+
+
+def steps_of(sampler: str, nfe: int, corrector: bool = False, **_: Any) -> int:
+    """The most steps that ``nfe`` evaluations pay for, the last denoising aside."""
+    steps = (nfe + 1) // 2 if corrector else nfe // 2 if sampler == "heun" else nfe
+    if steps < 1:
+        raise UserError(f"{sampler} needs at least {2 if sampler == 'heun' else 1} NFE beside the last, not {nfe}")
+    return steps
+
+
+def count(model: Epsilon) -> Epsilon:
+    """The same, with ``rows``: rows evaluated so far."""
+
+    def counted(u: Tensor, t: Tensor) -> Tensor:
+        counted.rows += len(u)
+        return model(u, t)
+
+    counted.rows = 0
+    return counted
+
+
+def _tolerance(model: Epsilon, nfe: int, kappa: float, last: str | None) -> float:
+    """The smallest of a row of tolerances whose cost is at most ``nfe`` for 64 images of another seed."""
+    kept = None
+    for tol in (10 ** (-k / 2) for k in range(1, 14)):
+        used = draw(model, "rk45", nfe, 64, -1, kappa=kappa, last=last, tol=tol).nfe
+        if used > nfe:
+            break
+        kept = tol
+    if kept is None:
+        raise UserError(f"rk45 uses {used:.0f} NFE at its loosest tolerance: {nfe} are too few")
+    return kept
 
 
 # ---- what gDDIM is compared with -------------------------------------------------------------------------------------
@@ -452,6 +530,15 @@ def ancestral(
             u = u + sde.apply((added * sde.Sigma(s) / sde.Sigma(t)).sqrt(), noise(u))
     return u if last is None else finish(sde, epsilon_model, u, grid[-1].item(), last)
 
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "gddim": sample,
+    "euler_maruyama": euler_maruyama,
+    "heun": heun,
+    "rk45": rk45,
+    "sscs": sscs,
+    "ancestral": ancestral,
+}
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 

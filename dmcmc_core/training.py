@@ -340,7 +340,6 @@ def train_epsilon(config: EpsilonConfig, out_dir: Path, progress: bool = True, t
 
     sde = make_sde(**config.sde)
     card = {"data_range": [-1.0, 1.0], "sigma_data": sigma_data, "t_min": sde.t_min, "t_max": sde.t_max}
-    card |= {"sigma_min": 0.0, "sigma_max": 0.0}  # a time, not a noise level, is what it takes
     return _fit("epsilon", config, _task(config, make, loss, measure, card), out_dir, progress, track)
 
 

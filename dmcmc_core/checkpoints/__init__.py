@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.content import check_card, check_finite, check_numbers, sentence, without_memory
+from dmcmc_core.checkpoints.content import ENDS, check_card, check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets import features, linear, noise_level, unet
@@ -330,7 +330,8 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
         )
     card = card or _read_config(config)
     card.setdefault("name", path.stem)
-    missing = [key for key in ("architecture", "config", "sigma_min", "sigma_max", "data_range") if key not in card]
+    ends = ENDS[card.get("architecture") == "epsilon"]
+    missing = [key for key in ("architecture", "config", *ends, "data_range") if key not in card]
     if missing:
         raise UserError(f"the model card of {path} lacks {', '.join(missing)}")
     check_card(card, path)

@@ -51,10 +51,15 @@ def check_finite(tensor: Tensor, name: str, path: Path) -> None:
         )
 
 
+ENDS = (("sigma_min", "sigma_max"), ("t_min", "t_max"))
+"""What a network goes between: noise levels, or times of a linear diffusion."""
+
+
 def check_card(card: dict[str, Any], path: Path) -> None:
-    """UserError unless noise levels and data range are finite numbers that rise, and the name is text."""
+    """UserError unless noise levels (or times) and data range are finite numbers that rise, and the name is text."""
+    ends = ENDS[card.get("architecture") == "epsilon"]
     for low, high, name, least in (
-        (card["sigma_min"], card["sigma_max"], "sigma_min and sigma_max", 0.0),
+        (*(card[end] for end in ends), " and ".join(ends), 0.0),
         (*_two(card["data_range"]), "the two ends of data_range", -math.inf),
     ):
         if not (_is_number(low) and _is_number(high) and least < low < high):
