@@ -427,3 +427,7 @@ def _combine(coefficients: np.ndarray, stages: list[Tensor]) -> Tensor:
 
 def _rms(x: Tensor) -> Tensor:
     return x.flatten(1).double().pow(2).mean(1).sqrt()
+
+
+# below, so that the registry lists them after these
+from dmcmc_core.multistep import deis, dpmpp_3m, ipndm, rho_rk, unipc  # noqa: E402, F401

@@ -25,7 +25,8 @@ class Integrator:
     """An entry of :data:`INTEGRATORS`; calling it calls ``function`` with ``defaults`` filled in.
 
     Attributes:
-        order: global order of convergence in the step size; the weak order where ``stochastic``.
+        order: global order of convergence in the step size, at its default options; the weak order where
+            ``stochastic``, and of a multistep method that whose first steps are small enough to leave no larger error.
         schedule: name of the grid its paper uses, in :data:`dmcmc_core.schedules.SCHEDULES`.
         calls: (n, **options) -> network calls for n levels followed by 0; None where the integrator adapts its steps.
         defaults: options that let it walk n levels followed by 0.
@@ -173,6 +174,11 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "corrections": partial(number, least=0, whole=True),
     "tol": lambda name, value: value if value is None else number(name, value, above=0),
     "max_steps": partial(number, least=1, whole=True),
+    "degree": partial(number, least=0, most=3, whole=True),
+    "order": partial(number, least=2, most=3, whole=True),
+    "basis": lambda name, value: one_of(name, value, "sigma", "log", "t"),
+    "method": lambda name, value: one_of(name, value, "2heun", "3kutta", "4rk"),
+    "variant": lambda name, value: one_of(name, value, "bh1", "bh2"),
     "published": lambda name, value: one_of(name, value, True, False),
     "joint": lambda name, value: one_of(name, value, True, False),
 }
