@@ -254,7 +254,7 @@ def readme(a: argparse.Namespace) -> int:
 
 SAMPLERS = (
     "euler, heun, heun_churn, probability_flow, rk45, reverse_diffusion, euler_maruyama, ancestral, dpmpp_2m, "
-    "predictor_corrector"
+    "predictor_corrector, deis, ipndm, rho_rk, dpmpp_3m, unipc"
 )
 
 

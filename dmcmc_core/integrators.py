@@ -17,11 +17,7 @@ eq. 4 with s = 1); the reverse SDE of the variance-exploding diffusion is in Son
 from __future__ import annotations
 
 import itertools
-import math
-import numbers
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,119 +25,22 @@ import torch
 from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
-from dmcmc_core import schedules
-from dmcmc_core.denoiser import Denoiser, check_shape, epsilon, like, score
-from dmcmc_core.errors import UserError, unknown
-
-Noise = Callable[[Tensor], Tensor]
-Callback = Callable[[int, int, Tensor, Tensor], None]
-
-
-@dataclass(frozen=True)
-class Integrator:
-    """An entry of :data:`INTEGRATORS`; calling it calls ``function`` with ``defaults`` filled in.
-
-    Attributes:
-        order: global order of convergence in the step size; the weak order where ``stochastic``.
-        schedule: name of the grid its paper uses, in :data:`dmcmc_core.schedules.SCHEDULES`.
-        calls: (n, **options) -> network calls for n levels followed by 0; None where the integrator adapts its steps.
-        defaults: options that let it walk n levels followed by 0.
-        last: what its option of that name may be.
-    """
-
-    name: str
-    function: Callable[..., Tensor]
-    order: int
-    stochastic: bool
-    schedule: str
-    calls: Callable[..., int] | None
-    defaults: dict[str, Any] = field(default_factory=dict)
-    last: tuple[str | None, ...] = ()
-
-    def check(self, **options: Any) -> None:
-        """UserError for an option outside its range."""
-        for name, value in options.items():
-            if name == "last":
-                one_of(name, value, *self.last)
-            elif name in OPTIONS:
-                OPTIONS[name](name, value)
-
-    def __call__(self, denoiser: Denoiser, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        return self.function(denoiser, x, sigmas, **self.defaults | options)
-
-    def levels(self, nfe: float, **options: Any) -> int:
-        """The most levels that ``nfe`` network calls per image pay for, at these options of the integrator."""
-        if self.calls is None:
-            raise UserError(f"{self.name} adapts its steps: its tolerance, not a number of levels, sets its NFE")
-        if nfe < self.calls(1, **options):
-            raise UserError(f"{self.name} needs at least {self.calls(1, **options)} NFE, not {nfe:g}")
-        n = 1
-        while self.calls(n + 1, **options) <= nfe:
-            n += 1
-        return n
-
-
-class Registry(dict[str, Integrator]):
-    """Integrators by name; a name that is not there is answered with the nearest one that is."""
-
-    def __missing__(self, name: str) -> Integrator:
-        raise unknown("integrator", name, self)
-
-
-INTEGRATORS = Registry()
-
-
-def integrator(
-    *,
-    order: int,
-    stochastic: bool,
-    schedule: str,
-    calls: Callable[..., int] | None,
-    lasts: tuple[str | None, ...] = (),
-    **defaults: Any,
-) -> Callable:
-    """Enter a function in the registry; the function itself stays as it is."""
-
-    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        name = function.__name__
-        INTEGRATORS[name] = Integrator(name, function, order, stochastic, schedule, calls, defaults, lasts)
-        return function
-
-    return register
-
-
-def steps(x: Tensor, sigmas: Tensor, callback: Callback | None) -> Iterator[tuple[Tensor, Tensor, Callable]]:
-    """Consecutive noise levels, each of shape () or (B,), and what to call when the step between them is done."""
-    levels = sigmas.to(x.device).unbind(-1)
-    for i, (now, after) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        yield now, after, lambda y, i=i, s=after: callback(i + 1, len(levels) - 1, s, y) if callback else None
-
-
-def state(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
-    """``x`` in float32 at least, once it, the grid and the model are found to fit each other.
-
-    Only what starts at or below the model's sigma_min, as chains may, goes on below it on its way to 0.
-    """
-    if getattr(denoiser, "shape", None) is not None:
-        check_shape(x, denoiser.shape)
-    schedules.check(sigmas, rows=x.shape[0])
-    highest, start = getattr(denoiser, "sigma_max", float("inf")), sigmas[..., 0].max().item()
-    if start > highest * 1.001:  # a level that went through float32 or a logarithm is still the same
-        raise UserError(f"sigmas must start at or below the model's sigma_max = {highest:g}, not at {start:g}")
-    lowest = getattr(denoiser, "sigma_min", 0.0)
-    below = (sigmas > 0) & (sigmas < 0.999 * lowest) & (sigmas[..., :1] > 1.001 * lowest)
-    if below.any():
-        raise UserError(
-            f"sigmas must not go below the model's sigma_min = {lowest:g} but to 0, not to {sigmas[below][0].item():g}"
-        )
-    if not torch.isfinite(x).all():
-        raise UserError("x must be finite: it holds NaN or infinity")
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def at_zero(sigma: Tensor) -> bool:
-    """Whether the grid has arrived at 0; all rows do in the same column."""
-    return bool((sigma == 0).all())
+from dmcmc_core.denoiser import Denoiser, epsilon, like, score
+from dmcmc_core.errors import UserError
+from dmcmc_core.registry import (
+    INTEGRATORS,
+    Callback,
+    Noise,
+    at_zero,
+    integrator,
+    number,
+    one_of,
+    state,
+    steps,
+)
+from dmcmc_core.registry import OPTIONS as OPTIONS
+from dmcmc_core.registry import Integrator as Integrator
+from dmcmc_core.registry import Registry as Registry
 
 
 def tweedie(denoiser: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -530,53 +429,5 @@ def _rms(x: Tensor) -> Tensor:
     return x.flatten(1).double().pow(2).mean(1).sqrt()
 
 
-def one_of(argument: str, value: Any, *choices: Any) -> Any:
-    if value not in choices:
-        raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-    return value
-
-
-def number(
-    argument: str,
-    value: Any,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    whole: bool = False,
-    finite: bool = True,
-) -> Any:
-    """The value, if it is a number within these bounds; text, truth values and NaN are none."""
-    if (
-        isinstance(value, int if whole else numbers.Real)
-        and not isinstance(value, bool)
-        and (math.isfinite(value) or (not finite and value == math.inf))
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (most is None or value <= most)
-        and (below is None or value < below)
-    ):
-        return value
-    bounds = [
-        f"{word} {bound:g}"
-        for word, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
-        if bound is not None
-    ]
-    kind = "whole number" if whole else "finite number" if finite else "number"
-    raise UserError(f"{argument} must be a {kind}, {' and '.join(bounds)}, not {value!r}")
-
-
-OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    "s_churn": partial(number, least=0),
-    "s_tmin": partial(number, least=0),
-    "s_tmax": partial(number, least=0, finite=False),
-    "s_noise": partial(number, least=0),
-    "snr": partial(number, least=0),
-    "corrections": partial(number, least=0, whole=True),
-    "tol": lambda name, value: value if value is None else number(name, value, above=0),
-    "max_steps": partial(number, least=1, whole=True),
-    "published": lambda name, value: one_of(name, value, True, False),
-    "joint": lambda name, value: one_of(name, value, True, False),
-}
-"""The range of each option of an integrator; that of ``last`` is in the registry, a ``tol`` of None is searched for."""
+# below, so that the registry lists them after these
+from dmcmc_core.multistep import deis, dpmpp_3m, ipndm, rho_rk, unipc  # noqa: E402, F401

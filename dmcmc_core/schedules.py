@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 
 import numpy as np
@@ -51,9 +52,15 @@ def time_uniform(n: int, sigma_max: Level, sigma_min: float, beta_min: float = 0
     sigma(t)^2 = exp(beta_min t + (beta_max - beta_min) t^2 / 2) - 1: the grid of DDPM and DDIM in VE terms (Song et al.
     2021, arXiv 2011.13456, eq. 33). Arguments as :func:`karras`.
     """
+    time = partial(vp_time, beta_min=beta_min, beta_max=beta_max)
     b = (beta_max - beta_min) / 2
-    time = lambda s: 2 * torch.log1p(s**2) / (beta_min + (beta_min**2 + 4 * b * torch.log1p(s**2)).sqrt())  # noqa: E731
     return _between(n, sigma_max, sigma_min, time, lambda t: torch.expm1(beta_min * t + b * t**2).sqrt())
+
+
+def vp_time(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
+    """The time t of that diffusion at a noise level of any shape; the inverse of sigma(t), without its cancellation."""
+    b, grown = (beta_max - beta_min) / 2, torch.log1p(sigma**2)
+    return 2 * grown / (beta_min + (beta_min**2 + 4 * b * grown).sqrt())
 
 
 def shifted_power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 2.0) -> Tensor:

@@ -20,7 +20,7 @@ LAYERS = [
     {"features"},
     {"evaluation"},
     {"linear_sde"},
-    {"integrators", "schedules"},
+    {"integrators", "multistep", "registry", "schedules"},
     {"mcmc", "noise_level"},
     {"gddim", "preconditioning", "score_embedding", "boundary"},
     {"dmcmc"},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from exact import F64, digits_net, dop853_flow, gaussian, gaussian_flow, images_mixture, mixture
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
 
-from dmcmc_core import integrators, schedules
+from dmcmc_core import gddim, integrators, linear_sde, schedules
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.errors import UserError
@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity" / "integrators.npz"
 START, END = 10.0, 0.1  # where orders are measured: the step to 0 has a fixed error that would hide them
 ORDERED = [name for name, entry in INTEGRATORS.items() if entry.calls and not entry.stochastic]
+WARMING_UP = ("deis", "dpmpp_3m", "unipc")  # whose first steps are of a lower order than the others
 STOCHASTIC = [name for name, entry in INTEGRATORS.items() if entry.stochastic]
 
 
@@ -34,6 +35,18 @@ def recorded(draws):
 
 def grid(name, n, start, sigma_min=0.01):
     return schedules.SCHEDULES[INTEGRATORS[name].schedule](n, start, sigma_min)
+
+
+def levels(n, start=START):
+    """n steps down to where orders are measured."""
+    return schedules.karras(n + 1, start, END)[:-1]
+
+
+def refined(n):
+    """The same, the first step made of ones that double, from a size of order n^-3."""
+    sigmas = levels(n)
+    shares = 2.0 ** -torch.arange(round(2 * math.log2(n / 5)), 0, -1, dtype=F64)
+    return torch.cat([sigmas[:1], sigmas[0] + (sigmas[1] - sigmas[0]) * shares, sigmas[1:]])
 
 
 @cache
@@ -83,13 +96,84 @@ def test_references_agree():
 @pytest.mark.parametrize("model", ["gaussian", "mixture"])
 @pytest.mark.parametrize("name", ORDERED)
 def test_order_is_the_declared_one(name, model):
-    model, x, exact = problem(model)
-    counts = [80, 160, 320, 640, 1280]
-    runs = (INTEGRATORS[name](model, x, schedules.karras(n + 1, START, END)[:-1]) for n in counts)
-    errors = [(y - exact).abs().max().item() for y in runs]
-    order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    assert abs(order - INTEGRATORS[name].order) < 0.2, errors
+    declared = INTEGRATORS[name].order
+    counts = [160, 320, 640] if declared > 2 else [80, 160, 320, 640, 1280]
+    order, errors = measured(name, model, counts, refined if name in WARMING_UP else levels)
+    assert abs(order - declared) < 0.2, errors
     assert errors[-1] < 0.02
+
+
+def measured(name, model, counts, grid, **options):
+    """Slope of log error over log step count, and the errors."""
+    model, x, exact = problem(model)
+    errors = [(INTEGRATORS[name](model, x, grid(n), **options) - exact).abs().max().item() for n in counts]
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0], errors
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("deis", {"degree": 1, "basis": "log"}, 2),
+        ("deis", {"degree": 3, "basis": "sigma"}, 4),
+        ("unipc", {"order": 2}, 3),
+        ("unipc", {"order": 2, "variant": "bh1"}, 3),
+        ("dpmpp_3m", {"published": True}, 2),
+        ("rho_rk", {"method": "2heun"}, 2),
+        ("rho_rk", {"method": "3kutta"}, 3),
+    ],
+)
+def test_order_with_options(name, options, order):
+    found, errors = measured(name, "mixture", [80, 160, 320], refined, **options)
+    assert abs(found - order) < 0.2, errors
+
+
+@pytest.mark.parametrize(("name", "left"), [("deis", 2), ("dpmpp_3m", 2), ("unipc", 3)])
+def test_order_that_warming_up_leaves(name, left):
+    """Without that refinement, from a level where epsilon changes: an error of the first step's order remains."""
+    model, start = problem("gaussian")[0], 0.5
+    x = model.sample(6, start, seed=1)
+    exact = gaussian_flow(model, x, start, END)
+    counts = [160, 320, 640]
+    errors = [(INTEGRATORS[name](model, x, levels(n, start)) - exact).abs().max().item() for n in counts]
+    assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - left) < 0.3, errors
+
+
+LINES = {"sigma": float, "log": math.log, "t": lambda s: schedules.vp_time(torch.tensor(s, dtype=F64)).item()}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "basis", "degree"),
+    [
+        *(("deis", {"degree": d, "basis": basis}, basis, d) for basis in LINES for d in (1, 2, 3)),
+        ("ipndm", {}, "sigma", 3),
+        ("dpmpp_3m", {}, "log", 2),
+        ("unipc", {}, "log", 2),
+    ],
+)
+def test_polynomials_are_integrated_exactly(name, options, basis, degree):
+    """Once there are enough values: epsilon of that degree in its variable; D, of those that predict it."""
+    of_data = name in ("dpmpp_3m", "unipc")
+
+    def polynomial(sigma):
+        return (LINES[basis](sigma) + 0.3) ** degree + 1
+
+    def function(x, sigma):
+        values = torch.tensor([polynomial(s.item()) for s in sigma], dtype=F64)[:, None]
+        return values.expand(x.shape) if of_data else x - sigma[:, None] * values
+
+    sigmas = torch.linspace(5, 0.5, 10, dtype=F64) if name == "ipndm" else schedules.karras(10, 5.0, 0.05)[:-1]
+    model, x = Adapter(function, (2,)), torch.tensor([[0.3, -4.0]], dtype=F64)
+    seen = [(sigmas[0].item(), x)]
+    INTEGRATORS[name](model, x, sigmas, callback=lambda *step: seen.append((step[2].item(), step[3])), **options)
+    errors = []
+    for (now, before), (after, y) in itertools.pairwise(seen):
+        if of_data:
+            added = after * quad(lambda s: polynomial(s) / s**2, after, now, epsabs=1e-13)[0]
+            errors.append((y - before * after / now - added).abs().max().item())
+        else:
+            errors.append((y - before + quad(polynomial, after, now, epsabs=1e-13)[0]).abs().max().item())
+    warm = degree + (name == "unipc")  # what is seen is predicted, and goes on from where it is corrected to
+    assert max(errors[warm:]) < 1e-11 < 1e-4 < min(errors[:warm]), errors
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -251,13 +335,69 @@ def test_dpmpp_begins_with_euler():
     assert (y - x).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "ancestral", "reverse_diffusion", "euler_maruyama"])
+FAST = ["deis", "ipndm", "rho_rk", "dpmpp_3m", "unipc"]
+
+
+@pytest.mark.parametrize(
+    "name", ["euler", "heun", "dpmpp_2m", "ancestral", "reverse_diffusion", "euler_maruyama", *FAST]
+)
 def test_one_step_to_zero_is_the_denoiser(name):
     """And so Tweedie's formula, x + sigma^2 score; for reverse_diffusion it is the noise-free mean that is returned."""
     model, x, _ = problem("mixture")
     y = INTEGRATORS[name](model, x, torch.tensor([2.0, 0.0], dtype=F64))
     assert torch.allclose(y, model(x, torch.tensor(2.0)), rtol=0, atol=1e-14)
     assert torch.allclose(y, integrators.tweedie(model, x, 2.0), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_last_step_to_zero_is_the_denoiser_whatever_came_before(name):
+    model, x, _ = problem("mixture")
+    seen = []
+    y = INTEGRATORS[name](model, x, schedules.karras(6, 10.0, 0.1), callback=lambda *step: seen.append(step[2:]))
+    sigma, before = seen[-2]
+    assert torch.allclose(y, model(before, sigma), rtol=0, atol=1e-14)
+
+
+def test_what_fast_integrators_are_at_their_simplest():
+    model, x, sigma = made("mixture")
+    x, sigmas = x.double(), grid("euler", 6, sigma)
+
+    def same(y, z):
+        return torch.allclose(y, z, rtol=0, atol=1e-12)
+
+    ddim = integrators.euler(model, x, sigmas)
+    assert same(integrators.deis(model, x, sigmas, degree=0), ddim)
+    assert same(integrators.ipndm(model, x, sigmas, degree=0), ddim)
+    assert same(integrators.rho_rk(model, x, sigmas, method="2heun"), integrators.heun(model, x, sigmas))
+    assert same(integrators.dpmpp_3m(model, x, sigmas[:, :3]), integrators.dpmpp_2m(model, x, sigmas[:, :3]))
+    assert not same(integrators.dpmpp_3m(model, x, sigmas), integrators.dpmpp_2m(model, x, sigmas))
+    equal = torch.linspace(1, 0.1, 6, dtype=F64)
+    twice = integrators.deis(model, x, equal, degree=3, basis="sigma")
+    assert same(integrators.ipndm(model, x, equal), twice)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_deis_in_time_is_gddim_of_the_preserving_diffusion(degree):
+    model, x, _ = problem("mixture")
+    sde, times = linear_sde.VP(), torch.linspace(0.6, 0.01, 9, dtype=F64)
+    sigmas = sde.R(times) / sde.Psi(times, 0.0)
+
+    def epsilon(u, t):
+        sigma = sde.R(t) / sde.Psi(t, 0.0)
+        return (u / sde.Psi(t, 0.0) - model(u / sde.Psi(t, 0.0), sigma)) / sigma
+
+    y = integrators.deis(model, x, sigmas, degree=degree, basis="t")
+    u = gddim.sample(sde, epsilon, x * sde.Psi(0.6, 0.0), times, degree=degree)
+    assert torch.allclose(y, u / sde.Psi(0.01, 0.0), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["2heun", "3kutta", "4rk"])
+def test_stages_are_paid_for(method):
+    model = count_nfe(images_mixture())
+    integrators.rho_rk(model, model.sample(3, 4.0), grid("rho_rk", 4, 4.0), method=method)
+    stages = int(method[0])
+    assert model.calls == 3 * stages + 1 == INTEGRATORS["rho_rk"].calls(4, method=method)
+    assert INTEGRATORS["rho_rk"].levels(20, method=method) == 1 + 19 // stages
 
 
 def test_probability_flow_goes_half_of_the_last_step():
@@ -489,6 +629,13 @@ def test_what_the_model_cannot_answer_is_refused(name):
         ("predictor_corrector", {"corrections": 1.5}, "corrections must be a whole number, at least 0, not 1.5"),
         ("predictor_corrector", {"last": "tweedie"}, "last must be one of None, 'mean', 'sample', not 'tweedie'"),
         ("rk45", {"tol": "small"}, "tol must be a finite number, above 0, not 'small'"),
+        ("deis", {"degree": 4}, "degree must be a whole number, at least 0 and at most 3, not 4"),
+        ("deis", {"basis": "rho"}, "basis must be one of 'sigma', 'log', 't', not 'rho'"),
+        ("ipndm", {"degree": 1.0}, "degree must be a whole number, at least 0 and at most 3, not 1.0"),
+        ("rho_rk", {"method": "3heun"}, "method must be one of '2heun', '3kutta', '4rk', not '3heun'"),
+        ("unipc", {"order": 1}, "order must be a whole number, at least 2 and at most 3, not 1"),
+        ("unipc", {"variant": "bh3"}, "variant must be one of 'bh1', 'bh2', not 'bh3'"),
+        ("dpmpp_3m", {"published": "yes"}, "published must be one of True, False, not 'yes'"),
         ("rk45", {"max_steps": True}, "max_steps must be a whole number, at least 1, not True"),
     ],
 )
