@@ -133,7 +133,7 @@ def test_order_that_warming_up_leaves(name, left):
     model, start = problem("gaussian")[0], 0.5
     x = model.sample(6, start, seed=1)
     exact = gaussian_flow(model, x, start, END)
-    counts = [160, 320, 640]
+    counts = [80, 160, 320]
     errors = [(INTEGRATORS[name](model, x, levels(n, start)) - exact).abs().max().item() for n in counts]
     assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - left) < 0.3, errors
 
