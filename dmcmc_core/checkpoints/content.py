@@ -51,12 +51,15 @@ def check_finite(tensor: Tensor, name: str, path: Path) -> None:
         )
 
 
-def check_card(card: dict[str, Any], path: Path) -> None:
-    """UserError unless noise levels and data range are finite numbers that rise, and the name is text."""
-    for low, high, name, least in (
-        (card["sigma_min"], card["sigma_max"], "sigma_min and sigma_max", 0.0),
-        (*_two(card["data_range"]), "the two ends of data_range", -math.inf),
-    ):
+def check_card(card: dict[str, Any], path: Path, levels: bool = True) -> None:
+    """UserError unless noise levels and data range are finite numbers that rise, and the name is text.
+
+    ``levels``: whether the network takes noise levels; one that takes a time has 0 for both.
+    """
+    ends = [(*_two(card["data_range"]), "the two ends of data_range", -math.inf)]
+    if levels:
+        ends.insert(0, (card["sigma_min"], card["sigma_max"], "sigma_min and sigma_max", 0.0))
+    for low, high, name, least in ends:
         if not (_is_number(low) and _is_number(high) and least < low < high):
             more = " above 0" if least == 0 else ""
             raise UserError(
