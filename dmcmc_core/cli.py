@@ -550,19 +550,23 @@ def _number(value: Any) -> Any:
 
 def convert_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "source", type=Path, metavar="IN", help="a .pth of score_sde, a .pkl of EDM, or a folder of diffusers"
+        "source",
+        type=Path,
+        metavar="IN",
+        help="a .pth of score_sde, a .pkl of EDM, a checkpoint of Flax, or a folder of diffusers",
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the .safetensors file to write")
-    p.add_argument("--config", metavar="C", help="of a .pth file without a .json beside it: a published name or a file")
+    p.add_argument("--config", metavar="C", help="of a file of score_sde without a .json beside it: a name or a file")
 
 
 def convert(a: argparse.Namespace) -> int:
     from dmcmc_core import checkpoints
 
     card = checkpoints.convert(a.source, a.out, a.config)
+    kind = "t" if "t_min" in card else "sigma"  # what the network is told
     print(
-        f"{a.out}: {card['parameters']:,} parameters, sigma {card['sigma_min']:g} to {card['sigma_max']:g}, data in "
-        f"{card['data_range']}, from {card['source']} (SHA-256 {card['source_sha256']})"
+        f"{a.out}: {card['parameters']:,} parameters, {kind} {card[f'{kind}_min']:g} to {card[f'{kind}_max']:g}, "
+        f"data in {card['data_range']}, from {card['source']} (SHA-256 {card['source_sha256']})"
     )
     return 0
 

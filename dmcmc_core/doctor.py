@@ -86,6 +86,7 @@ LIBRARIES = (
 EXTRAS = (
     # module, distribution, cost, extra
     ("diffusers", "diffusers", "folders of diffusers cannot be loaded", "diffusers"),
+    ("msgpack", "msgpack", "published checkpoints of Flax cannot be loaded", "flax"),
     ("snakemake", "snakemake", "an exported Snakefile cannot be run here", "snakemake"),
     ("distributed", "distributed", "no --executor dask", "dask"),
 )

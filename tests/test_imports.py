@@ -14,12 +14,11 @@ PACKAGE = ROOT / "dmcmc_core"
 # the networks and their files.
 LAYERS = [
     {"errors"},
-    {"streams", "denoiser", "trackers"},
+    {"streams", "denoiser", "trackers", "linear_sde"},
     {"data", "analytic", "nets"},
     {"metrics", "checkpoints"},
     {"features"},
     {"evaluation"},
-    {"linear_sde"},
     {"integrators", "multistep", "registry", "schedules"},
     {"mcmc", "noise_level"},
     {"gddim", "preconditioning", "score_embedding", "boundary"},

@@ -1,8 +1,8 @@
 """Networks on disk, ours and others': a checkpoint is data, never code.
 
 Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde and EDM are read by
-:mod:`dmcmc_core.checkpoints.score_sde` and :mod:`dmcmc_core.checkpoints.edm`, and :func:`convert` makes ours of them.
-Folders of diffusers are read by :mod:`dmcmc_core.checkpoints.diffusers`.
+:mod:`dmcmc_core.checkpoints.score_sde`, :mod:`dmcmc_core.checkpoints.flax` and :mod:`dmcmc_core.checkpoints.edm`, and
+:func:`convert` makes ours of them. Folders of diffusers are read by :mod:`dmcmc_core.checkpoints.diffusers`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "glyphs-cnn": features.GlyphsCNN,
     "preconditioned": Preconditioned,
     "epsilon": linear.EpsilonNet,
+    "epsilon-published": linear.PublishedEpsilonNet,
 }
 _DIFFUSERS = "UNet2DModel"
 """Architecture of what was a folder of diffusers; that library makes it."""
 _SCORE_NETWORKS = ("unet", "preconditioned", _DIFFUSERS)
+_EPSILON = ("epsilon", "epsilon-published")
 _FOREIGN = {
     ".pth": "a PyTorch file",
     ".pt": "a PyTorch file",
@@ -80,8 +82,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
 
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by :func:`save`, of a checkpoint
-            of score_sde (``.pth``), of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
-            :func:`dmcmc_core.checkpoints.diffusers.read`).
+            of score_sde (``.pth``, or Flax's without an ending), of a pickle of EDM (``.pkl``), or of a folder of
+            diffusers (see :func:`dmcmc_core.checkpoints.diffusers.read`).
         device: where to compute.
         config: for a checkpoint of score_sde, which carries none, its configuration: a name of
             :data:`dmcmc_core.checkpoints.published.CONFIGS`, or a dict, a JSON or a YAML file of its sections; by
@@ -117,10 +119,11 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         check_card(card, Path(name))
         return _denoiser(_ready(net, device), card)
     path = _file(name, [*MODELS, *published.FILES], "model")
-    held = _read(path, tensors=False)[0].get("architecture") if path.suffix not in _FOREIGN else None
+    foreign = _is_foreign(path)
+    held = None if foreign else _read(path, tensors=False)[0].get("architecture")
     if held in tuple(ARCHITECTURES) and held not in _SCORE_NETWORKS:
         raise UserError(f"{name} holds {held!r}, which is no score network")
-    net, card = (_foreign if path.suffix in _FOREIGN else _network)(path, device, config)
+    net, card = (_foreign if foreign else _network)(path, device, config)
     if card["architecture"] not in _SCORE_NETWORKS:
         raise UserError(f"{name} holds {card['architecture']!r}, which is no score network")
     return _denoiser(net, card)
@@ -161,13 +164,26 @@ def convert(source: str | Path, path: str | Path, config: str | Path | dict | No
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     else:
         source = _file(str(source), MODELS, "model")
-        if source.suffix not in _FOREIGN:
-            raise UserError(f"{source} is no checkpoint to convert: a .pth, a .pkl or a folder of diffusers is")
+        if not _is_foreign(source):
+            raise UserError(
+                f"{source} is no checkpoint to convert: a .pth, a .pkl, a file of Flax or a folder of diffusers is"
+            )
         net, card = _foreign(source, "cpu", config)
         digest = _sha256(source)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save(net, path, card | {"name": Path(path).stem, "source": source.name, "source_sha256": digest})
     return read_card(path)
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.suffix in _FOREIGN or _is_flax(path)
+
+
+def _is_flax(path: Path) -> bool:
+    """Flax's files have no ending (``checkpoint_15``)."""
+    from dmcmc_core.checkpoints import flax
+
+    return path.suffix not in (".safetensors", *_FOREIGN) and flax.is_one(path)
 
 
 def _sha256(path: Path) -> str:
@@ -200,8 +216,13 @@ def known(root: Path) -> list[dict]:
     return rows
 
 
-def load_epsilon(name_or_path: str | Path, device: str = "cpu") -> linear.EpsilonNet:
+def load_epsilon(
+    name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None
+) -> linear.EpsilonNet | linear.PublishedEpsilonNet:
     """The network of a linear diffusion, by name (``digits-cld``, ``digits-bdm``, ``digits-vp``) or from a file.
+
+    Args:
+        config: of a checkpoint of Flax, see :func:`dmcmc_core.checkpoints.flax.build`; else the file beside it.
 
     Returns:
         (u, t) -> epsilon in eval mode, evaluated in blocks of 64 rows, with ``sde``, ``shape`` (C, H, W) of its images,
@@ -214,15 +235,15 @@ def load_epsilon(name_or_path: str | Path, device: str = "cpu") -> linear.Epsilo
     known = [path.stem for path in sorted(NETS.glob("*.safetensors")) if _is_epsilon(path)]
     name = str(name_or_path)
     path = NETS / f"{name}.safetensors" if name in known else _file(name, known, "network of a linear diffusion")
-    net, card = _network(path, device, None)
-    if card["architecture"] != "epsilon":
+    net, card = (_foreign if _is_flax(path) else _network)(path, device, config)
+    if card["architecture"] not in _EPSILON:
         raise UserError(f"{path} holds {card['architecture']!r}, which is no network of a linear diffusion")
     net.card, net.data_range = card, tuple(card["data_range"])
     return net
 
 
 def _is_epsilon(path: Path) -> bool:
-    return read_card(path).get("architecture") == "epsilon"
+    return read_card(path).get("architecture") in _EPSILON
 
 
 def load_noise_level(
@@ -330,7 +351,7 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
         )
     card = card or _read_config(config)
     card.setdefault("name", path.stem)
-    ends = ENDS[card.get("architecture") == "epsilon"]
+    ends = ENDS[card.get("architecture") in _EPSILON]
     missing = [key for key in ("architecture", "config", *ends, "data_range") if key not in card]
     if missing:
         raise UserError(f"the model card of {path} lacks {', '.join(missing)}")
@@ -350,9 +371,9 @@ def _network(path: Path, device: str, config) -> tuple[nn.Module, dict]:
     return _ready(net, device), card
 
 
-def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
+def _foreign(path: Path, device: str, config) -> tuple[nn.Module, dict]:
     """The network of a checkpoint of score_sde or EDM on ``device``, in eval mode and without gradients; its card."""
-    from dmcmc_core.checkpoints import edm, published, score_sde
+    from dmcmc_core.checkpoints import edm, flax, published, score_sde
 
     if path.suffix == ".pkl":
         if config is not None:
@@ -364,6 +385,8 @@ def _foreign(path: Path, device: str, config) -> tuple[Preconditioned, dict]:
                 raise UserError(f"{path} is no file of PyTorch: it begins like no archive and no pickle")
         net, card = score_sde.read(path, published.config_of(path, config))
         card.setdefault("name", published.at_place(path) or path.stem)
+    elif path.suffix not in _FOREIGN:
+        net, card = flax.read(path, published.config_of(path, config))
     else:
         raise UserError(f"{path} is {_FOREIGN[path.suffix]}; .pth files of score_sde and .pkl files of EDM can be read")
     card.setdefault("name", path.stem)

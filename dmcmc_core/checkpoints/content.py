@@ -57,7 +57,7 @@ ENDS = (("sigma_min", "sigma_max"), ("t_min", "t_max"))
 
 def check_card(card: dict[str, Any], path: Path) -> None:
     """UserError unless noise levels (or times) and data range are finite numbers that rise, and the name is text."""
-    ends = ENDS[card.get("architecture") == "epsilon"]
+    ends = ENDS[str(card.get("architecture")).startswith("epsilon")]
     for low, high, name, least in (
         (*(card[end] for end in ends), " and ".join(ends), 0.0),
         (*_two(card["data_range"]), "the two ends of data_range", -math.inf),

@@ -201,23 +201,54 @@ def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
 
 
 def _build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
-    model, data, training = (_section(config, name) for name in ("model", "data", "training"))
+    model, data, training = (section(config, name) for name in ("model", "data", "training"))
     kind = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}
-    ddpm = _choice(model, "name", {"ncsnpp": False, "ddpm": True})
+    net, sde = network(config), choice(training, "sde", kind)
+    by_sigma, centred = bool(model.get("scale_by_sigma", False)), bool(_need(data, "centered", "data"))
+    scales = model.get("num_scales", 1000)
+    check_whole("num_scales", scales, 2, 10**6)
+    if sde == "ve":
+        levels = model.get("sigma_min", 0.01), model.get("sigma_max", 50.0)
+        options: dict[str, Any] = {"by_sigma": by_sigma}
+        if net["waves"] == "positional":
+            spaced = torch.linspace(*(math.log(s) for s in reversed(levels)), scales, dtype=torch.float64, device="cpu")
+            sde, options = "ve_index", options | {"levels": spaced.exp().tolist()}
+    else:
+        if by_sigma:
+            raise UserError("config: scale_by_sigma belongs to variance-exploding networks, not to " + training["sde"])
+        betas = {"beta_min": model.get("beta_min", 0.1), "beta_max": model.get("beta_max", 20.0)}
+        levels = tuple(vp_sigma(t, *betas.values(), sub=sde == "sub_vp") for t in (EARLIEST, 1.0))
+        options = betas | {"steps": 999 if training.get("continuous", True) else scales - 1}
+    made = Preconditioned(sde, options, net, centre=not centred)
+    card = {"architecture": "preconditioned", "sigma_min": levels[0], "sigma_max": levels[1]}
+    return made, card | {"data_range": [-1.0, 1.0] if centred else [0.0, 1.0], "data": data.get("dataset")}
+
+
+def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
+    """The arguments of :class:`dmcmc_core.nets.song.UNet` for a configuration.
+
+    Args:
+        config: its sections ``model`` and ``data``.
+        parts: channels in and out for each of the images.
+
+    Raises:
+        UserError: as :func:`build`.
+    """
+    model, data = (section(config, name) for name in ("model", "data"))
+    ddpm = choice(model, "name", {"ncsnpp": False, "ddpm": True})
     fixed = {"nonlinearity": "swish", "normalization": "GroupNorm", "conditional": True, "resamp_with_conv": True}
     for name, value in (fixed | ({} if ddpm else {"progressive_combine": "sum"})).items():
-        _choice(model, name, {value: value}, value)
-    convolved = ddpm or _choice(model, "resblock_type", {"biggan": False, "ddpm": True})
+        choice(model, name, {value: value}, value)
+    convolved = ddpm or choice(model, "resblock_type", {"biggan": False, "ddpm": True})
     fir = not ddpm and model.get("fir", False)
     if fir and convolved:
         raise UserError("config: fir with resblock_type 'ddpm' is not known here: 'biggan' is what was published")
-    waves = "positional" if ddpm else _choice(model, "embedding_type", {k: k for k in ("positional", "fourier")})
-    sde = _choice(training, "sde", kind)
-    by_sigma, centred = bool(model.get("scale_by_sigma", False)), bool(_need(data, "centered", "data"))
+    waves = "positional" if ddpm else choice(model, "embedding_type", {k: k for k in ("positional", "fourier")})
+    channels = data.get("num_channels", 3) * parts
     net = {
         "size": _need(data, "image_size", "data"),
-        "in_channels": data.get("num_channels", 3),
-        "out_channels": data.get("num_channels", 3),
+        "in_channels": channels,
+        "out_channels": channels,
         "width": _need(model, "nf", "model"),
         "multipliers": _need(model, "ch_mult", "model"),
         "blocks": _need(model, "num_res_blocks", "model"),
@@ -232,29 +263,13 @@ def _build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
     }
     if not ddpm:
         encoders = {"none": "standard", "input_skip": "skip", "residual": "residual"}
-        net["encoder"] = _choice(model, "progressive_input", encoders)
-        net["decoder"] = _choice(model, "progressive", {"none": "standard", "output_skip": "skip"})
+        net["encoder"] = choice(model, "progressive_input", encoders)
+        net["decoder"] = choice(model, "progressive", {"none": "standard", "output_skip": "skip"})
         net["fourier_scale"] = model.get("fourier_scale", 16)
-    scales = model.get("num_scales", 1000)
-    check_whole("num_scales", scales, 2, 10**6)
-    if sde == "ve":
-        levels = model.get("sigma_min", 0.01), model.get("sigma_max", 50.0)
-        options: dict[str, Any] = {"by_sigma": by_sigma}
-        if waves == "positional":
-            spaced = torch.linspace(*(math.log(s) for s in reversed(levels)), scales, dtype=torch.float64, device="cpu")
-            sde, options = "ve_index", options | {"levels": spaced.exp().tolist()}
-    else:
-        if by_sigma:
-            raise UserError("config: scale_by_sigma belongs to variance-exploding networks, not to " + training["sde"])
-        betas = {"beta_min": model.get("beta_min", 0.1), "beta_max": model.get("beta_max", 20.0)}
-        levels = tuple(vp_sigma(t, *betas.values(), sub=sde == "sub_vp") for t in (EARLIEST, 1.0))
-        options = betas | {"steps": 999 if training.get("continuous", True) else scales - 1}
-    made = Preconditioned(sde, options, net, centre=not centred)
-    card = {"architecture": "preconditioned", "sigma_min": levels[0], "sigma_max": levels[1]}
-    return made, card | {"data_range": [-1.0, 1.0] if centred else [0.0, 1.0], "data": data.get("dataset")}
+    return net
 
 
-def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+def section(config: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(config.get(name), dict):
         raise UserError(f"config lacks the section {name!r} of a configuration of score_sde")
     return config[name]
@@ -266,7 +281,7 @@ def _need(section: dict[str, Any], name: str, of: str) -> Any:
     return section[name]
 
 
-def _choice(section: dict[str, Any], name: str, known: dict[Any, Any], default: Any = None) -> Any:
+def choice(section: dict[str, Any], name: str, known: dict[Any, Any], default: Any = None) -> Any:
     value = section.get(name, default)
     if not isinstance(value, str | bool) or value not in known:
         raise UserError(f"config: {name} must be {' or '.join(repr(k) for k in known)}, not {reprlib.repr(value)}")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks, per_row
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.linear_sde import LinearSDE, make_sde
+from dmcmc_core.nets import song
 from dmcmc_core.nets.unet import UNet
 
 PREDICTS = ("epsilon", "mixed", "data")
@@ -85,8 +86,7 @@ class EpsilonNet(nn.Module):
             "augment": augment,
         }
         self.sde, self.sigma_data, self.predicts = make_sde(**sde), sigma_data, predicts
-        if predicts == "mixed" and self.sde.parts == 1:
-            raise UserError(f"predicts='mixed' is for the velocities of CLD, which {sde['name']} has not")
+        _check_mixed(predicts, self.sde)
         self.shape = tuple(shape)
         self.register_buffer("mean", torch.zeros(*shape))
         seen, answered = self.state_shape[0], shape[0] if predicts == "data" else self.state_shape[0]
@@ -103,11 +103,7 @@ class EpsilonNet(nn.Module):
         Raises:
             UserError: for a state of another shape.
         """
-        if u.shape[1:] != self.state_shape:
-            raise UserError(
-                f"u must be (B, {', '.join(map(str, self.state_shape))}), {self.sde.parts} channels for each of the "
-                f"images, not {tuple(u.shape)}"
-            )
+        _check_state(u, self)
         around = self.around(t)
         return self.epsilon(around, u, self.answer(around, u, t))
 
@@ -151,6 +147,65 @@ class EpsilonNet(nn.Module):
         """E[x_0 | u] of Gaussian data, as coefficients of positions."""
         known = self.sde.position(self.sde.rows(around.known, self._centred(around, u)))
         return self.sde.coefficients(self.mean[None].to(u)) + known
+
+
+class PublishedEpsilonNet(nn.Module):
+    """epsilon(u, t) as gDDIM's published networks answer it: NCSN++ of the state in pixels, nothing around it.
+
+    The network is told log(999 t) where its waves are ``fourier``, 999 t where they are ``positional``; it is never
+    trained here, and always evaluated in blocks.
+
+    Args:
+        sde: ``name``, one of :data:`dmcmc_core.linear_sde.DIFFUSIONS`, and its constants.
+        net: arguments of :class:`dmcmc_core.nets.song.UNet`, with as many channels in and out as a state has.
+        predicts: ``epsilon``, or ``mixed`` as in :class:`EpsilonNet`.
+
+    Raises:
+        UserError: for channels that the diffusion's states have not.
+    """
+
+    def __init__(self, sde: dict, net: dict, predicts: str = "epsilon") -> None:
+        super().__init__()
+        if predicts not in ("epsilon", "mixed"):
+            raise unknown("predicts", predicts, ("epsilon", "mixed"))
+        self.config = {"sde": dict(sde), "net": dict(net), "predicts": predicts}
+        self.sde, self.predicts, self.net = make_sde(**sde), predicts, song.UNet(**net)
+        _check_mixed(predicts, self.sde)
+        size, channels, parts = self.net.config["size"], self.net.config["in_channels"], self.sde.parts
+        if channels % parts or channels != self.net.config["out_channels"]:
+            raise UserError(
+                f"a network for {type(self.sde).__name__} has {parts} channels in and out for each of the images, not "
+                f"{channels} in and {self.net.config['out_channels']} out"
+            )
+        self.shape, self.state_shape = (channels // parts, size, size), (channels, size, size)
+        self.logarithm = self.net.config["waves"] == "fourier"
+
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+        """epsilon like ``u`` (B, parts C, H, W), at times () or (B,).
+
+        Raises:
+            UserError: for a state of another shape.
+        """
+        _check_state(u, self)
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        told = per_row((999 * t).log() if self.logarithm else 999 * t, u)
+        answer = self.sde.coefficients(apply_in_blocks(self.net, BLOCK, self.sde.pixels(u), told))
+        if self.predicts == "epsilon":
+            return answer
+        return answer + self.sde.rows(self.sde.inverse(self.sde.R(t.reshape(-1))), self.sde.velocity(u))
+
+
+def _check_mixed(predicts: str, sde: LinearSDE) -> None:
+    if predicts == "mixed" and sde.parts == 1:
+        raise UserError(f"predicts='mixed' is for the velocities of CLD, which {type(sde).__name__} has not")
+
+
+def _check_state(u: Tensor, net: EpsilonNet | PublishedEpsilonNet) -> None:
+    if u.shape[1:] != net.state_shape:
+        raise UserError(
+            f"u must be (B, {', '.join(map(str, net.state_shape))}), {net.sde.parts} channels for each of the images, "
+            f"not {tuple(u.shape)}"
+        )
 
 
 def _around(sde: LinearSDE, t: Tensor, sigma_data: float) -> Around:
