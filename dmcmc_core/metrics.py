@@ -20,8 +20,8 @@ from torch import Tensor
 from dmcmc_core.data import ImageSet
 from dmcmc_core.errors import UserError
 
-ROWS = 2048
-"""Rows of a tile: pairs are always looked at in tiles of at most ROWS x ROWS (32 MB in float64)."""
+ROWS = 1024
+"""Rows of a tile: pairs are always looked at in tiles of at most ROWS x ROWS (8 MB in float64)."""
 
 NEIGHBOURS = 5
 """The k of precision, recall, density and coverage, as in Naeem et al. 2020."""
@@ -255,7 +255,7 @@ def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> float:
     """Sum of the kernel over all pairs of rows, or over rows paired one with one."""
     x, y = x.double(), y.double()
     products = (x * y).sum(1) if paired else x @ y.T
-    return (products / x.shape[1] + 1).pow(3).sum().item()
+    return products.div_(x.shape[1]).add_(1).pow_(3).sum().item()  # in place: tiles are what memory goes to
 
 
 def _kernel_sum(x: Table, y: Table, rows: int) -> float:
@@ -278,7 +278,7 @@ class Prdc(NamedTuple):
     """Share of reference balls that hold at least one generated row."""
 
 
-def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS // 2) -> Tensor:
+def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
     """Distance of each row of features (n, d) to its k-th nearest other row, (n,) float64.
 
     Raises:
@@ -303,7 +303,7 @@ def prdc(
     *,
     generated_radii: Tensor | None = None,
     reference_radii: Tensor | None = None,
-    rows: int = ROWS // 2,  # several tiles are held at a time; no number depends on their size
+    rows: int = ROWS,  # several tiles are held at a time; no number depends on their size
 ) -> Prdc:
     """Precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797) of features (n, d) and (m, d).
 
