@@ -377,6 +377,7 @@ def count(model: Epsilon) -> Epsilon:
     return counted
 
 
+@functools.lru_cache(maxsize=256)
 def _tolerance(model: Epsilon, nfe: int, kappa: float, last: str | None) -> float:
     """The smallest of a row of tolerances whose cost is at most ``nfe`` for 64 images of another seed."""
     kept = None
