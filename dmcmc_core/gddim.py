@@ -161,8 +161,8 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
     """epsilon of a diffusion on images in [-1, 1] from a denoiser of variance-exploding noise, trained or exact.
 
     Nothing is trained, nor approximated: E[x_0 | u] is D of :meth:`dmcmc_core.linear_sde.LinearSDE.observation`, and
-    epsilon = R^-1 (u - Psi E[x_0 | u]). Above the denoiser's sigma_max alone, where noise has long drowned the data, D
-    is taken for linear in x - mean, as it is of Gaussian data.
+    epsilon = R^-1 (u - Psi E[x_0 | u]). Beyond the denoiser's levels alone it is not: above sigma_max, where noise has
+    long drowned the data, D is taken for linear in x - mean, as it is of Gaussian data; below sigma_min, for D there.
 
     Raises:
         UserError: for BDM, whose noise is not that of any denoiser.
@@ -179,6 +179,7 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
         x, sigma = sde.observation(u, t)
         x, sigma = low + scale * (x + 1), scale * sigma
         beyond = min(1.0, denoiser.sigma_max / sigma.item())
+        sigma = sigma.clamp(min=getattr(denoiser, "sigma_min", 0.0))
         about = 0.0 if mean is None else mean.to(x)
         clean = denoiser(about + beyond * (x - about), (beyond * sigma).to(x).expand(len(x)))
         clean = (about + beyond * (clean - about) - low) / scale - 1
