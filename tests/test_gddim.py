@@ -287,7 +287,7 @@ def test_stochastic_baselines_keep_the_law_of_a_gaussian(sde):
         samplers["sscs"] = (gddim.sscs, {}, 1)
     for name, (function, options, order) in samplers.items():
         errors = []
-        for n in (50, 100):
+        for n in (100, 200):
             step, grid = functools.partial(function, sde, model, **options), torch.linspace(s, t, n + 1).double()
             found = covariance_after(step, sde, wanted(s), grid)
             errors.append(((found - wanted(t)).abs().max() / wanted(t).abs().max()).item())
