@@ -13,6 +13,7 @@ Every step's coefficients are known before it starts: they are integrals over th
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from torch import Tensor
 from dmcmc_core import schedules
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.linear_sde import CLD, LinearSDE, as_time, gauss
+from dmcmc_core.linear_sde import BDM, CLD, LinearSDE, as_time, gauss
 from dmcmc_core.streams import Streams
 
 Epsilon = Callable[[Tensor, Tensor], Tensor]
@@ -167,6 +168,8 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
     Raises:
         UserError: for BDM, whose noise is not that of any denoiser.
     """
+    if isinstance(sde, BDM):
+        raise UserError("BDM has noise of its own in every frequency, which no denoiser of white noise knows")
     low, high = getattr(denoiser, "data_range", (-1.0, 1.0))
     low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
     scale, mean = (high - low) / 2, getattr(denoiser, "mean", None)
@@ -215,7 +218,9 @@ def sample(
     One call of the network a step; with a corrector two, but for the last step, which is only predicted: 2 N - 1.
 
     Args:
-        u: (B, ...), distributed as the diffusion at ``grid[0]``.
+        epsilon_model: (u, t) -> epsilon in the coordinates R. It sees states: for BDM DCT coefficients, which
+            :class:`dmcmc_core.nets.linear.EpsilonNet` turns into pixels and back; for CLD (B, 2C, ...).
+        u: (B, ...), distributed as the diffusion at ``grid[0]``; for BDM ``linear_sde.dct`` of noised images.
         grid: (N + 1,) descending times; :func:`dmcmc_core.schedules.power` makes the published one.
         degree: of the polynomial through the last values of epsilon (None: 2, as far as the grid allows, or 0 where
             ``lam`` is above 0). The first steps have fewer values, and a lower degree, unless there is a history.
@@ -234,6 +239,7 @@ def sample(
     Raises:
         UserError: a grid, degree, lambda or option outside its range, or a network of another number of channels.
     """
+    sde.check_state(u)
     _check_lam(lam)
     if degree is None:
         degree = 0 if lam else min(2, len(check(sde, grid, 0)) - 2)
@@ -317,7 +323,7 @@ def _in_root(sde: LinearSDE, epsilon: Tensor, t: float, root: str) -> Tensor:
 
 
 class Drawn(NamedTuple):
-    """Images (n, C, H, W) in [0, 1], and the network evaluations for each, counted."""
+    """Images (n, C, H, W), data in [0, 1] and not yet clipped to it, and the network evaluations for each, counted."""
 
     images: Tensor
     nfe: float
@@ -348,6 +354,15 @@ def draw(
     """
     if sampler not in SAMPLERS:
         raise unknown("sampler of a linear diffusion", sampler, SAMPLERS)
+    if not hasattr(model, "sde"):
+        raise UserError("the model of a linear diffusion knows it as .sde: load_epsilon or from_denoiser give one")
+    for name, value in (("nfe", nfe), ("num", num)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be a whole number, at least 1, not {value!r}")
+    known = inspect.signature(SAMPLERS[sampler]).parameters
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {sampler}", name, list(known)[4:])
     sde, counted = model.sde, count(model)
     steps = steps_of(sampler, nfe - (last is not None), **options)
     if sampler == "rk45" and "tol" not in options:
@@ -363,7 +378,8 @@ def steps_of(sampler: str, nfe: int, corrector: bool = False, **_: Any) -> int:
     """The most steps that ``nfe`` evaluations pay for, the last denoising aside."""
     steps = (nfe + 1) // 2 if corrector else nfe // 2 if sampler == "heun" else nfe
     if steps < 1:
-        raise UserError(f"{sampler} needs at least {2 if sampler == 'heun' else 1} NFE beside the last, not {nfe}")
+        least = 2 if sampler == "heun" else 1
+        raise UserError(f"{sampler} needs at least {least} NFE, the last denoising not counted: {nfe} are left for it")
     return steps
 
 
@@ -415,6 +431,7 @@ def euler_maruyama(
     Other arguments, and errors, as for :func:`sample`.
     """
     _check_lam(lam)
+    sde.check_state(u)
     grid, noise = check(sde, grid, 0), noise or torch.randn_like
     share = (1 + (lam if released else lam**2)) / 2
     for t, s in itertools.pairwise(grid.tolist()):
@@ -437,6 +454,7 @@ def heun(
     sde: LinearSDE, epsilon_model: Epsilon, u: Tensor, grid: Tensor, *, last: str | None = None, noise=None
 ) -> Tensor:
     """Heun's method on the probability flow, in t. Two calls a step."""
+    sde.check_state(u)
     grid = check(sde, grid, 0)
     for t, s in itertools.pairwise(grid.tolist()):
         d = slope(sde, epsilon_model, u, t)
@@ -461,6 +479,7 @@ def rk45(
     """
     if not 0 < tol < 1:
         raise UserError(f"tol must be above 0 and below 1, not {tol:g}")
+    sde.check_state(u)
     grid = check(sde, grid, 0)
 
     def rate(t: float, y):
@@ -486,6 +505,7 @@ def sscs(
     """
     if not isinstance(sde, CLD):
         raise UserError(f"sscs splits the velocities of CLD, which {type(sde).__name__} has not")
+    sde.check_state(u)
     grid, noise = check(sde, grid, 0), noise or torch.randn_like
     turn = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     rest = torch.linalg.inv(sde.prior @ sde.prior)  # of the stationary covariance
@@ -520,6 +540,7 @@ def ancestral(
     """
     if isinstance(sde, CLD):
         raise UserError("ancestral sampling needs coefficients that commute, which those of CLD do not: use sscs")
+    sde.check_state(u)
     grid, noise = check(sde, grid, 0), noise or torch.randn_like
     pairs = list(itertools.pairwise(grid.tolist()))
     for t, s in pairs:
@@ -574,5 +595,5 @@ def _check_root(sde: LinearSDE, root: str) -> str:
 
 
 def _check_lam(lam: float) -> None:
-    if not 0 <= lam < float("inf"):
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam < float("inf"):
         raise UserError(f"lambda must be at least 0 and finite, not {lam!r}")

@@ -33,11 +33,24 @@ Time = float | Tensor
 
 def as_time(t: Time, least: float, most: float) -> Tensor:
     """``t`` in float64, if it lies in [least, most]; UserError if it does not."""
-    t = torch.as_tensor(t, dtype=torch.float64)
+    try:
+        t = torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"t must be a time or a tensor of times, not {t!r:.40}") from error
     bad = ~((t >= least) & (t <= most))  # nan too
     if bad.any():
         raise UserError(f"t must lie between {least:g} and {most:g}, not be {t[bad].flatten()[0].item():g}")
     return t
+
+
+def check_constants(sde: LinearSDE, **least: float) -> None:
+    """UserError unless each constant named is a finite number above (for 0.0) or at least ``least``."""
+    for name, bound in least.items():
+        value = getattr(sde, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < bound or (bound == 0 and value == 0):
+            word = "above 0" if bound == 0 else f"at least {bound:g}"
+            raise UserError(f"{name} of {type(sde).__name__} must be a number {word}, not {value!r:.40}")
 
 
 class LinearSDE:
@@ -120,6 +133,14 @@ class LinearSDE:
         return a.to(u).reshape(a.shape[0], *[1] * (u.ndim - a.ndim), *a.shape[1:]) * u
 
     # -- states --------------------------------------------------------------------------------------------------------
+
+    def check_state(self, u: Tensor) -> None:
+        """UserError unless ``u`` can be a state: floating-point numbers (B, ...), finite."""
+        if not isinstance(u, Tensor) or not u.is_floating_point() or u.ndim < 2:
+            about = f"{u.dtype} of shape {tuple(u.shape)}" if isinstance(u, Tensor) else type(u).__name__
+            raise UserError(f"u must be a tensor of floating-point numbers, (B, ...), not {about}")
+        if not u.isfinite().all():
+            raise UserError("u must be finite: it holds NaN or infinity")
 
     def gain(self, t: Time) -> Tensor:
         """What is left of clean states at time t, (..., *block): Psi(t, 0)."""
@@ -204,6 +225,10 @@ class VP(Diagonal):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        check_constants(self, beta_min=0.0)
+        check_constants(self, beta_max=self.beta_min)
+
     def log_gain(self, t: Tensor) -> Tensor:
         return -(self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2) / 2
 
@@ -244,6 +269,10 @@ class VE(Diagonal):
     sigma_max: float = 50.0
     t_min = 0.0
 
+    def __post_init__(self) -> None:
+        check_constants(self, sigma_min=0.0)
+        check_constants(self, sigma_max=self.sigma_min)
+
     @property
     def prior(self) -> Tensor:
         return torch.tensor(self.sigma_max, dtype=torch.float64)
@@ -281,6 +310,21 @@ class BDM(Diagonal):
     offset: float = 0.004
     floor: float = 0.001
     t_min = 1e-5
+
+    def __post_init__(self) -> None:
+        check_constants(self, image_size=1, sigma_blur_max=0.0, offset=0.0, floor=0.0)
+        if not isinstance(self.image_size, int):
+            raise UserError(f"image_size of BDM must be a whole number of pixels, not {self.image_size!r}")
+        if self.floor >= 1:
+            raise UserError(f"floor of BDM must be below 1, not {self.floor!r}")
+
+    def check_state(self, u: Tensor) -> None:
+        super().check_state(u)
+        if u.ndim < 3 or tuple(u.shape[-2:]) != (self.image_size, self.image_size):
+            raise UserError(
+                f"a state of BDM({self.image_size}) is the DCT of images {self.image_size}x{self.image_size}, "
+                f"(B, C, {self.image_size}, {self.image_size}), not {tuple(u.shape)}"
+            )
 
     @property
     def t_max(self) -> float:
@@ -366,6 +410,17 @@ class CLD(LinearSDE):
     gamma: float = 0.04
     eps: float = 1e-6
     parts = 2
+
+    def __post_init__(self) -> None:
+        check_constants(self, inverse_mass=0.0, beta=0.0, gamma=0.0, eps=0.0)
+
+    def check_state(self, u: Tensor) -> None:
+        super().check_state(u)
+        if u.shape[1] % 2 or not u.shape[1]:
+            raise UserError(
+                f"a state of CLD has positions and as many velocities along its channels, (B, 2C, ...), "
+                f"not {tuple(u.shape)}"
+            )
 
     @property
     def prior(self) -> Tensor:

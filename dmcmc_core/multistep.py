@@ -28,7 +28,12 @@ from dmcmc_core.linear_sde import gauss
 from dmcmc_core.registry import INTEGRATORS, Callback, Noise, at_zero, integrator, one_of, state, steps
 from dmcmc_core.schedules import vp_time
 
-BASES: dict[str, Callable[[Tensor], Tensor]] = {"sigma": lambda sigma: sigma, "log": torch.log, "t": vp_time}
+BASES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigma": lambda sigma: sigma,
+    "rho": lambda sigma: sigma,
+    "log": torch.log,
+    "t": vp_time,
+}
 """Variables of the polynomials of :func:`deis`: rho, log rho, and the time of the VP diffusion."""
 
 ADAMS = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -61,7 +66,7 @@ def deis(
     Args:
         degree: of the polynomial, 0 to 3; the order is one more.
         basis: the variable that it is a polynomial in: ``t``, the time of the VP diffusion with beta from 0.1 to 20
-            (tAB-DEIS), ``sigma`` (rhoAB-DEIS), or ``log``, log sigma (as diffusers has it).
+            (tAB-DEIS), ``sigma`` or ``rho``, which are one (rhoAB-DEIS), or ``log``, log sigma (as diffusers has it).
     """
     INTEGRATORS["deis"].check(degree=degree, basis=basis)
     x, past = state(denoiser, x, sigmas), deque(maxlen=degree + 1)

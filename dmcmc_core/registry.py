@@ -176,7 +176,7 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "max_steps": partial(number, least=1, whole=True),
     "degree": partial(number, least=0, most=3, whole=True),
     "order": partial(number, least=2, most=3, whole=True),
-    "basis": lambda name, value: one_of(name, value, "sigma", "log", "t"),
+    "basis": lambda name, value: one_of(name, value, "sigma", "rho", "log", "t"),
     "method": lambda name, value: one_of(name, value, "2heun", "3kutta", "4rk"),
     "variant": lambda name, value: one_of(name, value, "bh1", "bh2"),
     "published": lambda name, value: one_of(name, value, True, False),

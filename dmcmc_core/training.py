@@ -90,8 +90,8 @@ class ScoreConfig(Config):
 class EpsilonConfig(Config):
     """Score matching for a linear diffusion; times uniform, a part of them uniform in log t."""
 
-    sde: dict = dataclasses.field(default_factory=lambda: {"name": "CLD"})
-    """``name`` of :data:`dmcmc_core.linear_sde.DIFFUSIONS`, and its constants."""
+    sde: dict = dataclasses.field(default_factory=dict)
+    """Not to be left out: ``name`` of :data:`dmcmc_core.linear_sde.DIFFUSIONS`, and its constants."""
     predicts: str = "data"
     """What the network answers with, see :class:`dmcmc_core.nets.linear.EpsilonNet`; ``mixed`` is CLD's mixed score."""
     t_min: float = 1e-5
@@ -300,6 +300,9 @@ def train_epsilon(config: EpsilonConfig, out_dir: Path, progress: bool = True, t
     at all times. Noise in the coordinates R; as the diffusion's covariance counts what is not known of the velocities
     at t = 0, this is the hybrid score matching of CLD.
     """
+    if "name" not in config.sde:
+        raise UserError("the epsilon config lacks sde: {name: CLD}, or BDM or VP, with its constants")
+    sde = make_sde(**config.sde)  # a wrong one should not wait for the data
     train_set, test_set = _data(config)
     seen, unseen = (2 * part.images - 1 for part in (train_set, test_set))
     mean = seen.mean(0)
@@ -338,7 +341,6 @@ def train_epsilon(config: EpsilonConfig, out_dir: Path, progress: bool = True, t
             unseen_loss, seen_loss = (float(squared(net, x0, times)) for x0 in fixed)
         return {"held_out_loss": unseen_loss, "train_loss": seen_loss}
 
-    sde = make_sde(**config.sde)
     card = {"data_range": [-1.0, 1.0], "sigma_data": sigma_data, "t_min": sde.t_min, "t_max": sde.t_max}
     return _fit("epsilon", config, _task(config, make, loss, measure, card), out_dir, progress, track)
 

@@ -356,6 +356,14 @@ def test_what_is_refused():
     ):
         with pytest.raises(UserError, match=words):
             gddim.sample(sde, model, u, grid)
+    for wrong, words in ((u[:, :1], "as many velocities"), ([0.0], "not list"), (u / 0, "NaN or infinity")):
+        for sampler in (gddim.sample, gddim.heun, gddim.rk45, gddim.sscs, gddim.euler_maruyama):
+            with pytest.raises(UserError, match=words):
+                sampler(sde, model, wrong, GRID)
+    with pytest.raises(UserError, match="is the DCT of images 32x32"):
+        gddim.sample(BDM(), model, u, schedules.power(5, 0.9, 1e-3))
+    with pytest.raises(UserError, match="BDM has noise of its own"):
+        gddim.from_denoiser(BDM(), mixture())
     with pytest.raises(UserError, match="2 channels for each of the images"):
         gddim.sample(sde, lambda u, t: u[:, :1], u, GRID)
     with pytest.raises(UserError, match="released=True is the covariance"):

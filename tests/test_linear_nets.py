@@ -112,6 +112,15 @@ def test_budgets_are_kept_to():
     ):
         with pytest.raises(UserError, match=words):
             gddim.draw(net, sampler, nfe, 4, 0)
+    for options, words in (
+        ({"num": 0}, "num must be"),
+        ({"nfe": 2.5}, "nfe must be"),
+        ({"foo": 1}, "unknown option of gddim"),
+    ):
+        with pytest.raises(UserError, match=words):
+            gddim.draw(net, "gddim", **{"nfe": 9, "num": 4, "seed": 0} | options)
+    with pytest.raises(UserError, match="load_epsilon or from_denoiser"):
+        gddim.draw(load_model("digits"), "gddim", 9, 4, 0)
 
 
 def test_a_denoiser_is_a_network_of_cld_and_vp_alike():

@@ -140,4 +140,14 @@ def test_what_is_refused():
         make_sde("CDL")
     with pytest.raises(UserError, match="unknown constant of CLD 'bet': did you mean 'beta'"):
         make_sde("CLD", bet=1.0)
+    for made, constants in (
+        (BDM, {"image_size": 3.5}),
+        (BDM, {"floor": 2.0}),
+        (CLD, {"beta": 0.0}),
+        (VP, {"beta_max": 0.01}),
+    ):
+        with pytest.raises(UserError, match=f"{next(iter(constants))} of {made.__name__} must be"):
+            made(**constants)
+    with pytest.raises(UserError, match="t must be a time or a tensor of times, not 'a'"):
+        CLD().Psi("a", 0.5)
     assert make_sde("BDM", image_size=8) == BDM(image_size=8) and linear_sde.DIFFUSIONS["CLD"] is CLD
