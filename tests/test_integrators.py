@@ -630,7 +630,7 @@ def test_what_the_model_cannot_answer_is_refused(name):
         ("predictor_corrector", {"last": "tweedie"}, "last must be one of None, 'mean', 'sample', not 'tweedie'"),
         ("rk45", {"tol": "small"}, "tol must be a finite number, above 0, not 'small'"),
         ("deis", {"degree": 4}, "degree must be a whole number, at least 0 and at most 3, not 4"),
-        ("deis", {"basis": "rho"}, "basis must be one of 'sigma', 'log', 't', not 'rho'"),
+        ("deis", {"basis": "rh"}, "basis must be one of 'sigma', 'rho', 'log', 't', not 'rh'"),
         ("ipndm", {"degree": 1.0}, "degree must be a whole number, at least 0 and at most 3, not 1.0"),
         ("rho_rk", {"method": "3heun"}, "method must be one of '2heun', '3kutta', '4rk', not '3heun'"),
         ("unipc", {"order": 1}, "order must be a whole number, at least 2 and at most 3, not 1"),
