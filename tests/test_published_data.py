@@ -327,7 +327,7 @@ def test_encodings_are_not_mixed_unawares(faces, tmp_path):
         (run / "manifest.json").write_text('{"num": 9, "encoding": "jpeg"}')
         with pytest.raises(UserError, match="are jpeg and those of 'celebahq-256' are lossless.*--allow-mixed"):
             evaluate()
-        (run / "manifest.json").write_text('{"num": 9, "cast": "truncate"}')
+        (run / "manifest.json").write_text('{"num": 9, "plan": {"cast": "truncate"}}')
         (folder / "d.png").unlink()
         image.fromarray(pixels[4].transpose(1, 2, 0)).save(folder / "d.jpg")
         with pytest.raises(UserError, match="are lossless and those of 'celebahq-256' are jpeg and lossless"):
