@@ -86,6 +86,11 @@ def _corrector(sde: LinearSDE, grid: tuple[float, ...], degree: int, root: str) 
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def _transition(sde: LinearSDE, s: float, t: float) -> Tensor:
+    return sde.Psi(s, t)
+
+
 def _weights(sde: LinearSDE, t: float, s: float, nodes: Sequence[float], root: str) -> Tensor:
     """int_t^s 1/2 Psi(s, tau) G G^T(tau) K(tau)^-T l_j(tau) dtau for the Lagrange polynomials l_j of the nodes.
 
@@ -266,7 +271,7 @@ def sample(
         if lam:
             u = _noisy_step(sde, u, here, t, s, lam, noise, released and final, released)
             continue
-        linear = sde.apply(sde.Psi(s, t), u)
+        linear = sde.apply(_transition(sde, s, t), u)
         u = linear + _weighted(sde, weights, past)
         if corrector and not final:
             there = _in_root(sde, evaluate(sde, epsilon_model, u, s), s, root)
