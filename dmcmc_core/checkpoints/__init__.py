@@ -122,7 +122,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
     foreign = _is_foreign(path)
     held = None if foreign else _read(path, tensors=False)[0].get("architecture")
     if held in tuple(ARCHITECTURES) and held not in _SCORE_NETWORKS:
-        raise UserError(f"{name} holds {held!r}, which is no score network")
+        why = ": dmcmc_core.checkpoints.load_epsilon takes it" if held in _EPSILON else ""
+        raise UserError(f"{name} holds {held!r}, which is no score network{why}")
     net, card = (_foreign if foreign else _network)(path, device, config)
     if card["architecture"] not in _SCORE_NETWORKS:
         raise UserError(f"{name} holds {card['architecture']!r}, which is no score network")
@@ -196,6 +197,8 @@ def known(root: Path) -> list[dict]:
     from dmcmc_core.checkpoints import published
 
     rows = [{"name": name, "here": True, "about": "ships with this project"} for name in MODELS]
+    ours = [path.stem for path in sorted(NETS.glob("*.safetensors")) if _is_epsilon(path)]
+    rows += [{"name": name, "here": True, "about": "ships, of a linear diffusion: load_epsilon"} for name in ours]
     waiting = {str(root / path) for path in published.FILES.values()}
     for path in sorted((root / "exp").rglob("*")):
         own = (
