@@ -16,6 +16,7 @@ import functools
 import inspect
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -362,7 +363,7 @@ def draw(
     if not hasattr(model, "sde"):
         raise UserError("the model of a linear diffusion knows it as .sde: load_epsilon or from_denoiser give one")
     for name, value in (("nfe", nfe), ("num", num)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise UserError(f"{name} must be a whole number, at least 1, not {value!r}")
     known = inspect.signature(SAMPLERS[sampler]).parameters
     for name in options:
@@ -600,5 +601,5 @@ def _check_root(sde: LinearSDE, root: str) -> str:
 
 
 def _check_lam(lam: float) -> None:
-    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam < float("inf"):
+    if isinstance(lam, bool) or not isinstance(lam, numbers.Real) or not 0 <= lam < float("inf"):
         raise UserError(f"lambda must be at least 0 and finite, not {lam!r}")
