@@ -25,8 +25,10 @@ import torch
 from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
+from dmcmc_core import preconditioning
 from dmcmc_core.denoiser import Denoiser, epsilon, like, score
 from dmcmc_core.errors import UserError
+from dmcmc_core.preconditioning import Preconditioner
 from dmcmc_core.registry import (
     INTEGRATORS,
     Callback,
@@ -144,25 +146,48 @@ def reverse_diffusion(
     noise: Noise | None = None,
     callback: Callback | None = None,
     last: str | None = None,
+    diffusion: str = "ve",
 ):
     """The reverse-diffusion predictor, x + (sigma_i^2 - sigma_{i+1}^2) score + sqrt(sigma_i^2 - sigma_{i+1}^2) z.
 
-    Song et al. 2021 (arXiv 2011.13456), eq. 46 for the variance-exploding diffusion. One call a step.
+    Song et al. 2021 (arXiv 2011.13456), eq. 46 for the variance-exploding diffusion. One call a step. A
+    :class:`dmcmc_core.preconditioning.Preconditioned` denoiser is walked with its M, as in Ma et al. 2022 (arXiv
+    2207.02196): M M^T of the drift, M of the noise.
 
     Args:
+        diffusion: ``ve``, or ``vp`` for the same in u = x / sqrt(1 + sigma^2), whose step is u + (1 - a) u + (1 - a^2)
+            score_u + sqrt(1 - a^2) z with a^2 = (1 + sigma_{i+1}^2) / (1 + sigma_i^2); M takes the place of 1 there.
         last: what the last step returns, its ``mean`` without noise (None: if it goes to 0, as published) or the noisy
             ``sample`` (None: if it ends above 0).
     """
     x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
     end = sigmas[..., -1]
     noisy_end = one_of("last", last or ("mean" if at_zero(end) else "sample"), "mean", "sample") == "sample"
+    predict = PREDICTORS[one_of("diffusion", diffusion, *PREDICTORS)]
     for i, (now, after, done) in enumerate(steps(x, sigmas, callback), start=2):
-        variance = now**2 - after**2
-        x = x + like(variance, x) * score(denoiser, x, now)
-        if noisy_end or i < sigmas.shape[-1]:
-            x = x + like(variance.sqrt(), x) * noise(x)
+        s = score(denoiser, x, now)
+        z = noise(x) if noisy_end or i < sigmas.shape[-1] else None
+        x = predict(preconditioning.of(denoiser), x, s, z, now, after)
         done(x)
     return x
+
+
+def _predict_ve(m: Preconditioner, x: Tensor, s: Tensor, z: Tensor | None, now: Tensor, after: Tensor) -> Tensor:
+    variance = now**2 - after**2
+    gradient = like(variance, x) * s
+    return x + m.drift(gradient) if z is None else m.move(x, gradient, like(variance.sqrt(), x) * z)
+
+
+def _predict_vp(m: Preconditioner, x: Tensor, s: Tensor, z: Tensor | None, now: Tensor, after: Tensor) -> Tensor:
+    scale_now, scale_after = (like((1 + sigma**2).rsqrt(), x) for sigma in (now, after))
+    a = scale_now / scale_after
+    u = scale_now * x
+    gradient = (1 - a) * u + (1 - a**2) * s / scale_now
+    u = u + m.drift(gradient) if z is None else m.move(u, gradient, (1 - a**2).sqrt() * z)
+    return u / scale_after
+
+
+PREDICTORS = {"ve": _predict_ve, "vp": _predict_vp}
 
 
 @integrator(
@@ -270,36 +295,45 @@ def predictor_corrector(
     corrections: int = 1,
     joint: bool = False,
     last: str | None = None,
+    diffusion: str = "ve",
 ):
     """Langevin corrections at every level, then the reverse-diffusion predictor to the next one.
 
-    Song et al. 2021 (arXiv 2011.13456), Algorithms 2 and 4. ``1 + corrections`` calls a step.
+    Song et al. 2021 (arXiv 2011.13456), Algorithms 2 and 4. ``1 + corrections`` calls a step. A
+    :class:`dmcmc_core.preconditioning.Preconditioned` denoiser makes it Preconditioned Diffusion Sampling (Ma et al.
+    2022, arXiv 2207.02196): predictor and corrector with M, the corrector's norms those of M M^T score and M z.
 
     Args:
         snr: length of a correction's drift relative to its noise.
         corrections: Langevin steps at each level.
         joint: one step size for the batch, from the means of the norms, as published; else one per sample.
-        last: as for :func:`reverse_diffusion`.
+        last, diffusion: as for :func:`reverse_diffusion`; under ``vp`` e is (1 + sigma_{i+1}^2) / (1 + sigma_i^2) times
+            as long, as published.
     """
     x, noise = state(denoiser, x, sigmas), noise or torch.randn_like
-    INTEGRATORS["predictor_corrector"].check(corrections=corrections, snr=snr, last=last)
+    INTEGRATORS["predictor_corrector"].check(corrections=corrections, snr=snr, last=last, diffusion=diffusion)
+    m = preconditioning.of(denoiser)
     for i in range(sigmas.shape[-1] - 1):
-        now = sigmas[..., i].to(x.device)
+        now, after = (sigmas[..., j].to(x.device) for j in (i, i + 1))
+        shorter = (1 + after**2) / (1 + now**2) if diffusion == "vp" else torch.ones_like(now)
         for _ in range(corrections):
-            x = langevin_correction(score(denoiser, x, now), x, noise(x), snr, joint)
+            gradient, z = m.drift(score(denoiser, x, now)), m.apply(noise(x))
+            x = langevin_correction(gradient, x, z, snr, joint, shorter)
         end = last if i == sigmas.shape[-1] - 2 else "sample"
-        x = reverse_diffusion(denoiser, x, sigmas[..., i : i + 2], noise=noise, last=end)
+        x = reverse_diffusion(denoiser, x, sigmas[..., i : i + 2], noise=noise, last=end, diffusion=diffusion)
         if callback:
             callback(i + 1, sigmas.shape[-1] - 1, sigmas[..., i + 1], x)
     return x
 
 
-def langevin_correction(s: Tensor, x: Tensor, z: Tensor, snr: float, joint: bool) -> Tensor:
-    """x + e s + sqrt(2 e) z with e = 2 (snr |z| / |s|)^2, Song et al. 2021, Algorithm 4."""
+def langevin_correction(
+    s: Tensor, x: Tensor, z: Tensor, snr: float, joint: bool, factor: Tensor | float = 1.0
+) -> Tensor:
+    """x + e s + sqrt(2 e) z with e = 2 factor (snr |z| / |s|)^2, Song et al. 2021, Algorithms 4 and 5."""
     norm_z, norm_s = (t.flatten(1).norm(dim=1) for t in (z, s))
     if joint:
         norm_z, norm_s = norm_z.mean(), norm_s.mean()
-    e = 2 * (snr * norm_z / norm_s) ** 2
+    e = 2 * factor * (snr * norm_z / norm_s) ** 2
     return x + like(e, x) * s + like((2 * e).sqrt(), x) * z
 
 

@@ -1,7 +1,8 @@
 """Markov chain Monte Carlo on (x, sigma): kernels with explicit state, that compose.
 
 A kernel is ``step(state, rng) -> (state, info)``. Those on x leave p(x; sigma) at fixed sigma invariant, those on sigma
-p(sigma | x); one after the other they leave the joint p(x, sigma) invariant: Gibbs sampling.
+p(sigma | x); one after the other they leave the joint p(x, sigma) invariant: Gibbs sampling. Kernels on x take a
+:class:`dmcmc_core.preconditioning.Preconditioned` model with its M (and S): positions move by M, gradients come by M^T.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dmcmc_core import preconditioning
 from dmcmc_core.denoiser import RUNAWAY, Denoiser, like, score
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior
@@ -50,20 +52,21 @@ StepSize = float | Callable[[Tensor], Tensor]
 def langevin(denoiser: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     """Unadjusted Langevin in x: x + (e / 2) score(x, sigma) + sqrt(e) z, as in Kim & Ye 2023 (arXiv 2209.14593).
 
-    One network call a step; none where the state brings its ``denoised`` along.
+    Preconditioned: x + (e / 2) (M M^T + S) score(x, sigma) + sqrt(e) M z, as in Ma et al. 2022 (arXiv 2207.02196). One
+    network call a step; none where the state brings its ``denoised`` along.
 
     Args:
         eta: e itself in squared data units (``constant``, the paper's), or e / sigma^2 (``sigma2``).
         step: ``constant`` or ``sigma2``.
     """
-    size = step_size(eta, step)
+    size, m = step_size(eta, step), preconditioning.of(denoiser)
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, denoised, _ = state
         if denoised is None:
             denoised = denoiser(x, sigma)
         e = size(sigma)
-        x = x + like(e / (2 * sigma**2), x) * (denoised - x) + like(e.sqrt(), x) * rng(x)
+        x = m.move(x, like(e / (2 * sigma**2), x) * (denoised - x), like(e.sqrt(), x) * rng(x))
         return ChainState(x, sigma), Info(torch.ones_like(sigma), e, sigma)
 
     return kernel
@@ -83,12 +86,12 @@ def hamiltonian(
     Horowitz 1991, "A generalized guided Monte Carlo algorithm". With momenta p ~ N(0, I) and h = sqrt(e),
 
         O    p <- a p + sqrt(1 - a^2) z
-        BAB  p <- p + (h / 2) score(x),  x <- x + h p,  p <- p + (h / 2) score(x),    ``leapfrogs`` times
+        BAB  p <- p + (h / 2) M^T score(x),  x <- x + h M p,  p <- p + (h / 2) M^T score(x),    ``leapfrogs`` times
 
     then a Metropolis test of the leapfrogs, which turns the momentum round where it rejects: exact for any step.
     a = 0 with one leapfrog is the Metropolis-adjusted Langevin algorithm, with more Hamiltonian Monte Carlo (Duane et
     al. 1987); one leapfrog with a = exp(-friction h) is underdamped Langevin dynamics in the splitting OBABO, whose
-    two halves of O meet between steps. ``leapfrogs`` + 1 network calls a step.
+    two halves of O meet between steps. ``leapfrogs`` + 1 network calls a step. M = 1 but for a preconditioned model.
 
     Args:
         eta, step: e = h^2, as for :func:`langevin`.
@@ -102,7 +105,7 @@ def hamiltonian(
         raise UserError(f"leapfrogs must be a whole number, at least 1, not {leapfrogs!r}")
     if not 0 <= persistence < 1:
         raise UserError(f"persistence must be at least 0 and below 1, not {persistence}")
-    size = step_size(eta, step)
+    size, m = step_size(eta, step), _reversible(model)
 
     def log_density(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
         return model.log_prob(x, sigma) - p.flatten(1).square().sum(1) / 2
@@ -117,10 +120,10 @@ def hamiltonian(
         y, q, s = x, p, score(model, x, sigma)
         before = log_density(x, p, sigma) if adjusted else None
         for _ in range(leapfrogs):
-            q = q + h / 2 * s
-            y = y + h * q
+            q = q + h / 2 * m.apply_transpose(s)
+            y = y + h * m.apply(q)
             s = score(model, y, sigma)
-            q = q + h / 2 * s
+            q = q + h / 2 * m.apply_transpose(s)
         if not adjusted:
             return ChainState(y, sigma, momentum=q), Info(torch.ones_like(sigma), e, sigma)
         acceptance = (log_density(y, q, sigma) - before).clamp(max=0).exp().nan_to_num(0.0)  # where it diverged
@@ -134,9 +137,41 @@ def hamiltonian(
 def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     """Metropolis-adjusted Langevin in x, exact for any step: the proposal of :func:`langevin`, then the test.
 
-    Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step.
+    Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step. With the noise z
+    of the proposal and z' of the way back the test compares log p - |z|^2 / 2 here with log p - |z'|^2 / 2 there. A skew
+    term S makes the proposal turn; the test takes it back on average, so that the law stays.
     """
-    return hamiltonian(model, eta, step)
+    m = preconditioning.of(model)
+    if m.response is None:
+        return hamiltonian(model, eta, step)
+    if not hasattr(model, "log_prob"):
+        raise UserError("an adjusted kernel needs a model with log_prob(x, sigma), as exact models have; use langevin")
+    size = step_size(eta, step)
+
+    def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
+        x, sigma, z = state.x, state.sigma, rng(state.x)
+        e = size(sigma)
+        h, s = like(e.sqrt(), x), score(model, x, sigma)
+        y = m.move(x, h**2 / 2 * s, h * z)
+        both = s + score(model, y, sigma)
+        back = -(z + h / 2 * (m.apply_transpose(both) + m.inverse(m.skew(both))))
+        gained = model.log_prob(y, sigma) - model.log_prob(x, sigma)
+        log_ratio = gained + (z.flatten(1).square().sum(1) - back.flatten(1).square().sum(1)) / 2
+        acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)
+        accepted = like(rng.uniform(sigma) < acceptance, x) > 0
+        return ChainState(torch.where(accepted, y, x), sigma), Info(acceptance, e, sigma)
+
+    return kernel
+
+
+def _reversible(model: Denoiser) -> preconditioning.Preconditioner:
+    """The preconditioner of a model, for kernels that need one without a skew term."""
+    m = preconditioning.of(model)
+    if not hasattr(m, "apply_transpose"):
+        raise UserError("noise alone through a filter keeps no law, so no test mends it: use langevin for that control")
+    if m.response is not None:
+        raise UserError("a skew term turns gradients, which leapfrogs cannot follow: use langevin or mala")
+    return m
 
 
 def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:

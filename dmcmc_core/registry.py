@@ -181,5 +181,6 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "variant": lambda name, value: one_of(name, value, "bh1", "bh2"),
     "published": lambda name, value: one_of(name, value, True, False),
     "joint": lambda name, value: one_of(name, value, True, False),
+    "diffusion": lambda name, value: one_of(name, value, "ve", "vp"),
 }
 """The range of each option of an integrator; that of ``last`` is in the registry, a ``tol`` of None is searched for."""
