@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core import integrators, schedules
+from dmcmc_core import integrators, preconditioning, schedules
 from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.mcmc import ChainState, Info, Kernel, StepSize, gibbs, hamiltonian, langevin, mala, residual_gibbs, then
@@ -176,14 +176,25 @@ def in_sigma(denoiser: Denoiser, posterior: AnyPosterior, settings: ChainSetting
     return gibbs(posterior, settings.rule)
 
 
-def prior(denoiser: Denoiser, rng: Randomness, rows: int, start: str, device: str | torch.device = "cpu") -> Tensor:
-    """Where integration from pure noise begins: N(m, sigma_max^2 I), (rows, *shape), m = 0 or the data's mean."""
+def prior(
+    denoiser: Denoiser,
+    rng: Randomness,
+    rows: int,
+    start: str,
+    device: str | torch.device = "cpu",
+    preconditioned: bool = False,
+) -> Tensor:
+    """Where integration from pure noise begins: N(m, sigma_max^2 I), (rows, *shape), m = 0 or the data's mean.
+
+    ``preconditioned`` begins with m + sigma_max M z instead, where the denoiser has an M (Ma et al. 2022).
+    """
     m = torch.zeros(denoiser.shape, device=device)
     if start == "mean":
         if getattr(denoiser, "mean", None) is None:
             raise UserError("start='mean' needs a model that knows its data's mean; use start='zero'")
         m = denoiser.mean.to(m)
-    return m + denoiser.sigma_max * rng(m.expand(rows, *denoiser.shape))
+    z = rng(m.expand(rows, *denoiser.shape))
+    return m + denoiser.sigma_max * (preconditioning.of(denoiser).apply(z) if preconditioned else z)
 
 
 def first_images(

@@ -137,7 +137,14 @@ def probability_flow(
     return x
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=lambda n, **_: n, lasts=(None, "mean", "sample"))
+@integrator(
+    order=1,
+    stochastic=True,
+    schedule="log_uniform",
+    calls=lambda n, **_: n,
+    lasts=(None, "mean", "sample"),
+    preconditioned=True,
+)
 def reverse_diffusion(
     denoiser: Denoiser,
     x: Tensor,
@@ -151,7 +158,7 @@ def reverse_diffusion(
     """The reverse-diffusion predictor, x + (sigma_i^2 - sigma_{i+1}^2) score + sqrt(sigma_i^2 - sigma_{i+1}^2) z.
 
     Song et al. 2021 (arXiv 2011.13456), eq. 46 for the variance-exploding diffusion. One call a step. A
-    :class:`dmcmc_core.preconditioning.Preconditioned` denoiser is walked with its M, as in Ma et al. 2022 (arXiv
+    :class:`dmcmc_core.preconditioning.WithPreconditioner` denoiser is walked with its M, as in Ma et al. 2022 (arXiv
     2207.02196): M M^T of the drift, M of the noise.
 
     Args:
@@ -283,7 +290,14 @@ def _with_corrections(n: int, corrections: int = 1, **_: Any) -> int:
     return n * (1 + number("corrections", corrections, least=0, whole=True))
 
 
-@integrator(order=1, stochastic=True, schedule="log_uniform", calls=_with_corrections, lasts=(None, "mean", "sample"))
+@integrator(
+    order=1,
+    stochastic=True,
+    schedule="log_uniform",
+    calls=_with_corrections,
+    lasts=(None, "mean", "sample"),
+    preconditioned=True,
+)
 def predictor_corrector(
     denoiser: Denoiser,
     x: Tensor,
@@ -300,8 +314,8 @@ def predictor_corrector(
     """Langevin corrections at every level, then the reverse-diffusion predictor to the next one.
 
     Song et al. 2021 (arXiv 2011.13456), Algorithms 2 and 4. ``1 + corrections`` calls a step. A
-    :class:`dmcmc_core.preconditioning.Preconditioned` denoiser makes it Preconditioned Diffusion Sampling (Ma et al.
-    2022, arXiv 2207.02196): predictor and corrector with M, the corrector's norms those of M M^T score and M z.
+    :class:`dmcmc_core.preconditioning.WithPreconditioner` makes it Preconditioned Diffusion Sampling (Ma et al. 2022,
+    arXiv 2207.02196): predictor and corrector with M, the corrector's norms those of M M^T score and M z.
 
     Args:
         snr: length of a correction's drift relative to its noise.

@@ -1,8 +1,8 @@
 """Markov chain Monte Carlo on (x, sigma): kernels with explicit state, that compose.
 
 A kernel is ``step(state, rng) -> (state, info)``. Those on x leave p(x; sigma) at fixed sigma invariant, those on sigma
-p(sigma | x); one after the other they leave the joint p(x, sigma) invariant: Gibbs sampling. Kernels on x take a
-:class:`dmcmc_core.preconditioning.Preconditioned` model with its M (and S): positions move by M, gradients come by M^T.
+p(sigma | x); one after the other they leave the joint p(x, sigma) invariant: Gibbs sampling. Kernels on x walk a
+:class:`dmcmc_core.preconditioning.WithPreconditioner` with its M (and S): positions move by M, gradients come by M^T.
 """
 
 from __future__ import annotations
@@ -137,9 +137,8 @@ def hamiltonian(
 def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     """Metropolis-adjusted Langevin in x, exact for any step: the proposal of :func:`langevin`, then the test.
 
-    Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step. With the noise z
-    of the proposal and z' of the way back the test compares log p - |z|^2 / 2 here with log p - |z'|^2 / 2 there. A skew
-    term S makes the proposal turn; the test takes it back on average, so that the law stays.
+    Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step. A
+    skew term S may turn the proposal: the test weighs the noise z that led there against the z' that would lead back.
     """
     m = preconditioning.of(model)
     if m.response is None:

@@ -50,9 +50,7 @@ class Preconditioner:
         UserError: gains that are complex, not finite, or not above 0, and shapes that differ.
     """
 
-    def __init__(
-        self, frequency: Array | None = None, pixel: Array | None = None, skew: Array | None = None
-    ) -> None:
+    def __init__(self, frequency: Array | None = None, pixel: Array | None = None, skew: Array | None = None) -> None:
         given = {"frequency": frequency, "pixel": pixel, "skew": skew}
         given = {name: _real(name, gains) for name, gains in given.items() if gains is not None}
         for name in given.keys() - {"skew"}:
@@ -326,26 +324,32 @@ class NoiseOnly:
 IDENTITY = Preconditioner.identity()
 
 
-class Preconditioned(Wrapper):
+class WithPreconditioner(Wrapper):
     """A denoiser that samplers walk with a preconditioner; its answers are those of the denoiser inside.
+
+    Args:
+        about: what a manifest should tell of it, beside its hash.
 
     Raises:
         UserError: where the two are for images of different shapes.
     """
 
-    def __init__(self, denoiser: Denoiser, preconditioner: Preconditioner | NoiseOnly) -> None:
+    def __init__(self, denoiser: Denoiser, preconditioner: Preconditioner | NoiseOnly, **about: Any) -> None:
         shape = getattr(getattr(preconditioner, "preconditioner", preconditioner), "shape", None)
         if shape is not None and tuple(denoiser.shape) != shape:
-            raise UserError(f"the preconditioner is for images of shape {shape}, the model's are {tuple(denoiser.shape)}")
+            raise UserError(
+                f"the preconditioner is for images of shape {shape}, the model's are {tuple(denoiser.shape)}"
+            )
         super().__init__(denoiser)
         self.preconditioner = preconditioner
+        self.preconditioned_by = about | {"sha256": preconditioner.sha256}
 
     def __call__(self, x: Tensor, sigma: Tensor, *more: Any) -> Tensor:
         return self.denoiser(x, sigma, *more)
 
 
 def of(denoiser: Denoiser) -> Preconditioner | NoiseOnly:
-    """What samplers walk this denoiser with: the identity, but for a :class:`Preconditioned` one."""
+    """What samplers walk this denoiser with: the identity, but for a :class:`WithPreconditioner`."""
     return getattr(denoiser, "preconditioner", IDENTITY)
 
 
@@ -392,13 +396,15 @@ def exact_moments(model: Denoiser) -> Moments:
     if getattr(model, "images", None) is not None:
         return moments(model.images)
     if not hasattr(model, "variances"):
-        raise UserError("this model does not know its data's moments: use moments(images), of its own samples if need be")
+        raise UserError(
+            "this model does not know its data's moments: use moments(images), of its own samples if need be"
+        )
     shape, axes = tuple(model.shape), _axes(model.shape)
     w, means, variances = (t.double() for t in (model.weights, model.means, model.variances))
-    directions = torch.eye(means.shape[1], dtype=torch.float64, device=means.device) if model.axes is None else model.axes
+    plain = torch.eye(means.shape[1], dtype=torch.float64, device=means.device)
     power, square = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     for k in range(len(w)):
-        columns = directions if model.axes is None else directions[k].double()
+        columns = plain if model.axes is None else model.axes[k].double()
         spread = torch.cat([means[k : k + 1], (columns * variances[k].sqrt()).T]).reshape(-1, *shape)
         power += w[k].cpu() * torch.fft.fftn(spread, dim=axes).abs().square().sum(0).cpu()
         square += w[k].cpu() * spread.square().sum(0).cpu()
@@ -417,7 +423,9 @@ def _inverse(statistic: Tensor, alpha: float) -> Tensor:
 
 def _raw(statistic: Tensor, alpha: float) -> Tensor:
     if not (statistic > 0).all():
-        raise UserError("some pixel is 0 in all images, which the recipe 'before-2023' divides by: choose another recipe")
+        raise UserError(
+            "some pixel is 0 in all images, which the recipe 'before-2023' divides by: choose another recipe"
+        )
     return 1 / statistic
 
 

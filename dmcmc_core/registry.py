@@ -31,6 +31,7 @@ class Integrator:
         calls: (n, **options) -> network calls for n levels followed by 0; None where the integrator adapts its steps.
         defaults: options that let it walk n levels followed by 0.
         last: what its option of that name may be.
+        preconditioned: whether it walks a :class:`dmcmc_core.preconditioning.WithPreconditioner` with its M.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Integrator:
     calls: Callable[..., int] | None
     defaults: dict[str, Any] = field(default_factory=dict)
     last: tuple[str | None, ...] = ()
+    preconditioned: bool = False
 
     def check(self, **options: Any) -> None:
         """UserError for an option outside its range."""
@@ -82,13 +84,16 @@ def integrator(
     schedule: str,
     calls: Callable[..., int] | None,
     lasts: tuple[str | None, ...] = (),
+    preconditioned: bool = False,
     **defaults: Any,
 ) -> Callable:
     """Enter a function in the registry; the function itself stays as it is."""
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         name = function.__name__
-        INTEGRATORS[name] = Integrator(name, function, order, stochastic, schedule, calls, defaults, lasts)
+        INTEGRATORS[name] = Integrator(
+            name, function, order, stochastic, schedule, calls, defaults, lasts, preconditioned
+        )
         return function
 
     return register

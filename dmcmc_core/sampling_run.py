@@ -29,13 +29,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core import checkpoints, dmcmc, integrators, ranks, schedules, shards
+from dmcmc_core import checkpoints, dmcmc, integrators, preconditioning, ranks, schedules, shards
 from dmcmc_core.data import CASTS, to_uint8
+from dmcmc_core.data import load_images as load_reference
 from dmcmc_core.denoiser import BLOCK, Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper, count_nfe, per_row
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior, ResidualPosterior
+from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 from dmcmc_core.ranks import Ranks
 from dmcmc_core.shards import Shard, finished, key, load_images, read_manifest
 from dmcmc_core.streams import Drawn, Streams
@@ -46,12 +48,14 @@ TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))  # 1 to 1e-6, tried for an
 _PILOT, _PILOT_WINDOWS = 64, 8  # images that such a trial integrates, and windows that it waits for at most
 POSTERIORS = ("exact", "classifier", "residual")
 SEARCHES = ("dlg+auto", "auto")  # samplers of the command line, whose settings dmcmc_core.tuning finds
+STATISTICS = 200  # images that gains of a preconditioner come from, as published
 TUNING = "tuning.json"  # how the settings of a run were found, if they were
 
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
     "schedule": f"grid of noise levels: {', '.join(schedules.SCHEDULES)} (the integrator's own)",
     "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
+    "speed_up": "k, for int(1000 / k) levels, as Preconditioned Diffusion Sampling counts them (none)",
     "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",
     "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
     "block": f"rows of one network evaluation, 1 to {LARGEST_BLOCK}, on which last digits of images depend, and the "
@@ -61,10 +65,18 @@ SETTINGS = {
     "guidance": "w of classifier-free guidance, D_uncond + w (D_cond - D_uncond), at least 0; any but 0 and 1 "
     "costs two network evaluations a call (1.0)",
     "unconditional": "class that stands for none in guidance (what the checkpoint tells)",
+    "preconditioner": "M of the chains, of predictor_corrector and of reverse_diffusion: frequency, pixel or both, "
+    "gains from images, or a file that Preconditioner.save wrote (none)",
+    "statistics": f"images that such gains come from, {STATISTICS} of them: a reference's name or an NPZ, of samples "
+    "of the model's own too (the images that an exact model has)",
+    "alpha": "strength of such gains, above 1, the smaller the stronger (5.0)",
+    "omega": "strength of a skew term beside M, for langevin, mala and those integrators (0.0)",
 }
 """Settings of a run beside those of the chains and of the integrator: what each may be (and is by default)."""
 CLASS = ("label", "guidance", "unconditional")
 """Those of them that choose a class; they belong to the model, see :func:`conditioned`."""
+GAINS = {"preconditioner", "statistics", "alpha", "omega"}
+"""Those of them that precondition; they belong to the model too."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ class Plan:
     ``levels`` is None where ``options["tol"]`` sets the cost; ``chain`` is None for a plain integrator, whose noise is
     centred on ``start``; ``tweedie`` is the level of one more denoising after the integrator (None: none).
     ``held_to`` is that of a :class:`dmcmc_core.denoiser.Conditioned` model (None: no class), which takes
-    ``rows_per_image`` of the network in a call.
+    ``rows_per_image`` of the network in a call; ``preconditioned_by`` that of a
+    :class:`dmcmc_core.preconditioning.WithPreconditioner`.
     """
 
     sampler: str
@@ -89,6 +102,7 @@ class Plan:
     rows_per_image: int = 1
     block: int = BLOCK
     cast: str = "round"
+    preconditioned_by: dict[str, Any] | None = None
 
     @property
     def integrator(self) -> integrators.Integrator:
@@ -116,10 +130,11 @@ def split(sampler: str) -> tuple[bool, integrators.Integrator]:
 
 
 def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoiser, dict[str, Any]]:
-    """The model held to the class that the settings name, if they name one, and the settings without it.
+    """The model held to the class and preconditioned as the settings tell, if they do, and the other settings.
 
     Raises:
-        UserError: see :class:`dmcmc_core.denoiser.Conditioned`; and for a guidance without a label.
+        UserError: see :class:`dmcmc_core.denoiser.Conditioned` and :mod:`dmcmc_core.preconditioning`; for a guidance
+            without a label, and gains without images.
     """
     rest = dict(settings or {})
     chosen = {name: rest.pop(name) for name in CLASS if name in rest}
@@ -132,7 +147,58 @@ def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoi
         )
     if chosen and "label" not in chosen:
         raise UserError(f"{next(iter(chosen))} is a setting of a class: choose one by label")
-    return (Conditioned(model, **chosen) if chosen else model), rest
+    model = Conditioned(model, **chosen) if chosen else model
+    gains = {name: rest.pop(name) for name in GAINS if name in rest}
+    return (preconditioned(model, **gains) if gains else model), rest
+
+
+def preconditioned(
+    model: Denoiser,
+    preconditioner: str | None = None,
+    statistics: str | None = None,
+    alpha: float = 5.0,
+    omega: float = 0.0,
+) -> Denoiser:
+    """The model with M, and S of strength omega: gains of its own images or of others, or those of a file.
+
+    Raises:
+        UserError: for a setting out of its range, images of another shape, and where none are known.
+    """
+    if preconditioner is None:
+        raise UserError("statistics, alpha and omega are settings of a preconditioner: choose one by preconditioner")
+    if preconditioning.of(model) is not preconditioning.IDENTITY:
+        raise UserError("this model is preconditioned already: leave preconditioner out")
+    about = {"gains": str(preconditioner), "omega": omega}
+    if preconditioner in PARTS:
+        images, origin = _statistics(model, statistics)
+        about |= {"alpha": alpha, "statistics": origin, "images": len(images)}
+        m = Preconditioner.from_images(images, alpha, *PARTS[preconditioner])
+    elif Path(str(preconditioner)).suffix == ".safetensors":
+        if statistics is not None:
+            raise UserError("a file of gains has its statistics inside: leave statistics out")
+        m = Preconditioner.load(preconditioner)
+    else:
+        raise unknown("preconditioner (no .safetensors file either)", preconditioner, PARTS)
+    return WithPreconditioner(model, m.with_skew(omega) if omega else m, **about)
+
+
+PARTS = {"frequency": (True, False), "pixel": (False, True), "both": (True, True)}
+
+
+def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
+    """Images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
+    if name is not None:
+        images = load_reference(name)
+    elif getattr(model, "images", None) is not None:
+        low, high = model.data_range
+        images = (model.images - low) / (high - low)
+    else:
+        raise UserError(
+            "gains need images, and this model has none: name some by statistics, a reference or an NPZ file, of "
+            "samples of its own if need be"
+        )
+    some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:STATISTICS]
+    return images[some], name or "the model's own images"
 
 
 def in_blocks(model: Denoiser, block: int | None) -> Denoiser:
@@ -177,6 +243,10 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
             raise unknown(f"setting of {sampler}", name, known)
     options = {name: settings[name] for name in settings if name in own}
     entry.check(**options)
+    preconditioned_by = getattr(model, "preconditioned_by", None)
+    if preconditioned_by and not chained and not entry.preconditioned:
+        able = ", ".join(name for name, other in integrators.INTEGRATORS.items() if other.preconditioned)
+        raise UserError(f"{entry.name} knows no preconditioner: choose {able}, or chains by dlg+{entry.name}")
     start = settings.get("start", "mean" if getattr(model, "mean", None) is not None else "zero")
     integrators.one_of("start", start, "zero", "mean")
     schedule = settings.get("schedule", entry.schedule)
@@ -210,6 +280,10 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         raise TooFew(f"{nfe:g} NFE are too few for {sampler}, which needs at least {least:.2f} per image{why}")
     left = nfe / each - spent + 1e-9
     levels = settings.get("levels")
+    if "speed_up" in settings:
+        if levels is not None:
+            raise UserError("speed_up and levels say the same in two ways: leave one out")
+        levels = schedules.sped_up(settings["speed_up"])
     if levels is not None:
         integrators.number("levels", levels, least=1, whole=True)
     if entry.calls is None:
@@ -221,7 +295,21 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
             f"levels={levels!r} is not a whole number that {sampler} can pay for: {each * left:.2f} NFE are left for it"
         )
     held_to = getattr(model, "held_to", None)
-    return Plan(sampler, levels, schedule, start, tweedie, options, chain, posterior, held_to, each, block, cast)
+    return Plan(
+        sampler,
+        levels,
+        schedule,
+        start,
+        tweedie,
+        options,
+        chain,
+        posterior,
+        held_to,
+        each,
+        block,
+        cast,
+        preconditioned_by,
+    )
 
 
 def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float, each: int) -> str:
@@ -551,7 +639,8 @@ def _make(model, the, seed, out, where, posterior, recipe, mine, made) -> Iterat
             start = ChainState(starts.x[: len(shard.images)], starts.sigma[: len(shard.images)])
             arrays["start_sigma"] = start.sigma
         else:
-            x = dmcmc.prior(counted, noise, len(shard.images), the.start, device_of(model))
+            filtered = the.integrator.preconditioned
+            x = dmcmc.prior(counted, noise, len(shard.images), the.start, device_of(model), filtered)
             start = ChainState(x, x.new_full((len(x),), counted.sigma_max))
         counted.reset()
         begun = time.perf_counter()
@@ -761,10 +850,12 @@ def code_key() -> str:
 
 
 def fingerprint(model: Denoiser) -> str:
-    """SHA-256 over the tensors of a model, network weights, images or mixture, and the class that it is held to."""
-    held_to = getattr(model, "held_to", None)
-    if held_to:
-        return hashlib.sha256(repr((fingerprint(model.denoiser), held_to)).encode()).hexdigest()
+    """SHA-256 over the tensors of a model: network weights, images or mixture; the class it is held to, its gains."""
+    if isinstance(model, Wrapper):
+        inside = fingerprint(model.denoiser)
+        more = model.held_to if isinstance(model, Conditioned) else None
+        more = model.preconditioner.sha256 if isinstance(model, WithPreconditioner) else more
+        return hashlib.sha256(repr((inside, more)).encode()).hexdigest() if more else inside
     known = getattr(model, "_fingerprint", None)
     if known is None:
         net = getattr(model, "net", None)

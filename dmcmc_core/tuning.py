@@ -135,6 +135,8 @@ def auto(
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     model = checkpoints.load_model(model) if isinstance(model, str) else model
     fixed = dict(fixed or {})
+    if sampling_run.GAINS & fixed.keys():
+        raise UserError("settings are searched for without a preconditioner: leave it out, or set the chains by hand")
     asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain}
     model, rest = sampling_run.conditioned(model, fixed)
     asked["model"] = sampling_run.fingerprint(model)
