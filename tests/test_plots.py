@@ -258,3 +258,12 @@ def test_every_module_of_figures_decides_a_run_and_none_an_image(tmp_path, monke
     assert sampling_run.code_key.__wrapped__() == before
     (package / "integrators.py").write_text("changed = True")
     assert sampling_run.code_key.__wrapped__() != before
+
+
+def test_paths_go_in_the_order_of_their_rows():
+    way = [(0.0, 0.0), (1.0, 0.5), (0.2, -0.3)]
+    rows = [{"panel": p, "arm": "chain", "x": x, "y": y} for p in ("one", "two") for x, y in way]
+    figure = plots.paths(rows, [[1.0, 0.5], [0.5, 1.0]])
+    first = figure.axes[0]
+    assert len(figure.axes) == 2 and first.lines[2].get_xydata().tolist() == [list(at) for at in way]
+    assert abs(first.lines[1].get_xydata()).max() == pytest.approx(2, abs=1e-3)  # two standard deviations

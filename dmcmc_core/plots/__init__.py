@@ -6,7 +6,7 @@ line.
 """
 
 # ruff: noqa: F401  the names are imported for those who import this package
-from dmcmc_core.plots.chains import class_traces, concept, noise_level_trace
+from dmcmc_core.plots.chains import class_traces, concept, noise_level_trace, paths
 from dmcmc_core.plots.curves import curve_panels, posterior_panels
 from dmcmc_core.plots.distances import distance_against_nfe, distance_lines, dots_and_crosses
 from dmcmc_core.plots.factors import ablation, waterfall

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.plots.style import COLOURS, GREY, LINES, as_array, finish, panel_grid, styled
+from dmcmc_core.plots.style import COLOURS, GREY, LINES, as_array, finish, panel_grid, styled, unique
 
 
 @styled
@@ -120,3 +120,26 @@ def concept(x: Any, sigmas: Any, density: Any, paths: Mapping[str, Sequence[tupl
     axes.grid(False)
     figure.legend(loc="outside lower center", ncols=len(paths))
     return figure
+
+
+@styled
+def paths(rows: Sequence[Mapping[str, Any]], covariance: Any, title: str | None = None) -> Figure:
+    """Chains in the plane, one panel per ``panel``, one line per ``arm``: rows of ``x`` and ``y`` in the order walked.
+
+    Behind them the ellipses of one and two standard deviations of a Gaussian around 0 with this (2, 2) covariance.
+    """
+    panels, arms = unique(rows, "panel"), unique(rows, "arm")
+    figure = Figure(figsize=(2.6 * len(panels) + 0.4, 3.1), layout="constrained")
+    angle = np.linspace(0, 2 * np.pi, 100)
+    ellipse = np.linalg.cholesky(as_array(covariance)) @ np.stack([np.cos(angle), np.sin(angle)])
+    handles = {}
+    grid = panel_grid(figure, len(panels), len(panels), sharex=True, sharey=True)
+    for axes, panel in zip(grid, panels, strict=True):
+        for scale in (1, 2):
+            axes.plot(*(scale * ellipse), color=GREY, linewidth=0.8)
+        for k, arm in enumerate(arms):
+            at = [(row["x"], row["y"]) for row in rows if row["panel"] == panel and row["arm"] == arm]
+            (handles[arm],) = axes.plot(*zip(*at, strict=True), color=COLOURS[k], linewidth=0.9)
+            axes.plot(*at[0], marker="o", color=COLOURS[k], markersize=5)
+        axes.set(title=panel, aspect="equal")
+    return finish(figure, handles, title)
