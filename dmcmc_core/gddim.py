@@ -25,8 +25,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from dmcmc_core import schedules
-from dmcmc_core.denoiser import RUNAWAY, Denoiser
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.denoiser import RUNAWAY, Denoiser, Wrapper
+from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.linear_sde import BDM, CLD, LinearSDE, as_time, gauss
 from dmcmc_core.streams import Streams
 
@@ -165,7 +165,31 @@ def released_covariance(sde: CLD, t: float, s: float, lam: float) -> Tensor:
     return left @ size.diag() @ left.mT
 
 
-def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
+class FromDenoiser(Wrapper):
+    """What :func:`from_denoiser` returns: (u, t) -> epsilon, with all that the denoiser tells of itself."""
+
+    def __init__(self, sde: LinearSDE, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.sde = sde
+        low, high = getattr(denoiser, "data_range", (-1.0, 1.0))
+        self.low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
+        self.scale, self.about = (high - self.low) / 2, getattr(denoiser, "mean", None)
+        self.coefficients = functools.lru_cache(maxsize=1024)(lambda t: (sde.inverse(sde.R(t)), sde.gain(t)))
+
+    def __call__(self, u: Tensor, t: Tensor) -> Tensor:
+        sde, denoiser = self.sde, self.denoiser
+        x, sigma = sde.observation(u, t)
+        x, sigma = self.low + self.scale * (x + 1), self.scale * sigma
+        beyond = min(1.0, denoiser.sigma_max / sigma.item())
+        sigma = sigma.clamp(min=getattr(denoiser, "sigma_min", 0.0))
+        about = 0.0 if self.about is None else self.about.to(x)
+        clean = denoiser(about + beyond * (x - about), (beyond * sigma).to(x).expand(len(x)))
+        clean = (about + beyond * (clean - about) - self.low) / self.scale - 1
+        inverse, gain = self.coefficients(float(t))  # a sampler asks for the same times with the next images
+        return sde.apply(inverse, u - sde.apply(gain, sde.lift(clean)))
+
+
+def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> FromDenoiser:
     """epsilon of a diffusion on images in [-1, 1] from a denoiser of variance-exploding noise, trained or exact.
 
     Nothing is trained, nor approximated: E[x_0 | u] is D of :meth:`dmcmc_core.linear_sde.LinearSDE.observation`, and
@@ -177,27 +201,7 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
     """
     if isinstance(sde, BDM):
         raise UserError("BDM has noise of its own in every frequency, which no denoiser of white noise knows")
-    low, high = getattr(denoiser, "data_range", (-1.0, 1.0))
-    low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
-    scale, mean = (high - low) / 2, getattr(denoiser, "mean", None)
-
-    @functools.lru_cache(maxsize=1024)  # a sampler asks for the same times with the next images
-    def coefficients(t: float) -> tuple[Tensor, Tensor]:
-        return sde.inverse(sde.R(t)), sde.gain(t)
-
-    def epsilon(u: Tensor, t: Tensor) -> Tensor:
-        x, sigma = sde.observation(u, t)
-        x, sigma = low + scale * (x + 1), scale * sigma
-        beyond = min(1.0, denoiser.sigma_max / sigma.item())
-        sigma = sigma.clamp(min=getattr(denoiser, "sigma_min", 0.0))
-        about = 0.0 if mean is None else mean.to(x)
-        clean = denoiser(about + beyond * (x - about), (beyond * sigma).to(x).expand(len(x)))
-        clean = (about + beyond * (clean - about) - low) / scale - 1
-        inverse, gain = coefficients(float(t))
-        return sde.apply(inverse, u - sde.apply(gain, sde.lift(clean)))
-
-    epsilon.sde, epsilon.shape = sde, tuple(denoiser.shape)
-    return epsilon
+    return FromDenoiser(sde, denoiser)
 
 
 # ---- samplers --------------------------------------------------------------------------------------------------------
@@ -382,19 +386,46 @@ def draw(
     for name in options:
         if name not in known:
             raise unknown(f"option of {sampler}", name, list(known)[4:])
-    sde, counted = model.sde, count(model)
+    counted = count(model)
     steps = steps_of(sampler, nfe - (last is not None), **options)
     if sampler == "rk45" and "tol" not in options:
         options["tol"] = _tolerance(model, nfe, kappa, last)
-    streams = [Streams(one, "image", range(num)) for one in ([seed] if isinstance(seed, int) else seed)]
+    streams = [Streams(one, "image", range(num)) for one in ([seed] if isinstance(seed, numbers.Integral) else seed)]
 
     def noise(like: Tensor) -> Tensor:
         return torch.cat([stream(rows) for stream, rows in zip(streams, like.split(num), strict=True)])
 
-    u = sde.apply(sde.prior, noise(torch.empty(len(streams) * num, sde.parts * model.shape[0], *model.shape[1:])))
-    grid = schedules.power(steps, sde.t_max, sde.t_min, kappa)
-    u = SAMPLERS[sampler](sde, counted, u, grid, last=last, noise=noise, **options)
-    return Drawn((sde.drop(u) + 1) / 2, counted.rows / len(u))
+    made = images(counted, sampler, prior(model, len(streams) * num, noise), steps, noise, kappa, last, **options)
+    return Drawn(made, counted.rows / len(made))
+
+
+def prior(model: Epsilon, num: int, noise: Noise, device: str | torch.device = "cpu") -> Tensor:
+    """States that sampling begins with, (num, parts C, H, W)."""
+    sde, shape = model.sde, model.shape
+    return sde.apply(sde.prior, noise(torch.empty(num, sde.parts * shape[0], *shape[1:], device=device)))
+
+
+def images(
+    model: Epsilon,
+    sampler: str,
+    u: Tensor,
+    steps: int,
+    noise: Noise,
+    kappa: float = 2.0,
+    last: str | None = "clean",
+    **options: Any,
+) -> Tensor:
+    """Images (B, C, H, W), data in [0, 1], from states of the prior, by so many steps of a sampler and ``last``."""
+    sde = model.sde
+    u = SAMPLERS[sampler](sde, model, u, times(sde, steps, kappa), last=last, noise=noise, **options)
+    return (sde.drop(u) + 1) / 2
+
+
+def times(sde: LinearSDE, steps: int, kappa: float = 2.0) -> Tensor:
+    """The published grid, (steps + 1,): from the diffusion's t_max to its t_min."""
+    if isinstance(kappa, bool) or not isinstance(kappa, numbers.Real):
+        raise UserError(f"kappa must be a number above 0, not {kappa!r:.40}")
+    return schedules.power(steps, sde.t_max, sde.t_min, kappa)
 
 
 def steps_of(sampler: str, nfe: int, corrector: bool = False, **_: Any) -> int:
@@ -402,8 +433,24 @@ def steps_of(sampler: str, nfe: int, corrector: bool = False, **_: Any) -> int:
     steps = (nfe + 1) // 2 if corrector else nfe // 2 if sampler == "heun" else nfe
     if steps < 1:
         least = 2 if sampler == "heun" else 1
-        raise UserError(f"{sampler} needs at least {least} NFE, the last denoising not counted: {nfe} are left for it")
+        raise TooFew(f"{sampler} needs at least {least} NFE, the last denoising not counted: {nfe} are left for it")
     return steps
+
+
+def options_of(sampler: str) -> set[str]:
+    """Options of a sampler that are no state of a walk."""
+    parameters = inspect.signature(SAMPLERS[sampler]).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"noise", "history", "earlier"}
+
+
+def check_options(model: Epsilon, sampler: str, steps: int, **options: Any) -> None:
+    """UserError for what :func:`images` would refuse: it walks one state of zeros, and asks no network."""
+
+    def still(u: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+    still.sde = model.sde
+    images(still, sampler, prior(model, 1, torch.zeros_like), steps, torch.zeros_like, **options)
 
 
 def count(model: Epsilon) -> Epsilon:
@@ -413,7 +460,7 @@ def count(model: Epsilon) -> Epsilon:
         counted.rows += len(u)
         return model(u, t)
 
-    counted.rows = 0
+    counted.rows, counted.sde = 0, getattr(model, "sde", None)
     return counted
 
 
@@ -458,6 +505,7 @@ def euler_maruyama(
     Other arguments, and errors, as for :func:`sample`.
     """
     _check_lam(lam)
+    _check_choice("released", released)
     sde.check_state(u)
     grid, noise = check(sde, grid, 0), noise or torch.randn_like
     share = (1 + (lam if released else lam**2)) / 2
