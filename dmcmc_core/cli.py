@@ -265,7 +265,7 @@ def all_settings() -> str:
     """Every setting of ``sample``, taken from where it is defined; in brackets what it is unless set."""
     import inspect
 
-    from dmcmc_core import integrators, sampling_run
+    from dmcmc_core import gddim, integrators, sampling_run
     from dmcmc_core.dmcmc import ChainSettings
 
     doc = inspect.getdoc(ChainSettings).partition("Attributes:\n")[2].partition("Raises:")[0]
@@ -283,11 +283,18 @@ def all_settings() -> str:
         if own:
             choice = {"last": ": " + " or ".join(_yaml(v) for v in entry.last)}
             options[name] = ", ".join(f"{o}{choice.get(o, '')} ({_yaml(found[o])})" for o in own)
+    linear = {
+        sampler: ", ".join(f"{o} ({_yaml(found[o].default)})" for o in found if o in gddim.options_of(name) - {"last"})
+        for sampler, name in sampling_run.LINEAR_SAMPLERS.items()
+        if (found := inspect.signature(gddim.SAMPLERS[name]).parameters)
+    }
     lines = []
     for title, named in (
         ("settings of every sampler, with their defaults", sampling_run.SETTINGS),
         ("settings of the chains (dlg+NAME)", chains),
         ("options of the integrators", options),
+        ("settings of linear diffusions (gddim, sde+NAME)", sampling_run.OF_LINEAR),
+        ("options of their samplers", linear),
     ):
         lines.append(f"\n{title}:")
         for name, text in named.items():
@@ -311,7 +318,7 @@ def plan_made(manifest: dict[str, Any]) -> str:
         text += f"; n_skip {the['chain']['n_skip']}"
     if the["levels"] is None:
         return text + f"; tol {the['options']['tol']:g}"
-    count = f"{the['levels']} level{'s' * (the['levels'] > 1)}"
+    count = f"{the['levels']} {'time' if 'times' in manifest else 'level'}{'s' * (the['levels'] > 1)}"
     if the["levels"] > 2:
         return text + f"; {count} for the integrator"
     remedy = "more images, fewer chains or a larger --nfe" if the["chain"] else "a larger --nfe"
@@ -320,7 +327,10 @@ def plan_made(manifest: dict[str, Any]) -> str:
 
 def sample_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--model", required=True, metavar="M", help="digits, glyphs32, glyphs32-exact, or the path of a checkpoint"
+        "--model",
+        required=True,
+        metavar="M",
+        help="digits, glyphs32, glyphs32-exact, digits-cld, digits-bdm, digits-vp, or the path of a checkpoint",
     )
     p.add_argument(
         "--sampler",
@@ -328,7 +338,9 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         metavar="S",
         help="NAME or dlg+NAME (chains first), NAME one of "
         + SAMPLERS
-        + "; dlg+auto, which finds its settings itself; or auto, which does without chains where they are not better",
+        + "; dlg+auto, which finds its settings itself; auto, which does without chains where they are not better; "
+        "or, of a linear diffusion (digits-cld, or a denoiser with --set sde=VP), gddim, sde+euler_maruyama, sde+heun, "
+        "sde+sscs or sde+ancestral",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
     p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")

@@ -25,8 +25,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from dmcmc_core import schedules
-from dmcmc_core.denoiser import Denoiser
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.denoiser import RUNAWAY, Denoiser, Wrapper
+from dmcmc_core.errors import TooFew, UserError, unknown
 from dmcmc_core.linear_sde import BDM, CLD, LinearSDE, as_time, gauss
 from dmcmc_core.streams import Streams
 
@@ -137,10 +137,10 @@ def stochastic_covariance(sde: LinearSDE, t: float, s: float, lam: float) -> Ten
     at lam = 0; at lam = 1 on VP it is the variance of DDPM's ancestral sampling.
 
     Raises:
-        UserError: a time outside the diffusion's, t above s, lam below 0.
+        UserError: a time that is no number or outside the diffusion's, t not below s, lam below 0.
     """
     _check_lam(lam)
-    times = check(sde, torch.tensor([s, t], dtype=torch.float64), 0)
+    times = check(sde, [_time("s", s), _time("t", t)], 0)
     stretch, root = sde.stretch(times[1], times[0], lam), sde.R(times[1])
     return sde.product(sde.product(root, sde.one - sde.product(stretch, sde.transpose(stretch))), sde.transpose(root))
 
@@ -152,6 +152,7 @@ def released_covariance(sde: CLD, t: float, s: float, lam: float) -> Tensor:
     That is far too much at low noise. ``sample(..., released=True)`` draws from it, and adds none in the last step.
     """
     _check_lam(lam)
+    s, t = check(sde, [_time("s", s), _time("t", t)], 0).tolist()
 
     def rate(tau: float, flat) -> Any:
         p = torch.from_numpy(flat.reshape(2, 2))
@@ -164,7 +165,31 @@ def released_covariance(sde: CLD, t: float, s: float, lam: float) -> Tensor:
     return left @ size.diag() @ left.mT
 
 
-def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
+class FromDenoiser(Wrapper):
+    """What :func:`from_denoiser` returns: (u, t) -> epsilon, with all that the denoiser tells of itself."""
+
+    def __init__(self, sde: LinearSDE, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.sde = sde
+        low, high = getattr(denoiser, "data_range", (-1.0, 1.0))
+        self.low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
+        self.scale, self.about = (high - self.low) / 2, getattr(denoiser, "mean", None)
+        self.coefficients = functools.lru_cache(maxsize=1024)(lambda t: (sde.inverse(sde.R(t)), sde.gain(t)))
+
+    def __call__(self, u: Tensor, t: Tensor) -> Tensor:
+        sde, denoiser = self.sde, self.denoiser
+        x, sigma = sde.observation(u, t)
+        x, sigma = self.low + self.scale * (x + 1), self.scale * sigma
+        beyond = min(1.0, denoiser.sigma_max / sigma.item())
+        sigma = sigma.clamp(min=getattr(denoiser, "sigma_min", 0.0))
+        about = 0.0 if self.about is None else self.about.to(x)
+        clean = denoiser(about + beyond * (x - about), (beyond * sigma).to(x).expand(len(x)))
+        clean = (about + beyond * (clean - about) - self.low) / self.scale - 1
+        inverse, gain = self.coefficients(float(t))  # a sampler asks for the same times with the next images
+        return sde.apply(inverse, u - sde.apply(gain, sde.lift(clean)))
+
+
+def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> FromDenoiser:
     """epsilon of a diffusion on images in [-1, 1] from a denoiser of variance-exploding noise, trained or exact.
 
     Nothing is trained, nor approximated: E[x_0 | u] is D of :meth:`dmcmc_core.linear_sde.LinearSDE.observation`, and
@@ -176,27 +201,7 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> Epsilon:
     """
     if isinstance(sde, BDM):
         raise UserError("BDM has noise of its own in every frequency, which no denoiser of white noise knows")
-    low, high = getattr(denoiser, "data_range", (-1.0, 1.0))
-    low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
-    scale, mean = (high - low) / 2, getattr(denoiser, "mean", None)
-
-    @functools.lru_cache(maxsize=1024)  # a sampler asks for the same times with the next images
-    def coefficients(t: float) -> tuple[Tensor, Tensor]:
-        return sde.inverse(sde.R(t)), sde.gain(t)
-
-    def epsilon(u: Tensor, t: Tensor) -> Tensor:
-        x, sigma = sde.observation(u, t)
-        x, sigma = low + scale * (x + 1), scale * sigma
-        beyond = min(1.0, denoiser.sigma_max / sigma.item())
-        sigma = sigma.clamp(min=getattr(denoiser, "sigma_min", 0.0))
-        about = 0.0 if mean is None else mean.to(x)
-        clean = denoiser(about + beyond * (x - about), (beyond * sigma).to(x).expand(len(x)))
-        clean = (about + beyond * (clean - about) - low) / scale - 1
-        inverse, gain = coefficients(float(t))
-        return sde.apply(inverse, u - sde.apply(gain, sde.lift(clean)))
-
-    epsilon.sde, epsilon.shape = sde, tuple(denoiser.shape)
-    return epsilon
+    return FromDenoiser(sde, denoiser)
 
 
 # ---- samplers --------------------------------------------------------------------------------------------------------
@@ -243,10 +248,13 @@ def sample(
         (B, ...) in the dtype of ``u``, at least float32.
 
     Raises:
-        UserError: a grid, degree, lambda or option outside its range, or a network of another number of channels.
+        UserError: a grid, degree, lambda or option outside its range, or a network whose answer is no finite tensor
+            of the state's shape.
     """
     sde.check_state(u)
     _check_lam(lam)
+    _check_choice("corrector", corrector)
+    _check_choice("released", released)
     if degree is None:
         degree = 0 if lam else min(2, len(check(sde, grid, 0)) - 2)
     if lam and (degree or corrector):
@@ -306,12 +314,20 @@ def finish(sde: LinearSDE, epsilon_model: Epsilon, u: Tensor, t: float, how: str
 
 
 def evaluate(sde: LinearSDE, epsilon_model: Epsilon, u: Tensor, t: float) -> Tensor:
-    """epsilon(u, t), found to be of the shape of the state."""
+    """epsilon(u, t) in the dtype of the state, found to be finite and of its shape."""
     epsilon = epsilon_model(u, torch.tensor(t, dtype=torch.float64))
+    if not isinstance(epsilon, Tensor) or not epsilon.is_floating_point():
+        got = f"numbers of {epsilon.dtype}" if isinstance(epsilon, Tensor) else f"a {type(epsilon).__name__}"
+        raise UserError(f"the network must answer with a tensor of floating-point numbers like the state, not {got}")
     if epsilon.shape != u.shape:
         raise UserError(
             f"the network must answer a state of shape {tuple(u.shape)} with one epsilon of that shape, "
             f"{sde.parts} channels for each of the images, not {tuple(epsilon.shape)}"
+        )
+    if not epsilon.isfinite().all() and u.abs().max() < RUNAWAY:  # a state that has run away is no fault of the network
+        raise UserError(
+            f"the network's epsilon is not finite at t = {t:g}, for a finite state: mend the network, or keep to the "
+            "times it was trained on"
         )
     return epsilon.to(u)
 
@@ -340,7 +356,7 @@ def draw(
     sampler: str,
     nfe: int,
     num: int,
-    seed: int,
+    seed: int | Sequence[int],
     *,
     kappa: float = 2.0,
     last: str | None = "clean",
@@ -351,7 +367,8 @@ def draw(
     Args:
         model: knows ``sde`` and ``shape``: :class:`dmcmc_core.nets.linear.EpsilonNet`, or :func:`from_denoiser`.
         sampler: one of :data:`SAMPLERS`.
-        seed: image i depends on (seed, i) alone, but for ``rk45``.
+        seed: image i depends on (seed, i) alone, but for ``rk45``; of several seeds ``num`` images each, one seed after
+            the other and evaluated together, which fills the blocks of a network.
         kappa: of the grid, :func:`dmcmc_core.schedules.power`, from the diffusion's t_max to its t_min.
         last, options: of the sampler.
 
@@ -369,15 +386,46 @@ def draw(
     for name in options:
         if name not in known:
             raise unknown(f"option of {sampler}", name, list(known)[4:])
-    sde, counted = model.sde, count(model)
+    counted = count(model)
     steps = steps_of(sampler, nfe - (last is not None), **options)
     if sampler == "rk45" and "tol" not in options:
         options["tol"] = _tolerance(model, nfe, kappa, last)
-    noise = Streams(seed, "image", range(num))
-    u = sde.apply(sde.prior, noise(torch.empty(num, sde.parts * model.shape[0], *model.shape[1:])))
-    grid = schedules.power(steps, sde.t_max, sde.t_min, kappa)
-    u = SAMPLERS[sampler](sde, counted, u, grid, last=last, noise=noise, **options)
-    return Drawn((sde.drop(u) + 1) / 2, counted.rows / num)
+    streams = [Streams(one, "image", range(num)) for one in ([seed] if isinstance(seed, numbers.Integral) else seed)]
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.cat([stream(rows) for stream, rows in zip(streams, like.split(num), strict=True)])
+
+    made = images(counted, sampler, prior(model, len(streams) * num, noise), steps, noise, kappa, last, **options)
+    return Drawn(made, counted.rows / len(made))
+
+
+def prior(model: Epsilon, num: int, noise: Noise, device: str | torch.device = "cpu") -> Tensor:
+    """States that sampling begins with, (num, parts C, H, W)."""
+    sde, shape = model.sde, model.shape
+    return sde.apply(sde.prior, noise(torch.empty(num, sde.parts * shape[0], *shape[1:], device=device)))
+
+
+def images(
+    model: Epsilon,
+    sampler: str,
+    u: Tensor,
+    steps: int,
+    noise: Noise,
+    kappa: float = 2.0,
+    last: str | None = "clean",
+    **options: Any,
+) -> Tensor:
+    """Images (B, C, H, W), data in [0, 1], from states of the prior, by so many steps of a sampler and ``last``."""
+    sde = model.sde
+    u = SAMPLERS[sampler](sde, model, u, times(sde, steps, kappa), last=last, noise=noise, **options)
+    return (sde.drop(u) + 1) / 2
+
+
+def times(sde: LinearSDE, steps: int, kappa: float = 2.0) -> Tensor:
+    """The published grid, (steps + 1,): from the diffusion's t_max to its t_min."""
+    if isinstance(kappa, bool) or not isinstance(kappa, numbers.Real):
+        raise UserError(f"kappa must be a number above 0, not {kappa!r:.40}")
+    return schedules.power(steps, sde.t_max, sde.t_min, kappa)
 
 
 def steps_of(sampler: str, nfe: int, corrector: bool = False, **_: Any) -> int:
@@ -385,8 +433,24 @@ def steps_of(sampler: str, nfe: int, corrector: bool = False, **_: Any) -> int:
     steps = (nfe + 1) // 2 if corrector else nfe // 2 if sampler == "heun" else nfe
     if steps < 1:
         least = 2 if sampler == "heun" else 1
-        raise UserError(f"{sampler} needs at least {least} NFE, the last denoising not counted: {nfe} are left for it")
+        raise TooFew(f"{sampler} needs at least {least} NFE, the last denoising not counted: {nfe} are left for it")
     return steps
+
+
+def options_of(sampler: str) -> set[str]:
+    """Options of a sampler that are no state of a walk."""
+    parameters = inspect.signature(SAMPLERS[sampler]).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"noise", "history", "earlier"}
+
+
+def check_options(model: Epsilon, sampler: str, steps: int, **options: Any) -> None:
+    """UserError for what :func:`images` would refuse: it walks one state of zeros, and asks no network."""
+
+    def still(u: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+    still.sde = model.sde
+    images(still, sampler, prior(model, 1, torch.zeros_like), steps, torch.zeros_like, **options)
 
 
 def count(model: Epsilon) -> Epsilon:
@@ -396,22 +460,26 @@ def count(model: Epsilon) -> Epsilon:
         counted.rows += len(u)
         return model(u, t)
 
-    counted.rows = 0
+    counted.rows, counted.sde = 0, getattr(model, "sde", None)
     return counted
 
 
-@functools.lru_cache(maxsize=256)
 def _tolerance(model: Epsilon, nfe: int, kappa: float, last: str | None) -> float:
     """The smallest of a row of tolerances whose cost is at most ``nfe`` for 64 images of another seed."""
     kept = None
     for tol in (10 ** (-k / 2) for k in range(1, 14)):
-        used = draw(model, "rk45", nfe, 64, -1, kappa=kappa, last=last, tol=tol).nfe
-        if used > nfe:
+        if (used := _trial(model, tol, kappa, last)) > nfe:
             break
         kept = tol
     if kept is None:
         raise UserError(f"rk45 uses {used:.0f} NFE at its loosest tolerance: {nfe} are too few")
     return kept
+
+
+@functools.lru_cache(maxsize=256)
+def _trial(model: Epsilon, tol: float, kappa: float, last: str | None) -> float:
+    """NFE of rk45 at a tolerance, the same for all budgets."""
+    return draw(model, "rk45", 2, 64, -1, kappa=kappa, last=last, tol=tol).nfe
 
 
 # ---- what gDDIM is compared with -------------------------------------------------------------------------------------
@@ -437,6 +505,7 @@ def euler_maruyama(
     Other arguments, and errors, as for :func:`sample`.
     """
     _check_lam(lam)
+    _check_choice("released", released)
     sde.check_state(u)
     grid, noise = check(sde, grid, 0), noise or torch.randn_like
     share = (1 + (lam if released else lam**2)) / 2
@@ -600,6 +669,19 @@ def _check_root(sde: LinearSDE, root: str) -> str:
     return root if isinstance(sde, CLD) else "R"
 
 
+def _check_choice(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise UserError(f"{name} must be True or False, not {value!r:.40}")
+
+
+def _time(name: str, t: float) -> float:
+    """One number of Python, NumPy or torch, as a float."""
+    one = t.item() if getattr(t, "ndim", None) == 0 else t
+    if isinstance(one, bool) or not isinstance(one, numbers.Real):
+        raise UserError(f"{name} must be one time, a number between 0 and 1, not {t!r:.60}")
+    return float(one)
+
+
 def _check_lam(lam: float) -> None:
     if isinstance(lam, bool) or not isinstance(lam, numbers.Real) or not 0 <= lam < float("inf"):
-        raise UserError(f"lambda must be at least 0 and finite, not {lam!r}")
+        raise UserError(f"lambda must be at least 0 and finite, not {lam!r:.60}")

@@ -1,9 +1,10 @@
 """n images from a model and a sampler onto disk, in shards: seeded per image, resumable, the same in any division.
 
-A sampler is an integrator's name, or ``dlg+NAME``: Denoising Langevin Gibbs, then that integrator. A run's folder
-holds ``manifest.json`` (the whole recipe, what it cost) and ``shard-*.npz`` (``arr_0``, uint8, NHWC). Image i of a seed
-is the same image however many are made, in whatever shards, by however many processes (:mod:`dmcmc_core.ranks` tells
-which of the shards this one makes), before or after an interruption; :mod:`dmcmc_core.shards` keeps the folder.
+A sampler is an integrator's name, or ``dlg+NAME``: Denoising Langevin Gibbs, then that integrator; or, of a linear
+diffusion, ``gddim`` or ``sde+NAME``, one of those that gDDIM is compared with. A run's folder holds ``manifest.json``
+(the whole recipe, what it cost) and ``shard-*.npz`` (``arr_0``, uint8, NHWC). Image i of a seed is the same image
+however many are made, in whatever shards, by however many processes (:mod:`dmcmc_core.ranks` tells which of the shards
+this one makes), before or after an interruption; :mod:`dmcmc_core.shards` keeps the folder.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core import checkpoints, dmcmc, integrators, preconditioning, ranks, schedules, shards
+from dmcmc_core import checkpoints, dmcmc, gddim, integrators, preconditioning, ranks, schedules, shards
 from dmcmc_core.data import CASTS, to_uint8
 from dmcmc_core.data import load_images as load_reference
 from dmcmc_core.denoiser import BLOCK, Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper, count_nfe, per_row
 from dmcmc_core.dmcmc import Chain, ChainSettings, Window
 from dmcmc_core.errors import TooFew, UserError, unknown
+from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
@@ -73,6 +75,16 @@ SETTINGS = {
     "omega": "strength of a skew term beside M, for langevin, mala and those integrators (0.0)",
 }
 """Settings of a run beside those of the chains and of the integrator: what each may be (and is by default)."""
+OF_LINEAR = {
+    "sde": f"diffusion through which a denoiser is asked: {', '.join(DIFFUSIONS)} (that of a network for one)",
+    "kappa": "of the grid of times, uniform in t^(1 / kappa), above 0 (2.0)",
+    "levels": "times of that grid, at least 2 (as many as the budget pays for)",
+    "last": "one more denoising, a call: clean, the predicted image; euler, as published; or null (clean)",
+    "cast": SETTINGS["cast"],
+}
+"""Those of a run of a linear diffusion, beside the options of its sampler."""
+LINEAR_SAMPLERS = {name if name == "gddim" else f"sde+{name}": name for name in gddim.SAMPLERS if name != "rk45"}
+"""Names in :data:`dmcmc_core.gddim.SAMPLERS` by those that a run has for them."""
 CLASS = ("label", "guidance", "unconditional")
 """Those of them that choose a class; they belong to the model, see :func:`conditioned`."""
 GAINS = {"preconditioner", "statistics", "alpha", "omega"}
@@ -108,6 +120,16 @@ class Plan:
     def integrator(self) -> integrators.Integrator:
         return split(self.sampler)[1]
 
+    @property
+    def linear(self) -> str | None:
+        """Its name in :data:`dmcmc_core.gddim.SAMPLERS`, None of an integrator; its levels are times then."""
+        return LINEAR_SAMPLERS.get(self.sampler)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a tolerance, not a number of levels, sets its cost."""
+        return self.linear is None and self.integrator.calls is None
+
 
 class Samples(NamedTuple):
     """Images (n, C, H, W) float32 in the model's data range after rounding to uint8, and the run's manifest."""
@@ -119,13 +141,18 @@ class Samples(NamedTuple):
 def split(sampler: str) -> tuple[bool, integrators.Integrator]:
     """Whether chains run first, and the integrator: of ``NAME`` or ``dlg+NAME``."""
     method, _, name = sampler.rpartition("+")
+    if sampler == "sde+rk45":
+        raise UserError(
+            "sde+rk45 has one step size for all images of a batch, and an image of a run depends on no other: "
+            "dmcmc_core.gddim.draw has it"
+        )
     if sampler in SEARCHES:
         raise UserError(
             f"{sampler} has to find its integrator first: dmcmc_core.tuning.auto does, or the command sample"
         )
     if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
         names = list(integrators.INTEGRATORS)
-        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), *SEARCHES])
+        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), *SEARCHES, *LINEAR_SAMPLERS])
     return method == "dlg", integrators.INTEGRATORS[name]
 
 
@@ -201,6 +228,37 @@ def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
     return images[some], name or "the model's own images"
 
 
+def prepared(
+    model: Denoiser | gddim.Epsilon, sampler: str, settings: dict[str, Any] | None
+) -> tuple[Denoiser | gddim.Epsilon, dict[str, Any]]:
+    """The model as a sampler takes it, held to a class or asked through a linear diffusion; the settings without these.
+
+    Raises:
+        UserError: see :func:`conditioned`; for a network of a linear diffusion under a sampler of denoisers, and a
+            denoiser under one of those diffusions that ``sde`` does not name.
+    """
+    model, rest = conditioned(model, settings)
+    own, asked = getattr(model, "sde", None), rest.get("sde")
+    if sampler not in LINEAR_SAMPLERS:
+        if own is not None:
+            raise UserError(
+                f"this model is of the linear diffusion {type(own).__name__}, on which {sampler} does not work: "
+                f"choose one of {', '.join(LINEAR_SAMPLERS)}"
+            )
+        return model, rest
+    if preconditioning.of(model) is not preconditioning.IDENTITY:
+        raise UserError(f"{sampler} knows no preconditioner: leave preconditioner out")
+    rest.pop("sde", None)
+    if own is None and asked is None:
+        raise UserError(f"{sampler} asks a denoiser through a linear diffusion: choose one by sde, such as sde=VP")
+    if own is None:
+        names = {name.lower(): name for name in DIFFUSIONS}
+        return gddim.from_denoiser(make_sde(names.get(str(asked).lower(), asked)), model), rest
+    if asked is not None:
+        raise UserError(f"this model is of the linear diffusion {type(own).__name__} already: leave sde out")
+    return model, rest
+
+
 def in_blocks(model: Denoiser, block: int | None) -> Denoiser:
     """The model, its network taking ``block`` rows at a time (None: as before); exact models keep their own blocks."""
     if block is None:
@@ -229,8 +287,10 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
             an NFE that the sampler cannot keep to.
     """
     integrators.number("nfe", nfe, above=0)
+    model, settings = prepared(model, sampler, settings)
+    if sampler in LINEAR_SAMPLERS:
+        return _linear_plan(model, sampler, nfe, settings)
     chained, entry = split(sampler)
-    model, settings = conditioned(model, settings)
     each = getattr(model, "rows_per_image", 1)
     parameters = inspect.signature(entry.function).parameters.values()
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"noise", "callback"}
@@ -312,6 +372,26 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
     )
 
 
+def _linear_plan(model: gddim.Epsilon, sampler: str, nfe: float, settings: dict[str, Any]) -> Plan:
+    """That of a sampler of linear diffusions."""
+    name, each = LINEAR_SAMPLERS[sampler], getattr(model, "rows_per_image", 1)
+    known = gddim.options_of(name) | OF_LINEAR.keys() - {"sde"}
+    for setting in settings:
+        if setting not in known:
+            raise unknown(f"setting of {sampler}", setting, known)
+    options = {"kappa": 2.0, "last": "clean"} | {n: v for n, v in settings.items() if n not in ("levels", "cast")}
+    integrators.one_of("last", options["last"], None, "clean", "euler")
+    left = math.floor(nfe / each + 1e-9) - (options["last"] is not None)
+    levels, most = settings.get("levels"), 1 + gddim.steps_of(name, left, **options)
+    if levels is not None:
+        integrators.number("levels", levels, least=2, most=most, whole=True)
+    levels, cast = levels or most, settings.get("cast", "round")
+    integrators.one_of("cast", cast, *CASTS)
+    gddim.check_options(model, name, levels - 1, **options)
+    held_to = getattr(model, "held_to", None)
+    return Plan(sampler, levels, "power", "zero", None, options, None, None, held_to, each, BLOCK, cast)
+
+
 def _remedy(chain: ChainSettings, num: int, posterior: str | None, least: float, each: int) -> str:
     """What the chains cost, the budget that would do, and what makes them cheaper."""
     less = ["more images", *["fewer chains"] * (min(chain.chains, num) > 1), *["a smaller n_skip"] * (chain.n_skip > 1)]
@@ -363,7 +443,7 @@ def with_tolerance(
     Raises:
         UserError: when not even the loosest tolerance does.
     """
-    if the.integrator.calls is not None or the.options.get("tol") is not None:
+    if not the.adapts or the.options.get("tol") is not None:
         return the
     fixed = (chain_cost(the.chain, num, the.posterior) if the.chain else 0.0) + (the.tweedie is not None)
     fixed *= the.rows_per_image
@@ -456,7 +536,7 @@ def run(
     """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
 
     Args:
-        model: a name or path for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
+        model: a name or path for :func:`dmcmc_core.checkpoints.load`, a denoiser, or a network of a linear diffusion.
         sampler, nfe, settings: see :func:`plan`.
         chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
         seed: at least 0.
@@ -470,8 +550,9 @@ def run(
     Returns:
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
         window that several ranks walk through is counted once. ``sigmas`` is the integrator's grid from sigma_max;
-        with chains it begins at the ``start_sigma`` of each image, which its shard tells. ``block_halved``: rows of a
-        block, where all did not fit into the device's memory.
+        with chains it begins at the ``start_sigma`` of each image, which its shard tells. ``times``, in its place, is
+        the grid of a linear diffusion. ``block_halved``: rows of a block, where all did not fit into the device's
+        memory.
 
     Raises:
         UserError: bad input (before anything is written), a folder that holds another run or that another process
@@ -488,10 +569,11 @@ def run(
     if share is not None and ranks.here().world > 1:
         raise UserError("a share i/n is for runs that nobody splits already: leave it out where ranks share the run")
     name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
-    split(sampler)  # a wrong name should not wait for the model
-    model = checkpoints.load_model(model, device=device) if isinstance(model, str) else model
+    if sampler not in LINEAR_SAMPLERS:
+        split(sampler)  # a wrong name should not wait for the model
+    model = checkpoints.load(model, device=device) if isinstance(model, str) else model
     _check_model(model)
-    model, chosen = conditioned(model, settings)
+    model, chosen = prepared(model, sampler, settings)
     _check_range(model)
     the = plan(model, sampler, nfe, num, chosen)
     model = in_blocks(model, chosen.get("block"))
@@ -563,7 +645,7 @@ def _opened(
     before = _stored(out, recipe, num, say=us.leads)
     if before is None:
         the = with_tolerance(model, the, recipe["nfe"], num, posterior)
-        manifest = recipe | {"plan": asdict(the), "dtype": "float32", "sigmas": _grid(model, the)} | _versions()
+        manifest = recipe | {"plan": asdict(the), "dtype": "float32"} | _grid(model, the) | _versions()
     else:
         _agree(before, the, recipe["nfe"], num, out)
         the = replace(the, options=before["plan"]["options"])
@@ -590,9 +672,11 @@ def _agree(stored: dict[str, Any], the: Plan, nfe: float, num: int, out: Path) -
         )
 
 
-def _grid(model: Denoiser, the: Plan) -> list[float]:
-    """The levels of the integrator, from sigma_max to 0."""
-    return schedules.SCHEDULES[the.schedule](the.levels or 2, model.sigma_max, model.sigma_min).tolist()
+def _grid(model: Denoiser, the: Plan) -> dict[str, list[float]]:
+    """The levels of the integrator, from sigma_max to 0, or the times of a linear diffusion."""
+    if the.linear:
+        return {"times": gddim.times(model.sde, the.levels - 1, the.options["kappa"]).tolist()}
+    return {"sigmas": schedules.SCHEDULES[the.schedule](the.levels or 2, model.sigma_max, model.sigma_min).tolist()}
 
 
 def _versions() -> dict[str, Any]:
@@ -602,7 +686,8 @@ def _versions() -> dict[str, Any]:
 
 def _check_model(model: Any) -> None:
     """UserError for what is no denoiser, as a bare network or function."""
-    missing = [n for n in ("shape", "data_range", "sigma_min", "sigma_max") if not hasattr(model, n)]
+    needed = ("shape", "data_range", *(() if hasattr(model, "sde") else ("sigma_min", "sigma_max")))
+    missing = [n for n in needed if not hasattr(model, n)]
     if not callable(model) or missing:
         raise UserError(
             f"the model, a {type(model).__name__}, is no denoiser: it has no {', '.join(missing) or 'call'}; "
@@ -638,6 +723,9 @@ def _make(model, the, seed, out, where, posterior, recipe, mine, made) -> Iterat
             starts, rows, seconds["chains"] = walk.starts(shard.windows)
             start = ChainState(starts.x[: len(shard.images)], starts.sigma[: len(shard.images)])
             arrays["start_sigma"] = start.sigma
+        elif the.linear:
+            x = gddim.prior(model, len(shard.images), noise, device_of(model))
+            start = ChainState(x, x.new_full((len(x),), model.sde.t_max))
         else:
             filtered = the.integrator.preconditioned
             x = dmcmc.prior(counted, noise, len(shard.images), the.start, device_of(model), filtered)
@@ -661,7 +749,8 @@ def _images(model: Denoiser, the: Plan, start: ChainState, noise: Streams, shard
         x = _integrate(model, the, start, noise, callback=lambda step, *_: done.append(step))
     except UserError as error:
         images = f"images {shard.images[0]} to {shard.images[-1]}"
-        raise UserError(f"{error} ({the.sampler}, {images}, step {len(done) + 1})") from None
+        step = "" if the.linear else f", step {len(done) + 1}"
+        raise UserError(f"{error} ({the.sampler}, {images}{step})") from None
     if torch.isfinite(x).all():
         return x
     bad: list[str] = []
@@ -676,9 +765,11 @@ def _images(model: Denoiser, the: Plan, start: ChainState, noise: Streams, shard
     noise.state = begun
     with suppress(UserError):
         _integrate(model, the, start, noise, callback=look)
+    if not bad:
+        bad.append("at its end" if the.tweedie is None else f"in the denoising at sigma = {the.tweedie:g} after that")
     raise UserError(
         f"the sampler gave values that are not finite from image {shard.images[0]} on: {the.sampler}, "
-        f"{bad[0] if bad else f'in the denoising at sigma = {the.tweedie:g} after its last step'}; use more levels, or "
+        f"{bad[0]}; use more levels, or "
         "options nearer to their defaults"
     )
 
@@ -807,10 +898,10 @@ def cached(
     Chains are kept beside them, so that all integrators start from the same ones; so are the tolerances of adaptive
     integrators, which do not depend on the seed.
     """
-    cache, (model, settings) = Path(cache_dir) / code_key(), conditioned(model, settings)
+    cache, (model, settings) = Path(cache_dir) / code_key(), prepared(model, sampler, settings)
     the, settings = _bare(model, sampler, nfe, num, settings)
     model = in_blocks(model, settings.get("block"))
-    if the.integrator.calls is None and "tol" not in settings:
+    if the.adapts and "tol" not in settings:
         path = cache / "tolerances" / f"{key([fingerprint(model), asdict(the), _windows(the, num)])}.json"
         tried = json.loads(path.read_text()) if path.is_file() else {}
         known = len(tried)
@@ -850,7 +941,9 @@ def code_key() -> str:
 
 
 def fingerprint(model: Denoiser) -> str:
-    """SHA-256 over the tensors of a model: network weights, images or mixture; the class it is held to, its gains."""
+    """SHA-256 over the tensors of a model, network weights, images or mixture; its class, gains, linear diffusion."""
+    if isinstance(model, gddim.FromDenoiser):
+        return hashlib.sha256(repr((fingerprint(model.denoiser), model.sde)).encode()).hexdigest()
     if isinstance(model, Wrapper):
         inside = fingerprint(model.denoiser)
         more = model.held_to if isinstance(model, Conditioned) else None
@@ -858,7 +951,8 @@ def fingerprint(model: Denoiser) -> str:
         return hashlib.sha256(repr((inside, more)).encode()).hexdigest() if more else inside
     known = getattr(model, "_fingerprint", None)
     if known is None:
-        net = getattr(model, "net", None)
+        linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
+        net = model if linear else getattr(model, "net", None)
         parts = list(net.state_dict().values()) if net is not None else []
         parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
         parts = [t for t in parts if t is not None]
@@ -867,9 +961,8 @@ def fingerprint(model: Denoiser) -> str:
                 "a run is named by the hash of its model, and this one has no weights: set adapter.net to the "
                 "torch.nn.Module behind it"
             )
-        digest = hashlib.sha256(
-            repr((tuple(model.shape), tuple(model.data_range), model.sigma_min, model.sigma_max)).encode()
-        )
+        ends = (model.config,) if linear else (model.sigma_min, model.sigma_max)
+        digest = hashlib.sha256(repr((tuple(model.shape), tuple(model.data_range), *ends)).encode())
         for tensor in parts:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         known = digest.hexdigest()
@@ -878,14 +971,20 @@ def fingerprint(model: Denoiser) -> str:
 
 
 def _integrate(model: Denoiser, the: Plan, start: ChainState, noise: Streams, **more: Any) -> Tensor:
+    if the.linear:
+        low, high = model.data_range
+        return low + (high - low) * gddim.images(model, the.linear, start.x, the.levels - 1, noise, **the.options)
     options = the.options | more
     x = dmcmc.denoise(model, start, the.integrator, the.levels or 2, noise, schedule=the.schedule, **options)
     return x if the.tweedie is None else integrators.tweedie(model, x, the.tweedie)
 
 
 def device_of(model: Denoiser) -> torch.device:
-    """Where a model computes: as it says, else as its mean tells."""
-    known = next((t for t in (model, getattr(model, "mean", None)) if getattr(t, "device", None) is not None), None)
+    """Where a model computes: as it says, else as its weights or its mean tell."""
+    weights = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    known = next(
+        (t for t in (model, weights, getattr(model, "mean", None)) if getattr(t, "device", None) is not None), None
+    )
     return torch.device("cpu" if known is None else known.device)
 
 

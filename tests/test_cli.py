@@ -40,6 +40,9 @@ SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
         (SAMPLE.replace("heun", "dlg+heun") + " --set eta=abc", "eta must be a finite number, above 0, not 'abc'"),
         (SAMPLE + " --set label=3", "this model has no classes: leave label out"),
         (SAMPLE + " --set guidance=2", "this model has no classes: leave guidance out"),
+        (SAMPLE.replace("heun", "gddim"), "gddim asks a denoiser through a linear diffusion: choose one by sde"),
+        (SAMPLE.replace("digits", "digits-cld"), "this model is of the linear diffusion CLD, on which heun does not"),
+        (SAMPLE.replace("digits", "digits-cld").replace("heun", "dlg+auto"), "digits-cld holds 'epsilon', which is no"),
         (SAMPLE + " --device gpu", "device 'gpu' cannot be used here: "),
         ("train noise-levels --config x", "unknown kind of training 'noise-levels': did you mean 'noise-level'?"),
         ("train score --config /nowhere/x.yaml", "--config /nowhere/x.yaml is not a file"),
@@ -79,7 +82,7 @@ def test_every_verb_has_help(capsys, verb):
 
 def test_help_on_sample_has_every_setting_with_its_default(capsys):
     """Made from the code: a setting that is added and not described is missed here."""
-    from dmcmc_core import dmcmc, integrators, sampling_run
+    from dmcmc_core import dmcmc, gddim, integrators, sampling_run
 
     with pytest.raises(SystemExit):
         cli.main(["sample", "--help"])
@@ -88,8 +91,10 @@ def test_help_on_sample_has_every_setting_with_its_default(capsys):
         assert f" {field.name} " in text, field.name
     for name in (*sampling_run.SETTINGS, *schedules.SCHEDULES, *sampling_run.POSTERIORS, *dmcmc.KERNELS):
         assert name in text, name
-    for option in integrators.OPTIONS:
+    for option in (*integrators.OPTIONS, *gddim.options_of("gddim") - {"last"}):
         assert f"{option} (" in text, option
+    for name in (*sampling_run.OF_LINEAR, *sampling_run.LINEAR_SAMPLERS):
+        assert f" {name} " in text, name
     assert "chains C, chains side by side; at least 1 (64)" in text and "kernel langevin (the paper's), mala" in text
     assert "warmup_eta eta of the first half of them, above 0; null is eta itself (null)" in text
     assert "``" not in text and ":mod:" not in text

@@ -335,6 +335,19 @@ def test_calls_are_what_is_declared():
     assert len(made) == 5
 
 
+def test_a_state_that_ran_away_is_no_fault_of_the_network():
+    """It ends in values that are not finite, which whoever asked for the images is told of."""
+    made = gddim.euler_maruyama(CLD(), lambda u, t: 1e30 * u, normals(2, 2, 2, 2).float(), GRID)
+    assert not made.isfinite().all()
+
+
+def test_several_seeds_are_drawn_as_each_by_itself():
+    model = gddim.from_denoiser(VP(), mixture())
+    one = [gddim.draw(model, "gddim", 4, 3, seed, lam=1.0, degree=0) for seed in (0, 7)]
+    both = gddim.draw(model, "gddim", 4, 3, [0, 7], lam=1.0, degree=0)
+    assert torch.equal(both.images, torch.cat([made.images for made in one])) and both.nfe == one[0].nfe == 4
+
+
 def test_what_is_refused():
     sde, model, u = CLD(), lambda u, t: u, normals(2, 2, 2, 2)
     for options, words in (
@@ -345,6 +358,9 @@ def test_what_is_refused():
         ({"root": "Q"}, "root must be 'R' or 'L'"),
         ({"history": [u]}, "history has 1 values for 0 times"),
         ({"last": "now"}, "last must be None, 'clean' or 'euler'"),
+        ({"corrector": 3}, "corrector must be True or False, not 3"),
+        ({"lam": 1.0, "released": "no"}, "released must be True or False, not 'no'"),
+        ({"lam": torch.ones(2)}, "lambda must be at least 0 and finite, not tensor"),
     ):
         with pytest.raises(UserError, match=words):
             gddim.sample(sde, model, u, schedules.power(5, 1.0, 1e-3), **options)
@@ -366,6 +382,31 @@ def test_what_is_refused():
         gddim.from_denoiser(BDM(), mixture())
     with pytest.raises(UserError, match="2 channels for each of the images"):
         gddim.sample(sde, lambda u, t: u[:, :1], u, GRID)
+    for answer, words in (
+        (None, "a tensor of floating-point numbers like the state, not a NoneType"),
+        ((u, u), "not a tuple"),
+        (u.numpy(), "not a ndarray"),
+        (u.long(), "not numbers of torch.int64"),
+        (u / 0, "epsilon is not finite at t = [01].*, for a finite state"),
+        (u[:1], r"one epsilon of that shape, 2 channels for each of the images, not \(1, 2, 2, 2\)"),
+    ):
+        for sampler in (gddim.sample, gddim.heun, gddim.rk45, gddim.sscs, gddim.euler_maruyama):
+            with pytest.raises(UserError, match=words):
+                sampler(sde, lambda u, t, answer=answer: answer, u, GRID)
+    for of in (gddim.stochastic_covariance, gddim.released_covariance):
+        for (s, t), words in (
+            (("a", 0.1), "s must be one time, a number between 0 and 1, not 'a'"),
+            ((0.1, None), "t must be one time, a number between 0 and 1, not None"),
+            ((torch.rand(2), 0.1), "s must be one time"),
+            ((True, 0.1), "s must be one time"),
+            ((0.1, 0.5), "grid must descend"),
+            ((1.5, 0.1), "t must lie between 0 and 1, not be 1.5"),
+        ):
+            with pytest.raises(UserError, match=words):
+                of(sde, t, s, 0.5)
+        for lam in ("1", None, [0.5], torch.ones(2), float("nan"), -1):
+            with pytest.raises(UserError, match="lambda must be at least 0"):
+                of(sde, 0.1, 0.5, lam)
     with pytest.raises(UserError, match="released=True is the covariance"):
         gddim.sample(VP(), model, u, GRID, lam=1.0, released=True)
     with pytest.raises(UserError, match="sscs splits the velocities of CLD, which VP has not"):

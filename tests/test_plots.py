@@ -151,6 +151,14 @@ def test_curves_have_bands_and_dashed_expectations():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "theory"]
 
 
+def test_a_density_stands_behind_the_curves_of_its_panel():
+    rows = [dict(panel=p, arm="a", x=x, y=x) for p in "uv" for x in (0, 1)]
+    u, v = plots.curve_panels(rows, "t", "x", behind={"u": (torch.linspace(0, 1, 3), [0, 2], np.ones((2, 3)))}).axes
+    assert not v.collections[1:] and len(u.collections) == 2
+    shade = u.collections[-1]
+    assert shade.get_array().shape == (2, 3) and shade.get_zorder() < u.lines[0].get_zorder()
+
+
 def test_starts_stand_over_what_they_became():
     images = np.zeros((3, 1, 4, 4))
     figure = plots.start_panels({"noise": (images, [5.0] * 3, images), "chain": (images, [1.0, 2.0, 3.0], images + 1)})

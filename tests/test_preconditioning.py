@@ -457,6 +457,7 @@ def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
     ("sampler", "settings", "message"),
     [
         ("heun", {"preconditioner": "both"}, "heun knows no preconditioner"),
+        ("gddim", {"preconditioner": "both", "sde": "VP"}, "gddim knows no preconditioner"),
         ("predictor_corrector", {"preconditioner": "bth"}, "did you mean 'both'"),
         ("predictor_corrector", {"alpha": 3.0}, "choose one by preconditioner"),
         ("predictor_corrector", {"preconditioner": "both", "alpha": 1.0}, "alpha must be a number above 1"),

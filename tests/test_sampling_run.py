@@ -1,5 +1,6 @@
 """Runs on disk: the same image in any division and after any interruption, budgets kept, nothing mixed up."""
 
+import copy
 import json
 import os
 import signal
@@ -12,12 +13,14 @@ import pytest
 import torch
 from exact import classes, images_mixture
 
-from dmcmc_core import load_model, sampling_run
+from dmcmc_core import gddim, load_model, sampling_run
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import Adapter, Conditioned, InBlocks, count_nfe
 from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
+from dmcmc_core.linear_sde import make_sde
+from dmcmc_core.nets.linear import EpsilonNet
 from dmcmc_core.sampling_run import cached, default_n_skip, fingerprint, load_images, plan, read_manifest, run
 from dmcmc_core.schedules import karras
 from dmcmc_core.streams import Streams
@@ -617,7 +620,8 @@ def test_classes_share_neither_images_nor_chains(tmp_path):
         (folder,) = tmp_path.glob(f"*/{kind}")
         assert len(list(folder.iterdir())) == len(asked) - 1, kind
     models = [sampling_run.conditioned(model, settings)[0] for settings in asked]
-    assert len({fingerprint(m) for m in [*models, *map(count_nfe, models[1:2])]}) == len(asked) + 1
+    assert len({fingerprint(m) for m in models}) == len(asked)
+    assert all(fingerprint(count_nfe(m)) == fingerprint(m) for m in models)  # counting makes no other model
 
 
 @pytest.mark.parametrize(
@@ -691,3 +695,111 @@ def test_a_network_that_does_not_fit_is_told(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to", full)
     with pytest.raises(UserError, match="the network does not fit in the memory of cpu"):
         load_model("digits")
+
+
+# Linear diffusions
+
+
+@pytest.fixture(params=["CLD", "BDM", "VP"])
+def epsilon_net(request):
+    constants = {"image_size": 4, "sigma_blur_max": 1.0} if request.param == "BDM" else {}
+    torch.manual_seed(0)
+    small = {"channels": (8, 8), "blocks": (1, 1), "attention": (False, False), "embedding": 8}
+    net = EpsilonNet((1, 4, 4), {"name": request.param} | constants, 0.5, **small).eval().requires_grad_(False)
+    net.data_range, net.name = (-1.0, 1.0), "tiny"
+    return net
+
+
+def linear_samplers(net):
+    baselines = {"sde+euler_maruyama": {}, "sde+heun": {}}
+    baselines |= {"sde+sscs": {}} if net.sde.parts == 2 else {"sde+ancestral": {}}
+    return {"gddim": {"degree": 1, "corrector": True, "kappa": 1.5}} | baselines
+
+
+def test_a_run_of_a_linear_diffusion_has_the_images_that_draw_makes(epsilon_net, tmp_path):
+    """However many are made, in whatever shards, and after an interruption; at a cost that is counted and kept to."""
+    for sampler, settings in (*linear_samplers(epsilon_net).items(), ("gddim", {"lam": 0.7, "last": "euler"})):
+        name, out = sampler.removeprefix("sde+"), tmp_path / f"{sampler}-{len(settings)}"
+        manifest = make(epsilon_net, sampler, out, nfe=7, num=9, seed=5, settings=settings, shard=4)
+        drawn = gddim.draw(epsilon_net, name, 7, 9, 5, **settings)
+        expected = to_uint8(2 * drawn.images - 1, (-1.0, 1.0))
+        stored = to_uint8(load_images(out), (-1.0, 1.0))
+        assert torch.equal(torch.as_tensor(stored), torch.as_tensor(expected)), sampler
+        assert manifest["nfe_full"] == manifest["nfe_paper"] == drawn.nfe <= 7
+        assert manifest["times"][0] == epsilon_net.sde.t_max and len(manifest["times"]) == manifest["plan"]["levels"]
+        sorted(out.glob("shard-*.npz"))[1].unlink()
+        kept = files(out, "shard-*")
+        assert make(epsilon_net, sampler, out, nfe=7, num=9, seed=5, settings=settings, shard=4)["complete"]
+        assert kept.items() <= files(out, "shard-*").items() and len(files(out, "shard-*")) == 3
+        make(epsilon_net, sampler, tmp_path / f"{out.name}-few", nfe=7, num=3, seed=5, settings=settings)
+        few = load_images(tmp_path / f"{out.name}-few")
+        assert torch.equal(few, load_images(out)[:3]), sampler
+
+
+def test_a_denoiser_is_asked_through_a_linear_diffusion(model, evaluated, tmp_path):
+    for sde in ("vp", "CLD"):
+        settings = {"sde": sde, "degree": 0}
+        manifest = make(model, "gddim", tmp_path / sde, nfe=5, num=6, settings=settings)
+        assert sum(evaluated) == 30 and manifest["nfe_full"] == 5
+        free = gddim.from_denoiser(make_sde(sde.upper()), model)
+        expected = to_uint8(gddim.draw(free, "gddim", 5, 6, 0, degree=0).images, (0.0, 1.0))
+        assert torch.equal(
+            torch.as_tensor(to_uint8(load_images(tmp_path / sde), (0.0, 1.0))), torch.as_tensor(expected)
+        )
+        evaluated.clear()
+    with pytest.raises(UserError, match="holds another run: its sde is 'vp', not 'CLD'"):
+        make(model, "gddim", tmp_path / "vp", nfe=5, num=6, settings=settings)
+    one = cached(model, "gddim", 5, 6, 0, settings, tmp_path / "cache")
+    evaluated.clear()
+    assert torch.equal(cached(model, "gddim", 5, 6, 0, settings, tmp_path / "cache").images, one.images)
+    assert not evaluated
+
+
+def test_every_network_and_diffusion_is_a_run_of_its_own(model, epsilon_net):
+    other = copy.deepcopy(epsilon_net)
+    other.mean += 1
+    free = [gddim.from_denoiser(make_sde(name), model) for name in ("VP", "CLD")]
+    assert len({fingerprint(m) for m in (model, epsilon_net, other, *free)}) == 5
+
+
+def test_what_a_linear_diffusion_refuses(model, epsilon_net, tmp_path):
+    name = type(epsilon_net.sde).__name__
+    for asked, sampler, nfe, settings, words in (
+        (
+            epsilon_net,
+            "heun",
+            9,
+            {},
+            f"of the linear diffusion {name}, on which heun does not work: choose one of gddim",
+        ),
+        (epsilon_net, "dlg+heun", 9, {}, "on which dlg.heun does not work"),
+        (epsilon_net, "gddim", 9, {"sde": "VP"}, f"of the linear diffusion {name} already: leave sde out"),
+        (epsilon_net, "gddim", 1, {}, "needs at least 1 NFE, the last denoising not counted: 0 are left"),
+        (epsilon_net, "sde+heun", 2, {}, "needs at least 2 NFE, the last denoising not counted: 1 are left"),
+        (epsilon_net, "gddim", 9, {"degree": 8}, "degree 8 needs at least 9 steps, and the grid has 8"),
+        (epsilon_net, "gddim", 9, {"degre": 1}, "unknown setting of gddim 'degre': did you mean 'degree'"),
+        (epsilon_net, "gddim", 9, {"start": "mean"}, "unknown setting of gddim 'start'"),
+        (epsilon_net, "gddim", 9, {"corrector": "yes"}, "corrector must be True or False, not 'yes'"),
+        (epsilon_net, "gddim", 9, {"lam": "x"}, "lambda must be at least 0 and finite"),
+        (epsilon_net, "gddim", 9, {"lam": 1, "degree": 1}, "noise of lam=1 goes with degree 0"),
+        (epsilon_net, "gddim", 9, {"kappa": "x"}, "kappa must be a number above 0, not 'x'"),
+        (epsilon_net, "gddim", 9, {"levels": 12}, "levels must be a whole number, at least 2 and at most 9, not 12"),
+        (epsilon_net, "gddim", 9, {"last": "now"}, "last must be one of None, 'clean', 'euler', not 'now'"),
+        (epsilon_net, "gddim", 9, {"cast": "up"}, "cast must be one of"),
+        (epsilon_net, "sde+rk45", 9, {}, "one step size for all images of a batch"),
+        (model, "gddim", 9, {}, "choose one by sde, such as sde=VP"),
+        (model, "gddim", 9, {"sde": "bdm"}, "BDM has noise of its own"),
+        (model, "gddim", 9, {"sde": "cdl"}, "unknown diffusion 'cdl'"),
+        (model, "heun", 9, {"sde": "vp"}, "unknown setting of heun 'sde'"),
+        (model, "gdim", 9, {}, "unknown sampler 'gdim': did you mean 'gddim'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make(asked, sampler, tmp_path / "x", nfe=nfe, settings=settings)
+        assert not (tmp_path / "x").exists()
+
+
+def test_values_that_are_not_finite_end_a_linear_run(epsilon_net, tmp_path):
+    epsilon_net.mean[0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"epsilon is not finite at t = .* \(gddim, images 0 to 3\)"):
+        make(epsilon_net, "gddim", tmp_path / "x", nfe=5, num=8, shard=4, settings={})
+    assert not (tmp_path / "x").exists()

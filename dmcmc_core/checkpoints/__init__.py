@@ -118,7 +118,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         net, card = diffusers.read(name, config)
         check_card(card, Path(name))
         return _denoiser(_ready(net, device), card)
-    path = _file(name, [*MODELS, *published.FILES], "model")
+    path = _shipped_epsilon(name) or _file(name, [*MODELS, *published.FILES], "model")
     foreign = _is_foreign(path)
     held = None if foreign else _read(path, tensors=False)[0].get("architecture")
     if held in tuple(ARCHITECTURES) and held not in _SCORE_NETWORKS:
@@ -198,7 +198,10 @@ def known(root: Path) -> list[dict]:
 
     rows = [{"name": name, "here": True, "about": "ships with this project"} for name in MODELS]
     ours = [path.stem for path in sorted(NETS.glob("*.safetensors")) if _is_epsilon(path)]
-    rows += [{"name": name, "here": True, "about": "ships, of a linear diffusion: load_epsilon"} for name in ours]
+    rows += [
+        {"name": name, "here": True, "about": "ships, of a linear diffusion: load_epsilon, sample --sampler gddim"}
+        for name in ours
+    ]
     waiting = {str(root / path) for path in published.FILES.values()}
     for path in sorted((root / "exp").rglob("*")):
         own = (
@@ -217,6 +220,18 @@ def known(root: Path) -> list[dict]:
         about = path if here else f"goes to {path}, comes from {published.SONG}"
         rows.append({"name": name, "here": here, "about": about})
     return rows
+
+
+def load(name_or_path: str | Path, device: str = "cpu") -> Denoiser | linear.EpsilonNet | linear.PublishedEpsilonNet:
+    """What :func:`load_model` loads, or :func:`load_epsilon` where the name or file is of a linear diffusion."""
+    path = _shipped_epsilon(str(name_or_path)) or Path(name_or_path)
+    ours = path.suffix == ".safetensors" and path.is_file() and path.stat().st_size
+    return (load_epsilon if ours and _is_epsilon(path) else load_model)(name_or_path, device)
+
+
+def _shipped_epsilon(name: str) -> Path | None:
+    path = NETS / f"{name}.safetensors"
+    return path if name not in MODELS and path.is_file() and _is_epsilon(path) else None
 
 
 def load_epsilon(

@@ -13,6 +13,7 @@ from dmcmc_core.plots.style import (
     COLOURS,
     MARKERS,
     REFERENCE,
+    as_array,
     finish,
     look,
     panel_grid,
@@ -33,6 +34,7 @@ def curve_panels(
     logy: bool = False,
     share_y: bool = False,
     title: str | None = None,
+    behind: Mapping[str, tuple[Any, Any, Any]] | None = None,
 ) -> Figure:
     """Curves, one panel per ``panel`` and one line per ``arm``, with bands from the spread.
 
@@ -45,6 +47,7 @@ def curve_panels(
         logy: logarithmic y axes.
         share_y: one range of y for all panels.
         title: above all panels.
+        behind: panel -> x (X,), y (Y,) and a density (Y, X) that is shaded behind its curves.
     """
     panels, arms = unique(rows, "panel"), unique(rows, "arm")
     ncols = min(ncols, len(panels))
@@ -64,6 +67,9 @@ def curve_panels(
             x, y, _ = points(expected, "x", "y", panel=panel, arm=arm)
             if len(x):
                 axes.plot(x, y, "--", color=colour, linewidth=1.1)
+        if behind and panel in behind:
+            axes.pcolormesh(*map(as_array, behind[panel]), cmap="Greys", vmin=0, rasterized=True, zorder=0)
+            axes.grid(False)
         axes.set(title=panel, xlabel=xlabel)
         if logy:
             plain_log(axes, "y")
