@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import numbers
 from collections.abc import Callable, Iterator
@@ -61,10 +62,7 @@ class Integrator:
             raise UserError(f"{self.name} adapts its steps: its tolerance, not a number of levels, sets its NFE")
         if nfe < self.calls(1, **options):
             raise UserError(f"{self.name} needs at least {self.calls(1, **options)} NFE, not {nfe:g}")
-        n = 1
-        while self.calls(n + 1, **options) <= nfe:
-            n += 1
-        return n
+        return bisect.bisect_right(range(1, math.floor(nfe) + 1), nfe, key=lambda n: self.calls(n, **options))
 
 
 class Registry(dict[str, Integrator]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core import data, metrics, sampling_run
+from dmcmc_core import data, evaluation, features, metrics, sampling_run, shards
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.tables import Spread, mean_and_spread
@@ -54,11 +57,35 @@ class Testbed(NamedTuple):
         when that was done: the cell may be of another day, and the machine had other work. Empty where not recorded.
         """
         images, manifest = self.samples(sampler, nfe, n, seed, settings)
-        plan, clean = manifest["plan"], self.unit(images)
+        plan = manifest["plan"]
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
         made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol"), "sampler": sampler}
         made |= {"settings": dict(settings or {}), "seconds": manifest.get("seconds", {})}
-        return about | made | cost | metrics.measure(clean, self.reference) | self.copies(images)
+        return about | made | cost | self.measured(images)
+
+    def measured(self, images: Tensor) -> dict[str, Any]:
+        """:func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.
+
+        Kept in the cache by the content of all that they depend on, as items share cells; but not for features of
+        unknown weights.
+        """
+        ref = self.reference
+        path = self.cache_dir / sampling_run.code_key() / "measured" / f"{self._told(images)}.json"
+        if ref.extractor.weights and path.is_file():
+            return json.loads(path.read_text())
+        made = metrics.measure(self.unit(images), ref) | self.copies(images)
+        if ref.extractor.weights:
+            shards.write_json(path, made)
+        return made
+
+    def _told(self, images: Tensor) -> str:
+        ref, others = self.reference, () if self.train is None else (self.train, self.heldout)
+        arrays = [
+            None if t is None else hashlib.sha256(t.cpu().numpy()).hexdigest() for t in (ref.mu, ref.cov, ref.radii)
+        ]
+        about = [evaluation.content(some) for some in (self.unit(images), *others)]
+        about += [ref.name, ref.n, ref.k, ref.extractor.name, ref.extractor.weights, arrays]
+        return shards.key([*about, sampling_run.fingerprint(self.model), _code()])
 
     def unit(self, images: Tensor) -> Tensor:
         """Images in the model's data range as what is measured: in [0, 1]."""
@@ -97,6 +124,13 @@ class Testbed(NamedTuple):
             draws = torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))
             rows.append({"frechet": metrics.measure(own[draws], self.reference)["frechet"]})
         return mean_and_spread(rows, "frechet", ())[0]["frechet"]
+
+
+@functools.cache
+def _code() -> str:
+    """Hash of the modules that decide what a measurement is, beside those of :func:`sampling_run.code_key`."""
+    files = [__file__, *(module.__file__ for module in (evaluation, features, metrics))]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 def load(

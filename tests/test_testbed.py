@@ -24,3 +24,24 @@ def test_a_range_changes_no_number(tmp_path):
     assert rows[0].keys() == rows[1].keys() and floors[0] == pytest.approx(floors[1], rel=1e-4)
     for name in ("frechet", "kid", "to_data_median", "data_covered"):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3, abs=1e-4), name
+
+
+def test_measures_once(tmp_path, monkeypatch):
+    """Cells that two items share are measured by the first; another reference, or another k, is another question."""
+    images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    reference = metrics.make_reference(images, "random-conv", "eighty")
+    bed = testbed.Testbed("bed", EmpiricalData(images, sigma_max=10.0), reference, images, images[:40], tmp_path)
+    first = bed.measured(images[:70])
+    counted = []
+    monkeypatch.setattr(testbed.metrics, "measure", lambda *a: counted.append(a) or {"frechet": 0.0})
+    assert bed.measured(images[:70]) == first and not counted
+    for other in (
+        bed._replace(reference=reference._replace(k=4)),
+        bed._replace(reference=metrics.make_reference(images[:75], "random-conv", "eighty")),
+        bed._replace(train=images[:30]),
+        bed._replace(reference=reference._replace(extractor=reference.extractor._replace(weights=""))),
+        bed._replace(reference=reference._replace(extractor=reference.extractor._replace(weights=""))),
+    ):
+        assert other.measured(images[:70])["frechet"] == 0
+    bed.measured(images[1:71])
+    assert len(counted) == 6

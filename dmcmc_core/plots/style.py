@@ -73,8 +73,9 @@ def save_figure(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     origin = embedded(provenance if provenance is not None else read_provenance(out_dir))
-    figure.draw_without_rendering()  # lay it out and find its edges once: every file would do both again
-    figure.set_layout_engine("none")
+    if engine := figure.get_layout_engine():  # lay it out and find its edges once: every file would do both again
+        engine.execute(figure)
+    figure.set_layout_engine(None)  # "none" would have every file drawn twice
     edges = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
     paths = []
     for ending, metadata in (
