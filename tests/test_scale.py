@@ -90,6 +90,21 @@ def test_the_same_however_they_are_made():
     assert done.stdout.count("the same") == 5 and "three ranks" in done.stdout
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_torchruns_own_parser_hands_on_every_option(verb):
+    """Beside --num, which it takes for the beginning of its own --numa-binding, so that there is -n."""
+    from torch.distributed.run import get_args_parser
+
+    parser = cli.Parser()
+    cli.VERBS[verb].arguments(parser)
+    options = parser._option_string_actions.keys() - {"--num"}
+    assert verb == "evaluate" or {"-n", "--nfe", "--shard"} <= options
+    for option in sorted(options):
+        for words in ([verb, option, "4"], [verb, f"{option}=4"]):
+            handed = get_args_parser().parse_args(["--nproc-per-node=3", "-m", "dmcmc_core", *words])
+            assert handed.module and [handed.training_script, *handed.training_script_args] == ["dmcmc_core", *words]
+
+
 def test_ranks_wait_for_each_other_and_end_together():
     store = HashStore()
     one, two = Ranks(0, 2, store), Ranks(1, 2, store)
