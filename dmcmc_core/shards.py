@@ -145,12 +145,13 @@ def _holder(out: Path) -> str:
 
 
 @contextmanager
-def telling(out: Path, num: int, made: dict[Shard, dict[str, Any]]) -> Iterator[None]:
+def telling(out: Path, num: int) -> Iterator[None]:
     """A full disk, or a folder that cannot be written to, as one sentence: how much is safe, and what to do."""
     try:
         yield
     except OSError as error:
-        safe = f"{sum(len(shard.images) for shard in made)} of {num} images are safe in it"
+        whole = [told["images"] for told in map(about, out.glob("shard-*.npz")) if told and told["images"]]
+        safe = f"{sum(last - first for first, last in whole)} of {num} images are safe in it"
         if error.errno in _FULL:
             raise UserError(
                 f"the disk of {out} is full, or its quota is: {safe}; free some space and the same command goes on"

@@ -258,6 +258,10 @@ def test_a_disk_that_takes_no_more_loses_nothing(code, message, tmp_path, monkey
     assert not list((tmp_path / "a").glob("*.part"))
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").glob("shard-*")}
     make("heun", tmp_path / "a", shard=4)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(UserError, match=message.replace("8 of 20", "20 of 30")):  # at the manifest, before all shards
+        make("heun", tmp_path / "a", num=30, shard=4)
+    monkeypatch.undo()
     assert len(kept) == 2 and all(p.stat().st_mtime_ns == at for p, at in kept.items())
     assert torch.equal(load_images(tmp_path / "a"), load_images(tmp_path / "whole"))
 
