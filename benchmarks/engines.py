@@ -129,21 +129,41 @@ def copy_of(checkout: Path, to: Path) -> Project:
     return Project(to)
 
 
+def kept_or_examined(name: str, place: Path, profile: str, ids: Sequence[str], jobs: int) -> tuple[Project, dict]:
+    """An engine's copy below ``place`` and its row: the one kept there if it was right and of the same runs."""
+    kept = place / f"{name}.json"
+    if kept.exists():
+        project, (row, before) = Project(place / name), json.loads(kept.read_text())
+        if before == keys_of(Project(CHECKOUT), profile, ids):
+            return project, row
+    project = copy_of(CHECKOUT, place / name)
+    row = examine(name, project, profile, ids, jobs)
+    if row["right"]:
+        kept.write_text(json.dumps([row, keys_of(project, profile, ids)]))
+    return project, row
+
+
+def keys_of(project: Project, profile: str, ids: Sequence[str]) -> dict[str, str]:
+    return {id: folder.name for id, folder in folders(project, profile, ids).items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="ID")
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, metavar="NAME")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the copies here")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the copies here, and what each engine did")
     a = parser.parse_args()
     ids = [item.id for item in Project(CHECKOUT).select(a.only, a.profile)]
     with contextlib.ExitStack() as stack:
         place = a.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dmcmc-engines-")))
-        projects, rows = [copy_of(CHECKOUT, place / name) for name in a.engines], []
-        for name, project in zip(a.engines, projects, strict=True):
-            rows.append(examine(name, project, a.profile, ids, a.jobs))
-            print(rows[-1], flush=True)
+        projects, rows = [], []
+        for name in a.engines:
+            project, row = kept_or_examined(name, place, a.profile, ids, a.jobs)
+            projects.append(project)
+            rows.append(row)
+            print(row, flush=True)
         found = differences(projects, a.profile, ids)
     head = list(rows[0])
     print("\n" + columns([head, *([f"{v:.0f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows)]))

@@ -76,7 +76,7 @@ def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path,
     """(sampler, way of making them, whether they are the images of one process, and at the same cost) for each."""
     rng = random.Random(seed)
     for sampler in samplers:
-        words = f"--model digits --sampler {sampler} --nfe {nfe} --num {num}"
+        words = f"--model digits --sampler {sampler} --nfe {nfe} -n {num}"
         begun = time.monotonic()
         one = Command(work / f"{sampler}-one", words)
         assert one.end() == 0, one.said
@@ -91,7 +91,7 @@ def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path,
             assert Command(out, f"{words} --shard-size {size}").end() == 0
             yield told(f"shards of {size}", out)
         out = work / f"{sampler}-ranks"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "--"]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
         subprocess.run([*launch, "dmcmc_core", "sample", *words.split(), "--out", str(out)], check=True)
         yield told("three ranks under torchrun", out)
         out = work / f"{sampler}-array"

@@ -343,7 +343,14 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         "sde+sscs or sde+ancestral",
     )
     p.add_argument("--nfe", type=int, required=True, metavar="N", help="network evaluations per image, at most")
-    p.add_argument("--num", type=int, required=True, metavar="n", help="number of images")
+    p.add_argument(
+        "-n",
+        "--num",
+        type=int,
+        required=True,
+        metavar="n",
+        help="number of images; under torchrun -n, as it refuses --num",
+    )
     p.add_argument(
         "--seed",
         type=int,
@@ -678,7 +685,7 @@ VERBS = {
         "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
         f"examples:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
         "--set n_skip=5 --set eta=0.3\n"
-        "  torchrun --nproc-per-node=2 -m -- dmcmc_core sample ... (-- keeps torchrun from taking --num for its own)\n"
+        "  torchrun --nproc-per-node=2 -m dmcmc_core sample -n 600 ... (its own parser stumbles over --num)\n"
         f"  {PROGRAM} sample ... --shard 0/4, and so on to 3/4, as the jobs of an array",
         all_settings,
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import pickle
 import tempfile
@@ -554,6 +555,11 @@ def read_npz(path: Path, names: Sequence[str] = ("arr_0",)) -> dict[str, np.ndar
             return {name: file[name] for name in names if name in file.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as an NPZ file, it may be truncated: {error}") from error
+
+
+def key(about: Any) -> str:
+    """A short name for anything that JSON can hold; the checksum of a run's manifest."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def load_images(name_or_path: str | Path) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core.data import ImageSet, open_images, read_npz, root, to_uint8
+from dmcmc_core.data import ImageSet, key, open_images, read_npz, root, to_uint8
 from dmcmc_core.denoiser import BLOCK
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.features import Extractor, distance_name, extract, extract_parts, load_features
@@ -643,11 +643,12 @@ def _differences(result: dict[str, Any], earlier: Mapping[str, Any], path: str |
 def open_samples(directory: str | Path) -> Folder:
     """The ``shard-*.npz`` of a directory, in the order of their names, read one at a time and as they are asked for.
 
-    Each shard holds ``arr_0``, uint8 (B, H, W, C); ``manifest.json`` says under ``num`` how many there should be.
+    Each shard holds ``arr_0``, uint8 (B, H, W, C); ``manifest.json`` says under ``num`` how many there should be. Where
+    it has a checksum, and it and the shards tell their recipe, these have to fit.
 
     Raises:
-        UserError: for no such directory, no manifest, no shards, shards of different shapes, or another number of
-            images than promised.
+        UserError: for no such directory, no manifest or a damaged one, no shards, shards of different shapes or of
+            another run, or another number of images than promised.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -670,6 +671,9 @@ def open_samples(directory: str | Path) -> Folder:
         )
     if n > promised:
         raise UserError(f"{directory} holds {n} images, more than the {promised} of its manifest")
+    for path, end, shape in zip(shards, ends, every, strict=True):
+        if not _belongs(path, manifest, [end - shape[0], end]):
+            raise UserError(f"{path} is of another run or place: run the same sample command again to make it")
     shard = functools.lru_cache(maxsize=1)(lambda number: open_images(shards[number]))
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -681,6 +685,15 @@ def open_samples(directory: str | Path) -> Folder:
         return pixels
 
     return Folder(ImageSet(str(directory), (n, *every[0][1:]), read), manifest)
+
+
+def _belongs(shard: Path, manifest: dict[str, Any], images: list[int]) -> bool:
+    """Whether a shard is of the manifest's recipe and holds these images; True where either says nothing of it."""
+    about = read_npz(shard, ("about",)).get("about")
+    if about is None or "recipe" not in manifest:
+        return True
+    told = json.loads(str(about))
+    return told["recipe"] == manifest["recipe"] and told["images"] == images
 
 
 def load_samples(directory: str | Path) -> Tensor:
@@ -698,4 +711,6 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not say under 'num' how many images belong here") from error
     if not isinstance(num, int) or num < 1:
         raise UserError(f"{path} must say under 'num' how many images belong here, not {num!r}")
+    if manifest.get("checksum") not in (None, key({k: v for k, v in manifest.items() if k != "checksum"})):
+        raise UserError(f"{path} is damaged: run the same sample command again to mend it")
     return manifest

@@ -594,7 +594,7 @@ def run(
     if manifest and finished(out, num):
         return manifest  # before anything is written or held: it may be in use, or on a disk that is read only
     with ExitStack() as stack:
-        stack.enter_context(shards.telling(out, num, made))
+        stack.enter_context(shards.telling(out, num))
         if us.leads:
             rank, world = (us.rank, us.world) if us.store is None else (0, 1)
             stack.enter_context(shards.held(out, rank, world, wait=alone))

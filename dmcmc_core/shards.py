@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import io
 import itertools
 import json
@@ -27,9 +26,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from dmcmc_core.data import from_uint8
+from dmcmc_core.data import from_uint8, key
 from dmcmc_core.errors import UserError
 
+AGAIN = "run the same sample command again"
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -145,12 +145,13 @@ def _holder(out: Path) -> str:
 
 
 @contextmanager
-def telling(out: Path, num: int, made: dict[Shard, dict[str, Any]]) -> Iterator[None]:
+def telling(out: Path, num: int) -> Iterator[None]:
     """A full disk, or a folder that cannot be written to, as one sentence: how much is safe, and what to do."""
     try:
         yield
     except OSError as error:
-        safe = f"{sum(len(shard.images) for shard in made)} of {num} images are safe in it"
+        whole = [told["images"] for told in map(about, out.glob("shard-*.npz")) if told and told["images"]]
+        safe = f"{sum(last - first for first, last in whole)} of {num} images are safe in it"
         if error.errno in _FULL:
             raise UserError(
                 f"the disk of {out} is full, or its quota is: {safe}; free some space and the same command goes on"
@@ -199,18 +200,20 @@ def save(out: Path, shard: Shard, arrays: dict[str, Any], about: dict[str, Any])
 def there(out: Path, shards: Iterable[Shard], recipe: str) -> dict[Shard, dict[str, Any]]:
     """Those shards that are whole and of this recipe, with what they tell of themselves."""
     found = {shard: about(out / shard.name) for shard in shards}
-    return {
-        shard: told
-        for shard, told in found.items()
-        if told and told["recipe"] == recipe and told["images"] == [shard.images.start, shard.images.stop]
-    }
+    return {shard: told for shard, told in found.items() if told and _is(shard, told, recipe)}
+
+
+def _is(shard: Shard, told: dict[str, Any], recipe: str) -> bool:
+    return told["recipe"] == recipe and told["images"] == [shard.images.start, shard.images.stop]
 
 
 def about(path: Path) -> dict[str, Any] | None:
     """What a shard tells of itself: None where it is not there or damaged, no recipe where it is none of ours."""
     data = read_npz(path)
-    if data is None:
-        return None
+    return None if data is None else _told(data)
+
+
+def _told(data: dict[str, np.ndarray]) -> dict[str, Any]:
     return json.loads(str(data["about"])) if "about" in data else {"recipe": None, "images": None}
 
 
@@ -243,15 +246,15 @@ def arrays_of(folder: str | Path, manifest: dict[str, Any]) -> Iterator[np.ndarr
     """The images of a finished run, shard by shard in the order of their indices: (k, H, W, C) uint8.
 
     Raises:
-        UserError: for a run that is not complete, or a shard that is missing or damaged.
+        UserError: for a run that is not complete, or a shard that is missing, damaged or of another run.
     """
     if not manifest.get("complete"):
-        raise UserError(f"{folder} is not complete: run the same sample command again to go on")
+        raise UserError(f"{folder} is not complete: {AGAIN} to go on")
     for shard in sorted(itertools.chain(*layout_of(manifest)), key=lambda shard: shard.images.start):
         path = Path(folder) / shard.name
         data = read_npz(path)
-        if data is None or len(data["arr_0"]) != len(shard.images):
-            raise UserError(f"{path} is missing or damaged: run the same sample command again to make it")
+        if data is None or not _is(shard, _told(data), manifest["recipe"]):
+            raise UserError(f"{path} is missing, damaged or of another run: {AGAIN} to make it")
         yield data["arr_0"]
 
 
@@ -278,17 +281,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no manifest.json: it is not a folder of samples") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         pass
-    raise Damaged(f"{path} is damaged: run the same sample command again to mend it")
+    raise Damaged(f"{path} is damaged: {AGAIN} to mend it")
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """With a checksum of its own, which :func:`read_manifest` takes out again."""
     write_json(folder / "manifest.json", manifest | {"checksum": key(manifest)})
-
-
-def key(about: Any) -> str:
-    """A short name for anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:

@@ -28,7 +28,7 @@ SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
         ("reproduce --only figure33", "unknown item 'figure33'"),
         ("reproduce --jobs two", "argument --jobs: invalid int value: 'two'"),
         ("reproduce --job 2 --colour", "unrecognized arguments: --colour"),
-        ("sample --model digits", "the following arguments are required: --sampler, --nfe, --num, --out"),
+        ("sample --model digits", "the following arguments are required: --sampler, --nfe, -n/--num, --out"),
         (SAMPLE + " --set eta", "--set takes key=value, such as eta=0.01, not 'eta'"),
         (SAMPLE + " --set eta=1 --set eta=2", "--set eta is given twice"),
         (SAMPLE + " --set eta=[1", "--set eta: '[1' is not a YAML value"),

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from exact import classes, images_mixture
 from torch.distributed import HashStore
 
-from dmcmc_core import cli, ranks, sampling_run, shards
+from dmcmc_core import cli, evaluation, ranks, sampling_run, shards
 from dmcmc_core.denoiser import Adapter, InBlocks
 from dmcmc_core.errors import UserError
 from dmcmc_core.ranks import Ended, Ranks
@@ -90,6 +91,21 @@ def test_the_same_however_they_are_made():
     assert done.stdout.count("the same") == 5 and "three ranks" in done.stdout
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_torchruns_own_parser_hands_on_every_option(verb):
+    """Beside --num, which it takes for the beginning of its own --numa-binding, so that there is -n."""
+    from torch.distributed.run import get_args_parser
+
+    parser = cli.Parser()
+    cli.VERBS[verb].arguments(parser)
+    options = parser._option_string_actions.keys() - {"--num"}
+    assert verb == "evaluate" or {"-n", "--nfe", "--shard"} <= options
+    for option in sorted(options):
+        for words in ([verb, option, "4"], [verb, f"{option}=4"]):
+            handed = get_args_parser().parse_args(["--nproc-per-node=3", "-m", "dmcmc_core", *words])
+            assert handed.module and [handed.training_script, *handed.training_script_args] == ["dmcmc_core", *words]
+
+
 def test_ranks_wait_for_each_other_and_end_together():
     store = HashStore()
     one, two = Ranks(0, 2, store), Ranks(1, 2, store)
@@ -155,6 +171,9 @@ def test_no_manifest_that_is_damaged_is_believed(tmp_path, capsys):
         path.write_bytes(flipped(content, at))
         with pytest.raises(shards.Damaged):
             read_manifest(tmp_path)
+        with suppress(UserError):  # evaluate takes folders without a checksum too: the name of ours may be what broke
+            told = evaluation.open_samples(tmp_path).manifest
+            assert manifest.items() <= told.items() and "checksum" not in told
     for broken in (content[:-30], b"", b"[]", json.dumps(manifest).encode(), None):
         path.write_bytes(broken) if broken is not None else path.unlink()
         assert make("heun", tmp_path, shard=8) == manifest == read_manifest(tmp_path)
@@ -169,8 +188,12 @@ def test_shards_of_another_run_or_place_are_not_believed(tmp_path):
     for other in (tmp_path / "b" / first, tmp_path / "c" / first, tmp_path / "a" / "shard-00000008.npz"):
         (tmp_path / "a" / first).write_bytes(other.read_bytes())
         assert not shards.finished(tmp_path / "a", 20)
+        for read in (load_images, evaluation.load_samples):
+            with pytest.raises(UserError, match="shard-00000000.npz is .*of another run.*same sample command again"):
+                read(tmp_path / "a")
         make("heun_churn", tmp_path / "a", shard=8)
         assert torch.equal(load_images(tmp_path / "a"), right)
+        assert torch.equal(evaluation.load_samples(tmp_path / "a"), right)
     (tmp_path / "a" / "manifest.json").unlink()
     before = sorted(os.listdir(tmp_path / "a"))
     for message, options in (
@@ -235,6 +258,10 @@ def test_a_disk_that_takes_no_more_loses_nothing(code, message, tmp_path, monkey
     assert not list((tmp_path / "a").glob("*.part"))
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").glob("shard-*")}
     make("heun", tmp_path / "a", shard=4)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(UserError, match=message.replace("8 of 20", "20 of 30")):  # at the manifest, before all shards
+        make("heun", tmp_path / "a", num=30, shard=4)
+    monkeypatch.undo()
     assert len(kept) == 2 and all(p.stat().st_mtime_ns == at for p, at in kept.items())
     assert torch.equal(load_images(tmp_path / "a"), load_images(tmp_path / "whole"))
 
