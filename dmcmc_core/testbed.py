@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core import data, evaluation, features, metrics, sampling_run, shards
+from dmcmc_core import data, evaluation, features, metrics, prepare, sampling_run, shards
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.tables import Spread, mean_and_spread
@@ -85,7 +85,7 @@ class Testbed(NamedTuple):
         ]
         about = [evaluation.content(some) for some in (self.unit(images), *others)]
         about += [ref.name, ref.n, ref.k, ref.extractor.name, ref.extractor.weights, arrays]
-        return shards.key([*about, sampling_run.fingerprint(self.model), _code()])
+        return shards.key([*about, prepare.fingerprint(self.model), _code()])
 
     def unit(self, images: Tensor) -> Tensor:
         """Images in the model's data range as what is measured: in [0, 1]."""

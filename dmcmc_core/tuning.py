@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core import checkpoints, integrators, metrics, sampling_run, schedules
+from dmcmc_core import checkpoints, integrators, metrics, prepare, sampling_run, schedules
 from dmcmc_core.denoiser import Denoiser, count_nfe
 from dmcmc_core.dmcmc import ChainSettings, prior
 from dmcmc_core.errors import TooFew, UserError
@@ -135,17 +135,17 @@ def auto(
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     model = checkpoints.load_model(model) if isinstance(model, str) else model
     fixed = dict(fixed or {})
-    if sampling_run.GAINS & fixed.keys():
+    if prepare.GAINS & fixed.keys():
         raise UserError("settings are searched for without a preconditioner: leave it out, or set the chains by hand")
     asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain}
-    model, rest = sampling_run.conditioned(model, fixed)
-    asked["model"] = sampling_run.fingerprint(model)
+    model, rest = prepare.conditioned(model, fixed)
+    asked["model"] = prepare.fingerprint(model)
     search = _Search(model, nfe, num, rest, say, _Notes(path, asked))
     if "tuned" in search.notes.content:
         return Tuned(**search.notes.content["tuned"])
     with tempfile.TemporaryDirectory() as temporary:
         tuned = search.run(Path(cache_dir or temporary), asked)
-    tuned.settings |= {name: fixed[name] for name in sampling_run.CLASS if name in fixed}
+    tuned.settings |= {name: fixed[name] for name in prepare.CLASS if name in fixed}
     tuned = tuned.or_plain() if plain else tuned
     search.notes.keep(tuned=asdict(tuned))
     return tuned
@@ -287,6 +287,6 @@ def slow_images(model: Denoiser, n: int) -> tuple[Tensor, int]:
         return model.images[draws], 0
     counted, noise = count_nfe(model), Streams(SLOW, "image", range(n))
     start = "mean" if getattr(model, "mean", None) is not None else "zero"
-    x = prior(model, noise, n, start, sampling_run.device_of(model))
+    x = prior(model, noise, n, start, prepare.device_of(model))
     grid = schedules.karras(FINE, model.sigma_max, model.sigma_min)
     return integrators.ancestral(counted, x, grid, noise=noise), counted.rows

@@ -7,7 +7,7 @@ import pytest
 import torch
 from exact import F64, classes, digits_net, images_mixture, mixture
 
-from dmcmc_core import dmcmc, sampling_run
+from dmcmc_core import dmcmc, prepare
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import (
     Adapter,
@@ -283,6 +283,6 @@ def test_a_model_computes_where_its_weights_are():
         (Adapter(lambda x, s: x, (4,)), "cpu"),
         (GaussianMixture(torch.zeros(1, 4, device="cpu"), torch.ones(1), torch.ones(1)), "cpu"),
     ):
-        assert sampling_run.device_of(model).type == expected
-        start = dmcmc.prior(model, Streams(0, "image", range(2)), 2, "zero", sampling_run.device_of(model))
+        assert prepare.device_of(model).type == expected
+        start = dmcmc.prior(model, Streams(0, "image", range(2)), 2, "zero", prepare.device_of(model))
         assert start.device.type == expected and start.shape == (2, 4)

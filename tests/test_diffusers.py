@@ -9,10 +9,11 @@ import torch
 from exact import mixture
 from safetensors.torch import load_file, save_file
 
-from dmcmc_core import integrators, sampling_run
+from dmcmc_core import integrators, prepare
 from dmcmc_core.checkpoints import convert, known, load_model
 from dmcmc_core.errors import UserError
-from dmcmc_core.sampling_run import fingerprint, load_images, run
+from dmcmc_core.prepare import fingerprint
+from dmcmc_core.sampling_run import load_images, run
 from dmcmc_core.schedules import karras
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")
@@ -231,8 +232,8 @@ def test_classes(tmp_path):
             model(x, sigma, wrong)
     settings = {"label": 1, "guidance": 3}
     with pytest.raises(UserError, match="guidance needs a network that was trained without labels too"):
-        sampling_run.conditioned(model, settings)
-    guided, _ = sampling_run.conditioned(model, settings | {"unconditional": 3})
+        prepare.conditioned(model, settings)
+    guided, _ = prepare.conditioned(model, settings | {"unconditional": 3})
     one, none = (model(x, sigma, torch.full((4,), label)) for label in (1, 3))
     close(guided(x, sigma), none + 3 * (one - none))
     with pytest.raises(UserError, match="no classes"):

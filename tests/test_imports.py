@@ -24,7 +24,7 @@ LAYERS = [
     {"gddim", "score_embedding", "boundary"},
     {"dmcmc"},
     {"training"},
-    {"shards", "ranks"},
+    {"shards", "ranks", "prepare"},
     {"sampling_run"},
     {"tables"},
     {"plots", "testbed"},

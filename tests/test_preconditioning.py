@@ -8,7 +8,7 @@ import torch
 from exact import F64, covariance
 from torch import Tensor
 
-from dmcmc_core import analytic, dmcmc, integrators, mcmc, preconditioning, sampling_run, schedules
+from dmcmc_core import analytic, dmcmc, integrators, mcmc, preconditioning, prepare, sampling_run, schedules
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import count_nfe, like
 from dmcmc_core.errors import UserError
@@ -447,10 +447,10 @@ def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
     hashes = []
     for alpha in (2.0, 3.0):
         Preconditioner.from_images(data.images, alpha).save(tmp_path / "f.safetensors")
-        model, rest = sampling_run.conditioned(data, {"preconditioner": str(tmp_path / "f.safetensors")})
-        hashes.append(sampling_run.fingerprint(count_nfe(model)))
+        model, rest = prepare.conditioned(data, {"preconditioner": str(tmp_path / "f.safetensors")})
+        hashes.append(prepare.fingerprint(count_nfe(model)))
         assert rest == {} and mcmc.preconditioning.of(count_nfe(model)).shape == (1, 4, 4)
-    assert len({*hashes, sampling_run.fingerprint(data)}) == 3
+    assert len({*hashes, prepare.fingerprint(data)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from exact import classes, images_mixture
 
-from dmcmc_core import gddim, load_model, sampling_run
+from dmcmc_core import gddim, load_model, prepare, sampling_run
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import Adapter, Conditioned, InBlocks, count_nfe
@@ -21,7 +21,8 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.linear import EpsilonNet
-from dmcmc_core.sampling_run import cached, default_n_skip, fingerprint, load_images, plan, read_manifest, run
+from dmcmc_core.prepare import fingerprint
+from dmcmc_core.sampling_run import cached, default_n_skip, load_images, plan, read_manifest, run
 from dmcmc_core.schedules import karras
 from dmcmc_core.streams import Streams
 
@@ -619,7 +620,7 @@ def test_classes_share_neither_images_nor_chains(tmp_path):
     for kind in ("samples", "chains"):
         (folder,) = tmp_path.glob(f"*/{kind}")
         assert len(list(folder.iterdir())) == len(asked) - 1, kind
-    models = [sampling_run.conditioned(model, settings)[0] for settings in asked]
+    models = [prepare.conditioned(model, settings)[0] for settings in asked]
     assert len({fingerprint(m) for m in models}) == len(asked)
     assert all(fingerprint(count_nfe(m)) == fingerprint(m) for m in models)  # counting makes no other model
 

@@ -234,7 +234,7 @@ def test_a_class_is_searched_as_it_will_be_sampled(model, monkeypatch, tmp_path)
         return torch.stack([m(x, sigma) for m in models])[labels, torch.arange(len(x))]
 
     bed = count_nfe(Adapter(by_class, (1, 8, 8), (0.0, 1.0), 0.05, 10.0, model.mean, classes=2, unconditional=-1))
-    bed.net = torch.nn.ParameterList([model.images])  # what a run is named by
+    bed.denoiser.net = torch.nn.ParameterList([model.images])  # what a run is named by
     slow = []
     make_reference = tuning.metrics.make_reference
     monkeypatch.setattr(
