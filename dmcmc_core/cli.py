@@ -407,9 +407,9 @@ def _tuned(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: bo
     path = a.out / sampling_run.TUNING
     if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
         raise UserError(f"{a.out} is not empty: {a.sampler} begins in a new folder")
+    model, plain = load_model(a.model, device), a.sampler == tuning.AUTO_OR_PLAIN
     say = functools.partial(print, file=sys.stderr, flush=True) if leads else lambda line: None
     say(f"{a.sampler}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
-    model, plain = load_model(a.model, device), a.sampler == tuning.AUTO_OR_PLAIN
     tuned = tuning.auto(model, a.nfe, a.num, chosen, plain=plain, path=path, say=say)
     if leads:
         print(tuned)

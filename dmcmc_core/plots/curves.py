@@ -68,7 +68,9 @@ def curve_panels(
             if len(x):
                 axes.plot(x, y, "--", color=colour, linewidth=1.1)
         if behind and panel in behind:
-            axes.pcolormesh(*map(as_array, behind[panel]), cmap="Greys", vmin=0, rasterized=True, zorder=0)
+            x, y, density = map(as_array, behind[panel])
+            light = {"cmap": "Greys", "vmin": 0, "vmax": 1.8 * density.max()}  # so that black curves stand out
+            axes.pcolormesh(x, y, density, **light, rasterized=True, zorder=0)
             axes.grid(False)
         axes.set(title=panel, xlabel=xlabel)
         if logy:
