@@ -305,7 +305,7 @@ def test_calls_are_the_declared_ones(name, n):
 @pytest.mark.parametrize("name", [name for name, entry in INTEGRATORS.items() if entry.calls])
 def test_levels_for_a_budget(name):
     entry = INTEGRATORS[name]
-    for nfe in (entry.calls(1), 9, 10, 10.7, 25):
+    for nfe in (entry.calls(1), 9, 10, 10.7, 25, 10**9):  # the last, of trials, by no count up to it
         n = entry.levels(nfe)
         assert entry.calls(n) <= nfe < entry.calls(n + 1)
     with pytest.raises(UserError, match=f"{name} needs at least {entry.calls(1)} NFE"):

@@ -239,6 +239,14 @@ def test_a_figures_numbers_hold_no_mappings(tmp_path):
     assert (tmp_path / "f.csv").read_text() == "nfe,distance\n5,1.0\n"
 
 
+def test_a_figure_is_drawn_once_a_file(tmp_path, monkeypatch):
+    figure = plots.distance_lines([dict(panel="d", line="heun", nfe=5, distance=1.0)], {"d": "distance"})
+    drawn, draw = [], type(figure).draw
+    monkeypatch.setattr(type(figure), "draw", lambda self, renderer: drawn.append(self) or draw(self, renderer))
+    plots.save_figure(figure, tmp_path, "f", [{"nfe": 5}], {})
+    assert len(drawn) == 2
+
+
 def test_posteriors_stand_beside_the_truth():
     rows = [
         dict(bed=bed, line=line, panel=panel, x=x, y=0.3)
