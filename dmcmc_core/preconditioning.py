@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +36,7 @@ Array = Tensor | np.ndarray | Sequence
 class Preconditioner:
     """M, and S. Without any gains the identity, which costs nothing.
 
-    All methods take x of shape (B, *shape) and return the like of it, computed in its dtype and on its device; rows are
+    All methods take x of shape (B, *shape), float32 or float64, and return the like of it on its device; rows are
     independent. Float64 in, exact to rounding.
 
     Args:
@@ -81,7 +83,10 @@ class Preconditioner:
         pixel: bool = True,
         recipe: str = "published",
     ) -> Preconditioner:
-        """The published filters, from the statistics of images, (N, *shape); about 200 do. See :meth:`from_moments`."""
+        """The published filters, from the statistics of images, (N, *shape) in [0, 1] or uint8; about 200 do.
+
+        See :meth:`from_moments` for the rest.
+        """
         return cls.from_moments(moments(images), alpha, frequency, pixel, recipe)
 
     @classmethod
@@ -118,8 +123,11 @@ class Preconditioner:
         Raises:
             UserError: for alpha <= 1, an unknown recipe, and statistics that the recipe would divide by 0.
         """
-        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not alpha > 1:
-            raise UserError(f"alpha must be a number above 1 (infinity is the identity), not {alpha!r}")
+        if not _is_number(alpha) or not alpha > 1:
+            raise UserError(f"alpha must be a number above 1 (infinity, .inf in YAML, is the identity), not {alpha!r}")
+        for name, flag in (("frequency", frequency), ("pixel", pixel)):
+            if not isinstance(flag, bool):
+                raise UserError(f"{name} must be True or False, whether to make such gains, not {flag!r}")
         if recipe not in RECIPES:
             raise unknown("recipe for gains", recipe, RECIPES)
         if alpha == math.inf:
@@ -161,7 +169,7 @@ class Preconditioner:
         The preconditioner that makes a stationary Gaussian round, scaled so that the mean of its squared gains is 1:
         M z has the energy of z. Where images have most it is largest, the published filters are smallest.
         """
-        if not isinstance(sigma, int | float) or isinstance(sigma, bool) or not 0 <= sigma < math.inf:
+        if not _is_number(sigma) or not 0 <= sigma < math.inf:
             raise UserError(f"sigma must be a finite number, at least 0, not {sigma!r}")
         if by not in ("frequency", "pixel"):
             raise UserError(f"by must be 'frequency' or 'pixel', not {by!r}")
@@ -177,34 +185,63 @@ class Preconditioner:
         Raises:
             UserError: for a file that is not there, is damaged, or holds something else.
         """
-        return cls(**_read(Path(path)))
+        if not isinstance(path, str | Path):
+            raise UserError(f"a file of gains is named by a path, not by {path!r}")
+        gains, sha256 = _read(Path(path))
+        made = cls(**gains)
+        if made.sha256 != sha256:
+            raise UserError(f"{path} is damaged: its gains are not those that were saved")
+        return made
 
     def save(self, path: str | Path, **about: Any) -> None:
-        """Write the gains as safetensors, and what is to be known ``about`` them as JSON in its metadata."""
+        """Write the gains to a ``.safetensors`` file, what is to be known ``about`` them as JSON in its metadata.
+
+        Raises:
+            UserError: for the identity, another ending, what JSON cannot hold, and where the file cannot be written.
+        """
         if self.shape is None:
             raise UserError("the identity has no gains to save: leave the preconditioner out where it is used")
+        if not isinstance(path, str | Path) or Path(path).suffix != ".safetensors":
+            raise UserError(f"gains are saved to a file that ends in .safetensors, not to {str(path)!r}")
         path = Path(path)
+        try:
+            told = {"preconditioner": json.dumps(about), "sha256": self.sha256}
+        except TypeError as error:
+            raise UserError(f"about must be plain values, as JSON has them: {error}") from error
         gains = {"frequency": self.frequency, "pixel": self.pixel, "skew": self.response}
         gains = {name: tensor.contiguous() for name, tensor in gains.items() if tensor is not None}
         temporary = path.with_name(f".{path.name}.part")
-        safetensors.torch.save_file(gains, temporary, {"preconditioner": json.dumps(about)})
-        temporary.replace(path)
+        try:
+            safetensors.torch.save_file(gains, temporary, told)
+            temporary.replace(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"{path} cannot be written: {error}") from error
 
-    def with_skew(self, omega: float, direction: Sequence[float] = (1.0, 1.0)) -> Preconditioner:
+    def with_skew(
+        self, omega: float, direction: Sequence[float] = (1.0, 1.0), shape: Sequence[int] | None = None
+    ) -> Preconditioner:
         """The same M with S of strength omega: q(k) = omega sin(2 pi direction . k), k in cycles per pixel.
 
         It couples every pixel with its neighbour along ``direction``: S f(x) = omega (f(x + direction) -
-        f(x - direction)) / 2 for whole numbers. One number per transformed axis; the last one for a vector.
+        f(x - direction)) / 2 for whole numbers. One number per transformed axis; the last one for a vector. Only the
+        identity needs to be told a ``shape``.
         """
-        if not isinstance(omega, int | float) or isinstance(omega, bool) or not math.isfinite(omega):
+        if not _is_number(omega) or not math.isfinite(omega):
             raise UserError(f"omega must be a finite number, not {omega!r}")
-        if self.shape is None:
-            raise UserError("the identity has no shape to make a skew term of: give gains of 1 of the image's shape")
-        axes = _axes(self.shape)
-        sizes, steps = [self.shape[a] for a in axes], list(direction)[-len(axes) :]
+        shape = self.shape or (tuple(shape) if shape is not None else None)
+        if shape is None:
+            raise UserError("the identity has no shape to make a skew term of: give one")
+        axes = _axes(shape)
+        sizes = [shape[a] for a in axes]
+        steps = list(direction)[-len(axes) :] if isinstance(direction, Sequence) else []
+        if len(steps) < len(axes) or not all(_is_number(step) and math.isfinite(step) for step in steps):
+            raise UserError(
+                f"direction must be {len(axes)} finite numbers, one per transformed axis, not {direction!r}"
+            )
         k = torch.meshgrid(*(torch.fft.fftfreq(n, dtype=torch.float64) for n in sizes), indexing="ij")
         phase = sum(2 * math.pi * step * grid for step, grid in zip(steps, k, strict=True))
-        return Preconditioner(self.frequency, self.pixel, (omega * phase.sin()).expand(self.shape))
+        return Preconditioner(self.frequency, self.pixel, (omega * phase.sin()).expand(shape))
 
     @property
     def sha256(self) -> str:
@@ -279,12 +316,16 @@ class Preconditioner:
 
     def _of(self, x: Tensor) -> tuple[Tensor | None, ...]:
         """b and q at the frequencies that a real transform keeps, and a, as x needs them."""
+        if not isinstance(x, Tensor):
+            raise UserError(f"x must be a tensor of images, (B, *shape), not {type(x).__name__}")
         if self.shape is None:
             return None, None, None
+        if not len(x):
+            raise UserError("x must be at least one image, not none")
         if tuple(x.shape[1:]) != self.shape:
             raise UserError(f"this preconditioner is for images of shape {self.shape}, not {tuple(x.shape[1:])}")
-        if not x.is_floating_point():
-            raise UserError(f"x must be real floats, not {x.dtype}")
+        if x.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"x must be real floats of single or double precision, as samplers keep it, not {x.dtype}")
         name = x.dtype, x.device
         if name not in self._cast:
             half = self.shape[-1] // 2 + 1
@@ -305,6 +346,8 @@ class NoiseOnly:
     """
 
     def __init__(self, preconditioner: Preconditioner) -> None:
+        if not isinstance(preconditioner, Preconditioner):
+            raise UserError(f"noise goes through a Preconditioner, not through {type(preconditioner).__name__}")
         if preconditioner.response is not None:
             raise UserError("TDAS has no skew term: give a preconditioner without")
         self.preconditioner = preconditioner
@@ -335,6 +378,11 @@ class WithPreconditioner(Wrapper):
     """
 
     def __init__(self, denoiser: Denoiser, preconditioner: Preconditioner | NoiseOnly, **about: Any) -> None:
+        if not isinstance(preconditioner, Preconditioner | NoiseOnly) or not callable(denoiser):
+            given = f"{type(denoiser).__name__} and {type(preconditioner).__name__}"
+            raise UserError(f"a denoiser and a preconditioner are needed, in this order, not {given}")
+        if of(denoiser) is not IDENTITY:
+            raise UserError("this denoiser is preconditioned already: precondition the one inside")
         shape = getattr(getattr(preconditioner, "preconditioner", preconditioner), "shape", None)
         if shape is not None and tuple(denoiser.shape) != shape:
             raise UserError(
@@ -379,8 +427,9 @@ def moments(images: Array) -> Moments:
     Raises:
         UserError: for no images, and what is not real and finite.
     """
-    x = _real("images", images)
-    if x.ndim < 2 or not len(x):
+    of_bytes = getattr(images, "dtype", None) in (torch.uint8, np.dtype("uint8"))
+    x = _real("images", images) / (255 if of_bytes else 1)
+    if x.ndim < 2:
         raise UserError(f"images must be of shape (N, *shape) with N >= 1, not {tuple(x.shape)}")
     axes, parts = _axes(x.shape[1:]), x.split(64)
     power = sum(torch.fft.fftn(part, dim=axes).abs().square().sum(0) for part in parts) / len(x)
@@ -438,6 +487,10 @@ RECIPES = {
 """How gains come from the statistics P and Q: a function of each and alpha."""
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _axes(shape: Sequence[int]) -> tuple[int, ...]:
     return (-2, -1) if len(shape) > 1 else (-1,)
 
@@ -466,19 +519,22 @@ def _real(name: str, values: Array) -> Tensor:
 def _mask(path: str | Path) -> Tensor:
     try:
         mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a .npy mask: {error}") from error
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UserError(f"{reprlib.repr(path)} cannot be read as a .npy mask: {error}") from error
     if not isinstance(mask, np.ndarray):
         raise UserError(f"{path} is no .npy file of one array")
-    mask = _real(f"the mask {path}", mask)
+    mask = _real(f"the mask {path}", mask.astype(mask.dtype.newbyteorder("=")))
+    if not mask.any():
+        raise UserError(f"the mask {path} is 0 everywhere: there is nothing to normalise it by")
     if (mask < 0).any():
         raise UserError(f"the mask {path} must be at least 0 everywhere, not {mask.min().item():g}")
     return mask
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
         with safetensors.safe_open(path, "pt") as file:
+            told = file.metadata() or {}
             gains = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
@@ -486,4 +542,4 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as a preconditioner, it may be truncated: {error}") from error
     if not gains or not gains.keys() <= {"frequency", "pixel", "skew"}:
         raise UserError(f"{path} holds {', '.join(gains) or 'nothing'}, not the gains of a preconditioner")
-    return gains
+    return gains, told.get("sha256")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def preconditioned(
     model: Denoiser,
     preconditioner: str | None = None,
     statistics: str | None = None,
-    alpha: float = 5.0,
+    alpha: float | None = None,
     omega: float = 0.0,
 ) -> Denoiser:
     """The model with M, and S of strength omega: gains of its own images or of others, or those of a file.
@@ -97,18 +98,22 @@ def preconditioned(
         raise UserError("statistics, alpha and omega are settings of a preconditioner: choose one by preconditioner")
     if preconditioning.of(model) is not preconditioning.IDENTITY:
         raise UserError("this model is preconditioned already: leave preconditioner out")
+    for name, value in (("preconditioner", preconditioner), ("statistics", statistics)):
+        if not isinstance(value, str | Path | None):
+            raise UserError(f"{name} must be a name or a file, not {value!r}")
     about = {"gains": str(preconditioner), "omega": omega}
     if preconditioner in PARTS:
         images, origin = _statistics(model, statistics)
+        alpha = 5.0 if alpha is None else math.inf if alpha == "inf" else alpha
         about |= {"alpha": alpha, "statistics": origin, "images": len(images)}
         m = Preconditioner.from_images(images, alpha, *PARTS[preconditioner])
     elif Path(str(preconditioner)).suffix == ".safetensors":
-        if statistics is not None:
-            raise UserError("a file of gains has its statistics inside: leave statistics out")
+        if statistics is not None or alpha is not None:
+            raise UserError("a file has gains as they are: leave statistics and alpha out")
         m = Preconditioner.load(preconditioner)
     else:
         raise unknown("preconditioner (no .safetensors file either)", preconditioner, PARTS)
-    return WithPreconditioner(model, m.with_skew(omega) if omega else m, **about)
+    return WithPreconditioner(model, m if omega == 0 else m.with_skew(omega, shape=model.shape), **about)
 
 
 def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:

@@ -65,10 +65,10 @@ SETTINGS = {
     "costs two network evaluations a call (1.0)",
     "unconditional": "class that stands for none in guidance (what the checkpoint tells)",
     "preconditioner": "M of the chains, of predictor_corrector and of reverse_diffusion: frequency, pixel or both, "
-    "gains from images, or a file that Preconditioner.save wrote (none)",
+    "gains from images, or a .safetensors file that Preconditioner.save wrote (none)",
     "statistics": f"images that such gains come from, {STATISTICS} of them: a reference's name or an NPZ, of samples "
     "of the model's own too (the images that an exact model has)",
-    "alpha": "strength of such gains, above 1, the smaller the stronger (5.0)",
+    "alpha": "strength of such gains, above 1, the smaller the stronger, inf for none (5.0)",
     "omega": "strength of a skew term beside M, for langevin, mala and those integrators (0.0)",
 }
 """Settings of a run beside those of the chains and of the integrator: what each may be (and is by default)."""
@@ -218,6 +218,12 @@ def plan(model: Denoiser, sampler: str, nfe: float, num: int, settings: dict[str
         if levels is not None:
             raise UserError("speed_up and levels say the same in two ways: leave one out")
         levels = schedules.sped_up(settings["speed_up"])
+        if entry.calls is not None and entry.calls(levels, **options) > left:
+            needed = math.ceil(each * (spent + entry.calls(levels, **options)))
+            raise UserError(
+                f"speed_up={settings['speed_up']!r} means {levels} levels, for which {sampler} needs {needed} NFE, "
+                f"not {nfe:g}"
+            )
     if levels is not None:
         integrators.number("levels", levels, least=1, whole=True)
     if entry.calls is None:

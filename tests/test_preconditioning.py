@@ -58,7 +58,7 @@ def test_the_operators_are_what_they_are_called(shape, parts):
         assert (ours - theirs).abs().max() < 1e-12
     x, f, z = torch.randn(3, 4, *shape, dtype=F64, generator=torch.Generator().manual_seed(1))
     assert (p.move(x, f, z) - (x + p.drift(f) + p.apply(z))).abs().max() < 1e-12
-    assert not parts or p.apply(x.float()).dtype == torch.float32
+    assert (p.move(x.float(), f.float(), z.float()) - p.move(x, f, z)).abs().max() < 1e-4
 
 
 def test_gains_act_as_full_complex_transforms_do():
@@ -133,6 +133,11 @@ def test_recipes(images):
     torch.testing.assert_close(old.frequency, 4 / (power + 3))
     torch.testing.assert_close(inverse.frequency * published.frequency, torch.ones_like(square))
     assert Preconditioner.from_images(images, math.inf).shape is None
+    assert Preconditioner.from_images(images, np.float32(3.0)).sha256 == Preconditioner.from_images(images, 3).sha256
+    bytes_ = (images * 255).to(torch.uint8)
+    torch.testing.assert_close(
+        Preconditioner.from_images(bytes_).frequency, Preconditioner.from_images(bytes_.double() / 255).frequency
+    )
     one = Preconditioner.from_images(images, frequency=True, pixel=False)
     assert one.pixel is None and one.frequency is not None
 
@@ -180,6 +185,12 @@ def test_filters_are_saved_and_loaded(tmp_path, images):
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="truncated"):
         Preconditioner.load(tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(UserError, match="damaged"):
+        Preconditioner.load(tmp_path / "cut.safetensors")
+    for name in ("filter.gain", "absent/filter.safetensors"):
+        with pytest.raises(UserError, match="ends in .safetensors|cannot be written"):
+            p.save(tmp_path / name)
     assert {f.name for f in tmp_path.iterdir()} == {"filter.safetensors", "cut.safetensors"}
 
 
@@ -463,6 +474,10 @@ def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
         ("predictor_corrector", {"preconditioner": "both", "alpha": 1.0}, "alpha must be a number above 1"),
         ("predictor_corrector", {"preconditioner": "both", "statistics": "digits-train"}, "shape"),
         ("predictor_corrector", {"preconditioner": "no.safetensors"}, "no such file"),
+        ("predictor_corrector", {"preconditioner": "no.safetensors", "alpha": 3.0}, "leave statistics and alpha out"),
+        ("predictor_corrector", {"preconditioner": ["both"]}, "must be a name or a file"),
+        ("predictor_corrector", {"preconditioner": "both", "statistics": 5}, "must be a name or a file"),
+        ("predictor_corrector", {"speed_up": 10}, "100 levels, for which predictor_corrector needs 200 NFE, not 20"),
         ("predictor_corrector", {"speed_up": 0}, "speed_up must be a number above 0"),
         ("predictor_corrector", {"speed_up": 200, "levels": 5}, "leave one out"),
         ("predictor_corrector", {"diffusion": "sub-vp"}, "diffusion must be one of"),
@@ -495,6 +510,15 @@ def test_bad_settings_of_a_run(tmp_path, sampler, settings, message):
         (lambda: Preconditioner.from_images(torch.zeros(9, 1, 4, 4), recipe="before-2023"), "divides by"),
         (lambda: Preconditioner.from_model(object()), "does not know"),
         (lambda: Preconditioner.identity().with_skew(1.0), "no shape"),
+        (lambda: Preconditioner(pixel=torch.ones(4, 4)).with_skew(1.0, (1,)), "2 finite numbers"),
+        (lambda: Preconditioner(pixel=torch.ones(4)).apply(np.ones((2, 4))), "must be a tensor"),
+        (lambda: Preconditioner(frequency=torch.ones(4)).apply(torch.ones(0, 4)), "at least one image"),
+        (lambda: Preconditioner.from_images(torch.rand(9, 1, 4, 4), frequency="yes"), "True or False"),
+        (lambda: Preconditioner.load(3), "by a path"),
+        (lambda: WithPreconditioner(two_modes(), None), "in this order"),
+        (lambda: WithPreconditioner(WithPreconditioner(two_modes(), strong()), strong()), "preconditioned already"),
+        (lambda: NoiseOnly(None), "not through NoneType"),
+        (lambda: strong().apply(torch.ones(2, 3, dtype=torch.bfloat16)), "single or double precision"),
         (lambda: Preconditioner(pixel=torch.ones(4)).with_skew(math.nan), "omega"),
         (lambda: Preconditioner.identity().save("filter.safetensors"), "no gains"),
         (lambda: WithPreconditioner(two_modes(), Preconditioner(pixel=torch.ones(4))), "of shape"),
