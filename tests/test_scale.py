@@ -281,7 +281,8 @@ def test_where_a_value_stops_being_finite_is_told(tmp_path):
     model.means = torch.zeros(1)
     with pytest.raises(UserError, match=r"at sigma = 0\..* \(euler, images 0 to 19, step (\d+)\)") as told:
         make("euler", tmp_path / "a", model=model, settings={"levels": 5})
-    above = [s for s in sampling_run._grid(model, plan(model, "euler", 20, 20, {"levels": 5})) if s > 1]
+    grid = sampling_run._grid(model, plan(model, "euler", 20, 20, {"levels": 5}))
+    above = [s for s in grid["sigmas"] if s > 1]
     assert re.search(r"step (\d+)", str(told.value))[1] == str(len(above) + 1)
     assert not (tmp_path / "a").exists()
 
