@@ -90,16 +90,9 @@ class Preconditioner:
         return cls.from_moments(moments(images), alpha, frequency, pixel, recipe)
 
     @classmethod
-    def from_model(
-        cls,
-        model: Denoiser,
-        alpha: float = 5.0,
-        frequency: bool = True,
-        pixel: bool = True,
-        recipe: str = "published",
-    ) -> Preconditioner:
-        """The same from the exact second moments of a model that knows them. See :meth:`from_moments`."""
-        return cls.from_moments(exact_moments(model), alpha, frequency, pixel, recipe)
+    def from_model(cls, model: Denoiser, alpha: float = 5.0, **choices: Any) -> Preconditioner:
+        """The same from the exact second moments of a model that knows them; ``choices`` are :meth:`from_moments`'."""
+        return cls.from_moments(exact_moments(model), alpha, **choices)
 
     @classmethod
     def from_moments(
