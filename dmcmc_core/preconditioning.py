@@ -49,15 +49,16 @@ class Preconditioner:
         shape: of an image; None for the identity, which takes any.
 
     Raises:
-        UserError: gains that are complex, not finite, or not above 0, and shapes that differ.
+        UserError: gains that are complex, not finite, or not above 0 (1e-9 to 1e9), and shapes that differ.
     """
 
     def __init__(self, frequency: Array | None = None, pixel: Array | None = None, skew: Array | None = None) -> None:
         given = {"frequency": frequency, "pixel": pixel, "skew": skew}
         given = {name: _real(name, gains) for name, gains in given.items() if gains is not None}
         for name in given.keys() - {"skew"}:
-            if not (given[name] > 0).all():
-                raise UserError(f"{name} gains must be above 0, not {given[name].min().item():g}")
+            off = given[name][~((given[name] >= 1e-9) & (given[name] <= 1e9))]  # M M^T squares them, in float32 too
+            if len(off):
+                raise UserError(f"{name} gains must be above 0, and 1e-9 to 1e9, not {off[0].item():g}")
         shapes = {tuple(gains.shape) for gains in given.values()}
         if len(shapes) > 1:
             raise UserError(f"{' and '.join(given)} must have one shape, not {' and '.join(map(str, sorted(shapes)))}")
@@ -497,6 +498,8 @@ def _reflected(gains: Tensor) -> Tensor:
 def _real(name: str, values: Array) -> Tensor:
     """As float64 on the CPU, if they are real numbers."""
     try:
+        if isinstance(values, list | tuple) and any(isinstance(value, Tensor) for value in values):
+            values = torch.stack(tuple(values))
         tensor = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name} must be an array of numbers, not {type(values).__name__}") from error

@@ -467,6 +467,8 @@ def run(
         "shard": int(shard or max(SHARD, the.block)),
         "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
     }
+    if the.preconditioned_by:  # a file of gains may change under its name
+        recipe["gains_sha256"] = the.preconditioned_by["sha256"]
     out, made = Path(out), {}
     manifest = _stored(out, recipe, num, say=False)
     if manifest:
@@ -842,7 +844,7 @@ def _stored(out: Path, recipe: dict[str, Any], num: int, say: bool = True) -> di
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder") from None
         return None
     was, now = _flat(manifest, recipe), _flat(json.loads(json.dumps(recipe)), recipe)
-    for name in sorted(now | was, key="model_sha256".__eq__):  # last, as label and others change it too
+    for name in sorted(now | was, key=lambda name: (name.endswith("_sha256"), name)):  # last, as others change them
         if name not in was or name not in now or was[name] != now[name]:
             before, after = (repr(r[name]) if name in r else "the default" for r in (was, now))
             raise UserError(f"{out} holds another run: its {name} is {before}, not {after}; choose a new folder")
