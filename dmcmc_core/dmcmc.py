@@ -203,7 +203,7 @@ def first_images(
     """Images straight from noise, one per stream: where chains begin, and what a residual is calibrated on."""
     entry = integrators.INTEGRATORS[settings.warmup]
     grid = schedules.SCHEDULES[entry.schedule](settings.warmup_levels, denoiser.sigma_max, denoiser.sigma_min)
-    x = prior(denoiser, rng, len(rng.indices), settings.start, device)
+    x = prior(denoiser, rng, len(rng.indices), settings.start, device, entry.preconditioned)
     return entry(denoiser, x, grid, noise=rng)
 
 

@@ -84,16 +84,22 @@ class Preconditioner:
         pixel: bool = True,
         recipe: str = "published",
     ) -> Preconditioner:
-        """The published filters, from the statistics of images, (N, *shape) in [0, 1] or uint8; about 200 do.
+        """The published filters, from the statistics of images, (N, *shape) floats or uint8; about 200 do.
 
-        See :meth:`from_moments` for the rest.
+        Published gains are those of images in [0, 1], which uint8 are taken to; floats are taken as they are. See
+        :meth:`from_moments` for the rest.
         """
         return cls.from_moments(moments(images), alpha, frequency, pixel, recipe)
 
     @classmethod
     def from_model(cls, model: Denoiser, alpha: float = 5.0, **choices: Any) -> Preconditioner:
-        """The same from the exact second moments of a model that knows them; ``choices`` are :meth:`from_moments`'."""
-        return cls.from_moments(exact_moments(model), alpha, **choices)
+        """The same from the exact second moments of a model that knows them, its data range taken to [0, 1].
+
+        ``choices`` are those of :meth:`from_moments`.
+        """
+        low, high = getattr(model, "data_range", (0.0, 1.0))
+        of = exact_moments(model)
+        return cls.from_moments(of.rescaled(low, high) if math.isfinite(high - low) else of, alpha, **choices)
 
     @classmethod
     def from_moments(
@@ -122,8 +128,7 @@ class Preconditioner:
         for name, flag in (("frequency", frequency), ("pixel", pixel)):
             if not isinstance(flag, bool):
                 raise UserError(f"{name} must be True or False, whether to make such gains, not {flag!r}")
-        if recipe not in RECIPES:
-            raise unknown("recipe for gains", recipe, RECIPES)
+        _check_recipe(recipe)
         if alpha == math.inf:
             return cls()
         of_frequency, of_pixel = RECIPES[recipe]
@@ -145,15 +150,19 @@ class Preconditioner:
         Raises:
             UserError: for what cannot be read, and masks that are complex, not finite, below 0 or 0 everywhere.
         """
-        if recipe not in RECIPES:
-            raise unknown("recipe for gains", recipe, RECIPES)
+        _check_recipe(recipe)
         masks = {name: _mask(path) for name, path in (("frequency", frequency), ("pixel", pixel)) if path is not None}
         if not masks:
             raise UserError("name a mask for frequency, for pixel, or for both")
         first = next(iter(masks.values()))
-        of = Moments(
-            masks.get("frequency", torch.ones_like(first)).expm1(), masks.get("pixel", torch.ones_like(first)), None
-        )
+        power = masks.get("frequency", torch.ones_like(first))
+        if power.max() > 700:
+            raise UserError(f"a mask of frequencies has log(1 + power), which is below 700, not {power.max().item():g}")
+        axes = _axes(first.shape)
+        middle = power[(..., *(power.shape[a] // 2 for a in axes))]
+        if (middle == power.amax(axes)).all() and (middle > power[(..., *(0 for _ in axes))]).all():
+            raise UserError("a mask of frequencies has the constant one first, as fft2 has it: undo fftshift")
+        of = Moments(power.expm1(), masks.get("pixel", torch.ones_like(first)), None)
         return cls.from_moments(of, alpha, "frequency" in masks, "pixel" in masks, recipe)
 
     @classmethod
@@ -163,6 +172,8 @@ class Preconditioner:
         The preconditioner that makes a stationary Gaussian round, scaled so that the mean of its squared gains is 1:
         M z has the energy of z. Where images have most it is largest, the published filters are smallest.
         """
+        if not isinstance(of, Moments):
+            raise UserError(f"the covariance is that of moments(images), not of {type(of).__name__}")
         if not _is_number(sigma) or not 0 <= sigma < math.inf:
             raise UserError(f"sigma must be a finite number, at least 0, not {sigma!r}")
         if by not in ("frequency", "pixel"):
@@ -183,11 +194,11 @@ class Preconditioner:
             raise UserError(f"a file of gains is named by a path, not by {path!r}")
         gains, sha256 = _read(Path(path))
         made = cls(**gains)
-        if made.sha256 != sha256:
+        if sha256 not in (None, made.sha256):
             raise UserError(f"{path} is damaged: its gains are not those that were saved")
         return made
 
-    def save(self, path: str | Path, **about: Any) -> None:
+    def save(self, path: str | Path, /, **about: Any) -> None:
         """Write the gains to a ``.safetensors`` file, what is to be known ``about`` them as JSON in its metadata.
 
         Raises:
@@ -223,9 +234,10 @@ class Preconditioner:
         """
         if not _is_number(omega) or not math.isfinite(omega):
             raise UserError(f"omega must be a finite number, not {omega!r}")
-        shape = self.shape or (tuple(shape) if shape is not None else None)
-        if shape is None:
-            raise UserError("the identity has no shape to make a skew term of: give one")
+        shape = self.shape or shape
+        if not isinstance(shape, Sequence) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise UserError(f"the identity has no shape for a skew term: give one, such as (1, 8, 8), not {shape!r}")
+        shape = tuple(shape)
         axes = _axes(shape)
         sizes = [shape[a] for a in axes]
         steps = list(direction)[-len(axes) :] if isinstance(direction, Sequence) else []
@@ -364,6 +376,8 @@ IDENTITY = Preconditioner.identity()
 class WithPreconditioner(Wrapper):
     """A denoiser that samplers walk with a preconditioner; its answers are those of the denoiser inside.
 
+    Kernels, ``predictor_corrector`` and ``reverse_diffusion`` take M; all other integrators are as they are without.
+
     Args:
         about: what a manifest should tell of it, beside its hash.
 
@@ -392,7 +406,8 @@ class WithPreconditioner(Wrapper):
 
 def of(denoiser: Denoiser) -> Preconditioner | NoiseOnly:
     """What samplers walk this denoiser with: the identity, but for a :class:`WithPreconditioner`."""
-    return getattr(denoiser, "preconditioner", IDENTITY)
+    m = getattr(denoiser, "preconditioner", IDENTITY)
+    return IDENTITY if isinstance(m, Preconditioner) and m.shape is None else m
 
 
 class Moments(NamedTuple):
@@ -413,6 +428,13 @@ class Moments(NamedTuple):
     def variance(self) -> Tensor:
         """The variance of each pixel."""
         return (self.square - self.mean**2).clamp(min=0)
+
+    def rescaled(self, low: float, high: float) -> Moments:
+        """Those of (x - low) / (high - low)."""
+        axes, mean = _axes(self.mean.shape), (self.mean - low) / (high - low)
+        before, after = (torch.fft.fftn(m, dim=axes).abs() ** 2 for m in (self.mean, mean))
+        variances = (self.power - before) / (high - low) ** 2, self.variance / (high - low) ** 2
+        return Moments(variances[0] + after, variances[1] + mean**2, mean)
 
 
 def moments(images: Array) -> Moments:
@@ -467,7 +489,7 @@ def _inverse(statistic: Tensor, alpha: float) -> Tensor:
 def _raw(statistic: Tensor, alpha: float) -> Tensor:
     if not (statistic > 0).all():
         raise UserError(
-            "some pixel is 0 in all images, which the recipe 'before-2023' divides by: choose another recipe"
+            "some pixel is 0 in all images, which the recipe 'before-2023' divides by: choose another, or pixel=False"
         )
     return 1 / statistic
 
@@ -479,6 +501,11 @@ RECIPES = {
     "inverse": (_inverse, _inverse),
 }
 """How gains come from the statistics P and Q: a function of each and alpha."""
+
+
+def _check_recipe(recipe: Any) -> None:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
+        raise unknown("recipe for gains", recipe, RECIPES)
 
 
 def _is_number(value: Any) -> bool:
@@ -500,6 +527,8 @@ def _real(name: str, values: Array) -> Tensor:
     try:
         if isinstance(values, list | tuple) and any(isinstance(value, Tensor) for value in values):
             values = torch.stack(tuple(values))
+        elif isinstance(values, np.ndarray) and values.dtype.kind in "fiu":  # any byte order, any stride
+            values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
         tensor = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name} must be an array of numbers, not {type(values).__name__}") from error
@@ -519,7 +548,7 @@ def _mask(path: str | Path) -> Tensor:
         raise UserError(f"{reprlib.repr(path)} cannot be read as a .npy mask: {error}") from error
     if not isinstance(mask, np.ndarray):
         raise UserError(f"{path} is no .npy file of one array")
-    mask = _real(f"the mask {path}", mask.astype(mask.dtype.newbyteorder("=")))
+    mask = _real(f"the mask {path}", mask)
     if not mask.any():
         raise UserError(f"the mask {path} is 0 everywhere: there is nothing to normalise it by")
     if (mask < 0).any():

@@ -8,11 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core import gddim, preconditioning
-from dmcmc_core.data import load_images
+from dmcmc_core import gddim, preconditioning, shards
+from dmcmc_core.data import from_uint8, load_images
 from dmcmc_core.denoiser import Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
@@ -105,12 +106,16 @@ def preconditioned(
     if preconditioner in PARTS:
         images, origin = _statistics(model, statistics)
         alpha = 5.0 if alpha is None else math.inf if alpha == "inf" else alpha
-        about |= {"alpha": alpha, "statistics": origin, "images": len(images)}
+        about |= {"alpha": "inf" if alpha == math.inf else alpha, "statistics": origin, "images": len(images)}
         m = Preconditioner.from_images(images, alpha, *PARTS[preconditioner])
     elif Path(str(preconditioner)).suffix == ".safetensors":
         if statistics is not None or alpha is not None:
             raise UserError("a file has gains as they are: leave statistics and alpha out")
         m = Preconditioner.load(preconditioner)
+        if m.response is not None:
+            if omega != 0:
+                raise UserError(f"{preconditioner} has a skew term of its own: leave omega out")
+            about["omega"] = "of the file"
     else:
         raise unknown("preconditioner (no .safetensors file either)", preconditioner, PARTS)
     return WithPreconditioner(model, m if omega == 0 else m.with_skew(omega, shape=model.shape), **about)
@@ -119,14 +124,18 @@ def preconditioned(
 def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
     """Images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
     if name is not None:
-        images = load_images(name)
+        if Path(name).is_dir():
+            made = shards.arrays_of(name, shards.read_manifest(name))
+            images = from_uint8(np.concatenate(list(made)))
+        else:
+            images = load_images(name)
     elif getattr(model, "images", None) is not None:
         low, high = model.data_range
         images = (model.images - low) / (high - low)
     else:
         raise UserError(
-            "gains need images, and this model has none: name some by statistics, a reference or an NPZ file, of "
-            "samples of its own if need be"
+            "gains need images, and this model has none: name some by statistics, a reference, an NPZ file, or the "
+            "folder of a run, of the model itself if need be"
         )
     some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:STATISTICS]
     return images[some], name or "the model's own images"

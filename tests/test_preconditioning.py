@@ -13,6 +13,7 @@ from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import count_nfe, like
 from dmcmc_core.errors import UserError
 from dmcmc_core.mcmc import ChainState, hamiltonian, langevin, mala
+from dmcmc_core.noise_level import ExactPosterior, log_levels
 from dmcmc_core.preconditioning import IDENTITY, NoiseOnly, Preconditioner, WithPreconditioner
 from dmcmc_core.streams import Streams
 
@@ -208,6 +209,8 @@ def test_masks_in_the_layout_of_the_authors(tmp_path, images):
         ("nan", power * np.nan, "finite"),
         ("negative", -power, "at least 0"),
         ("zero", 0 * power, "0 everywhere"),
+        ("huge", 1e6 * power, "below 700"),
+        ("shifted", np.fft.fftshift(power, axes=(-2, -1)), "undo fftshift"),
     ):
         np.save(tmp_path / f"{name}.npy", bad)
         with pytest.raises(UserError, match=message):
@@ -307,8 +310,9 @@ def test_a_test_without_the_skew_term_would_be_seen():
     assert worst(x, plain) > 8
 
 
-def test_unadjusted_langevin_keeps_its_law_as_the_step_goes_to_0_and_tdas_does_not():
-    plain = one_mode()
+@pytest.mark.parametrize("model", [one_mode, two_modes])
+def test_unadjusted_langevin_keeps_its_law_as_the_step_goes_to_0_and_tdas_does_not(model):
+    plain = model()
     models = {"pds": WithPreconditioner(plain, strong()), "tdas": None}
     models["tdas"] = WithPreconditioner(plain, NoiseOnly(strong(("frequency", "pixel"))))
     for name, model in models.items():
@@ -356,36 +360,40 @@ def test_the_identity_changes_no_bit():
 
 
 class White:
-    """Unit-variance white Gaussian data of 256 numbers: a denoiser that costs one product."""
+    """White Gaussian data of 256 numbers: a denoiser that costs one product."""
 
     shape, sigma_max, sigma_min = (256,), 50.0, 0.01
 
+    def __init__(self, variance: float = 1.0) -> None:
+        self.variance = variance
+
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return x / (1 + like(sigma, x) ** 2)
+        return x * self.variance / (self.variance + like(sigma, x) ** 2)
 
 
 GRID = schedules.log_uniform(500, 50.0, 0.01)[:-1]
 
 
-def final_variance(c: float, corrections: int, rows=100) -> float:
-    """What the predictor-corrector makes of the unit variance with gain sqrt(c) everywhere, down to sigma 0.01."""
-    model = WithPreconditioner(White(), Preconditioner(pixel=torch.full((256,), c**0.5)))
+def final_variance(c: float, corrections: int, rows=100, variance=1.0) -> float:
+    """What the predictor-corrector makes of that variance with gain sqrt(c) everywhere, down to sigma 0.01."""
+    model = WithPreconditioner(White(variance), Preconditioner(pixel=torch.full((256,), c**0.5)))
     generator = torch.Generator().manual_seed(0)
     noise = lambda like: torch.randn(like.shape, generator=generator)  # noqa: E731
     x = dmcmc.prior(model, noise, rows, "zero", preconditioned=True)
     return integrators.predictor_corrector(model, x, GRID, noise=noise, corrections=corrections).var().item()
 
 
-@pytest.mark.parametrize("c", [1.0, 1.44, 1.5625])
-def test_the_predictor_alone_shrinks_the_data_and_one_correction_mends_it(c):
+@pytest.mark.parametrize(("c", "of_data"), [(1.0, 1.0), (1.44, 1.0), (1.5625, 1.0), (1.44, 0.1)])
+def test_the_predictor_alone_shrinks_the_data_and_one_correction_mends_it(c, of_data):
     """c / (2 c - 1) of the variance is left, by the formula in the limit; a correction brings it back to c = 1."""
     error, variance = (2 / 25_600) ** 0.5, 50.0**2 * c
     for now, after in zip(GRID[:-1].tolist(), GRID[1:].tolist(), strict=True):
         step = now**2 - after**2
-        variance = variance * (1 - c * step / (1 + now**2)) ** 2 + c * step
-    assert abs(final_variance(c, 0) - variance) < 4 * error * variance
-    assert abs(variance - c / (2 * c - 1)) < 0.03
-    assert abs(final_variance(c, 1) - final_variance(1.0, 1)) < 4 * error
+        variance = variance * (1 - c * step / (of_data + now**2)) ** 2 + c * step
+    assert abs(final_variance(c, 0, variance=of_data) - variance) < 4 * error * variance
+    assert abs(variance / of_data - c / (2 * c - 1)) < 0.03
+    corrected = [final_variance(some, 1, variance=of_data) for some in (c, 1.0)]
+    assert abs(corrected[0] - corrected[1]) < 4 * error * of_data
 
 
 def test_a_multiple_of_m_changes_the_predictor_and_not_the_corrector():
@@ -432,6 +440,22 @@ def test_the_variance_preserving_predictor_by_its_formulas():
         assert (ours - u * (1 + after**2) ** 0.5).abs().max() < 1e-12
 
 
+def test_the_variance_preserving_corrector_by_its_formulas():
+    """Song et al. 2021, Algorithm 5, with M: e = 2 alpha (snr |M z| / |M M^T s|)^2 in the coordinates u."""
+    model, p = WithPreconditioner(two_modes(), strong(("frequency", "pixel"))), strong(("frequency", "pixel"))
+    x, z = torch.randn(2, 5, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    grid = torch.tensor([2.0, 1.2], dtype=F64)
+    options = {"diffusion": "vp", "noise": lambda like: z, "snr": 0.3}
+    ours = integrators.predictor_corrector(model, x, grid, **options)
+    now, alpha = grid[0], (1 + grid[1] ** 2) / (1 + grid[0] ** 2)
+    scale = (1 + now**2) ** 0.5
+    u, s = x / scale, p.squared((model(x, now) - x) / now**2 * scale)
+    e = 2 * alpha * (0.3 * p.apply(z).norm(dim=1) / s.norm(dim=1)) ** 2
+    u = u + e[:, None] * s + (2 * e)[:, None].sqrt() * p.apply(z)
+    after = integrators.reverse_diffusion(model, u * scale, grid, noise=lambda like: z, diffusion="vp")
+    assert (ours - after).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("corrections", [0, 1])
 def test_the_variance_preserving_sampler_arrives(corrections):
     """At the unit variance of its data, but for 300 steps: four standard errors are 3.5 %."""
@@ -465,6 +489,85 @@ def test_a_run_with_a_preconditioner(tmp_path):
         data, "predictor_corrector", 20, 4, out=tmp_path / "fast", settings={"speed_up": 120}, progress=False
     )
     assert fast["plan"]["levels"] == 8 and fast["nfe_full"] == 16
+
+
+def small(low=0.0, high=1.0):
+    images = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return EmpiricalData(low + (high - low) * images, sigma_max=5.0, data_range=(low, high))
+
+
+def test_a_run_begins_with_m_and_walks_with_it(tmp_path):
+    data = small()
+    settings = {"preconditioner": "both", "alpha": 2.0, "levels": 3, "start": "zero"}
+    sampling_run.run(data, "predictor_corrector", 6, 4, out=tmp_path, settings=settings, progress=False)
+    model, _ = prepare.conditioned(data, {"preconditioner": "both", "alpha": 2.0})
+    noise = Streams(0, "image", range(4))
+    x = data.sigma_max * model.preconditioner.apply(noise(torch.zeros(4, 1, 4, 4)))
+    grid = schedules.log_uniform(3, data.sigma_max, data.sigma_min)
+    expected = integrators.predictor_corrector(model, x, grid, noise=noise)
+    assert (sampling_run.load_images(tmp_path) - expected.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("name", ["langevin", "mala", "hamiltonian", "underdamped"])
+def test_the_chains_of_dlg_walk_with_m(name):
+    """One step of the chain that settings name is that of the kernel with M, and another one without."""
+    data = small()
+    model, _ = prepare.conditioned(data, {"preconditioner": "both", "alpha": 2.0})
+    posterior, settings = ExactPosterior(data, log_levels(5.0, 0.05, 9)), dmcmc.ChainSettings(kernel=name, chains=6)
+    noise = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    start = ChainState(data.images[:6] + noise, torch.ones(6))
+    walked = [dmcmc.kernel(m, posterior, settings, 0.1)(start, Streams(0, "t", range(6)))[0].x for m in (model, data)]
+    assert (walked[0] - walked[1]).abs().max() > 1e-3
+    if name == "langevin":
+        e = torch.tensor(0.1)  # sigma is 1
+        gradient, z = (data(start.x, start.sigma) - start.x), Streams(0, "t", range(6))(start.x)
+        by_hand = start.x + e / 2 * model.preconditioner.squared(gradient) + e**0.5 * model.preconditioner.apply(z)
+        assert (walked[0] - by_hand).abs().max() < 1e-5
+
+
+def test_the_first_images_of_chains_begin_with_m_where_their_integrator_takes_it():
+    data, begun = small(), []
+
+    class Listening(type(data)):
+        def __call__(self, x, sigma):
+            begun.append(x)
+            return super().__call__(x, sigma)
+
+    data.__class__ = Listening
+    model, _ = prepare.conditioned(data, {"preconditioner": "both", "alpha": 2.0})
+    z = Streams(0, "t", range(4))(torch.zeros(4, 1, 4, 4))
+    for warmup, first in (("predictor_corrector", model.preconditioner.apply(z)), ("dpmpp_2m", z)):
+        begun.clear()
+        dmcmc.first_images(model, dmcmc.ChainSettings(warmup=warmup, start="zero"), Streams(0, "t", range(4)))
+        assert torch.equal(begun[0], 5 * first)
+
+
+def test_statistics_are_of_images_in_0_to_1(tmp_path):
+    """Of the model's own whatever its range, of a folder of samples, and the same by the exact moments."""
+    gains = [prepare.conditioned(small(*ends), {"preconditioner": "both"})[0] for ends in ((0.0, 1.0), (-1.0, 1.0))]
+    torch.testing.assert_close(gains[0].preconditioner.frequency, gains[1].preconditioner.frequency, rtol=1e-5, atol=0)
+    exact = [Preconditioner.from_model(small(*ends)) for ends in ((0.0, 1.0), (-1.0, 1.0))]
+    for name in ("frequency", "pixel"):
+        for other in (gains[0].preconditioner, exact[0]):
+            torch.testing.assert_close(getattr(exact[1], name), getattr(other, name), rtol=1e-5, atol=0)
+    made = small(-1.0, 1.0)
+    sampling_run.run(made, "heun", 10, 8, out=tmp_path / "own", settings={"block": 4}, shard=4, progress=False)
+    model, _ = prepare.conditioned(made, {"preconditioner": "both", "statistics": str(tmp_path / "own")})
+    images = (sampling_run.load_images(tmp_path / "own") + 1) / 2
+    theirs = Preconditioner.from_images(images)
+    torch.testing.assert_close(model.preconditioner.frequency, theirs.frequency, rtol=1e-5, atol=0)
+
+
+def test_a_skew_term_of_settings_and_of_a_file(tmp_path):
+    data = small()
+    model, _ = prepare.conditioned(data, {"preconditioner": "both", "omega": 0.5})
+    plain = Preconditioner.from_images(data.images)
+    torch.testing.assert_close(model.preconditioner.response, plain.with_skew(0.5).response)
+    plain.with_skew(0.7).save(tmp_path / "s.safetensors", omega=0.7)
+    loaded, _ = prepare.conditioned(data, {"preconditioner": str(tmp_path / "s.safetensors")})
+    assert loaded.preconditioned_by["omega"] == "of the file" and loaded.preconditioner.response.abs().max() > 0.1
+    with pytest.raises(UserError, match="leave omega out"):
+        prepare.conditioned(data, {"preconditioner": str(tmp_path / "s.safetensors"), "omega": 2.0})
 
 
 def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
@@ -524,6 +627,9 @@ def test_bad_settings_of_a_run(tmp_path, sampler, settings, message):
         (lambda: Preconditioner(pixel=-torch.ones(3, 4, 4)), "above 0"),
         (lambda: Preconditioner(pixel=torch.ones(3, 4, 4) * torch.nan), "finite"),
         (lambda: Preconditioner(frequency=torch.full((4,), 1e200, dtype=F64)), "1e-9 to 1e9, not 1e"),
+        (lambda: Preconditioner.from_images(torch.rand(9, 1, 4, 4), recipe=["log"]), "recipe"),
+        (lambda: Preconditioner.from_covariance(torch.rand(9, 1, 4, 4), 1.0), "moments"),
+        (lambda: Preconditioner.identity().with_skew(1.0, shape=8), "such as"),
         (lambda: Preconditioner.from_images([torch.rand(1, 4, 4), torch.rand(1, 4, 5)]), "array of numbers"),
         (lambda: Preconditioner(frequency=torch.ones(4, dtype=torch.complex64)), "real numbers"),
         (lambda: Preconditioner(frequency=torch.ones(4), pixel=torch.ones(5)), "one shape"),
