@@ -59,6 +59,10 @@ class Preconditioner:
             off = given[name][~((given[name] >= 1e-9) & (given[name] <= 1e9))]  # M M^T squares them, in float32 too
             if len(off):
                 raise UserError(f"{name} gains must be above 0, and 1e-9 to 1e9, not {off[0].item():g}")
+        if "skew" in given and given["skew"].abs().max() > 1e18:
+            raise UserError(
+                f"a skew term must be at most 1e18, not {given['skew'].abs().max().item():g}: smaller omega"
+            )
         shapes = {tuple(gains.shape) for gains in given.values()}
         if len(shapes) > 1:
             raise UserError(f"{' and '.join(given)} must have one shape, not {' and '.join(map(str, sorted(shapes)))}")
@@ -443,7 +447,8 @@ def moments(images: Array) -> Moments:
     Raises:
         UserError: for no images, and what is not real and finite.
     """
-    of_bytes = getattr(images, "dtype", None) in (torch.uint8, np.dtype("uint8"))
+    one = images[0] if isinstance(images, list | tuple) and images else images
+    of_bytes = getattr(one, "dtype", None) in (torch.uint8, np.dtype("uint8"))
     x = _real("images", images) / (255 if of_bytes else 1)
     if x.ndim < 2:
         raise UserError(f"images must be of shape (N, *shape) with N >= 1, not {tuple(x.shape)}")

@@ -137,6 +137,7 @@ def test_recipes(images):
     assert Preconditioner.from_images(images, np.float32(3.0)).sha256 == Preconditioner.from_images(images, 3).sha256
     assert Preconditioner.from_images(list(images)).sha256 == Preconditioner.from_images(images).sha256
     bytes_ = (images * 255).to(torch.uint8)
+    assert Preconditioner.from_images(list(bytes_)).sha256 == Preconditioner.from_images(bytes_).sha256
     torch.testing.assert_close(
         Preconditioner.from_images(bytes_).frequency, Preconditioner.from_images(bytes_.double() / 255).frequency
     )
@@ -630,6 +631,7 @@ def test_bad_settings_of_a_run(tmp_path, sampler, settings, message):
         (lambda: Preconditioner.from_images(torch.rand(9, 1, 4, 4), recipe=["log"]), "recipe"),
         (lambda: Preconditioner.from_covariance(torch.rand(9, 1, 4, 4), 1.0), "moments"),
         (lambda: Preconditioner.identity().with_skew(1.0, shape=8), "such as"),
+        (lambda: Preconditioner.identity().with_skew(1e200, shape=(1, 8, 8)), "at most 1e18"),
         (lambda: Preconditioner.from_images([torch.rand(1, 4, 4), torch.rand(1, 4, 5)]), "array of numbers"),
         (lambda: Preconditioner(frequency=torch.ones(4, dtype=torch.complex64)), "real numbers"),
         (lambda: Preconditioner(frequency=torch.ones(4), pixel=torch.ones(5)), "one shape"),
