@@ -8,12 +8,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dmcmc_core import gddim, preconditioning, shards
-from dmcmc_core.data import from_uint8, load_images
+from dmcmc_core.data import load_images
 from dmcmc_core.denoiser import Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
@@ -124,11 +123,7 @@ def preconditioned(
 def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
     """Images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
     if name is not None:
-        if Path(name).is_dir():
-            made = shards.arrays_of(name, shards.read_manifest(name))
-            images = from_uint8(np.concatenate(list(made)))
-        else:
-            images = load_images(name)
+        images = shards.load_images(name, (0.0, 1.0)) if Path(name).is_dir() else load_images(name)
     elif getattr(model, "images", None) is not None:
         low, high = model.data_range
         images = (model.images - low) / (high - low)

@@ -264,10 +264,10 @@ def seconds(folder: str | Path, manifest: dict[str, Any]) -> dict[str, float]:
     return {part: sum(one["seconds"][part] for one in told if one) for part in ("chains", "integrator")}
 
 
-def load_images(folder: str | Path) -> Tensor:
-    """The images of a finished run, (n, C, H, W) float32 in its data range, in the order of their indices."""
+def load_images(folder: str | Path, data_range: tuple[float, float] | None = None) -> Tensor:
+    """The images of a finished run, (n, C, H, W) float32 in its data range or another, ordered by their indices."""
     manifest = read_manifest(folder)
-    return from_uint8(np.concatenate(list(arrays_of(folder, manifest))), manifest["data_range"])
+    return from_uint8(np.concatenate(list(arrays_of(folder, manifest))), data_range or manifest["data_range"])
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
