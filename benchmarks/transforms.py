@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmcmc_core import integrators
 from dmcmc_core.checkpoints.published import CONFIGS
 from dmcmc_core.checkpoints.score_sde import build
-from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
+from dmcmc_core.preconditioning import Lengths, Preconditioner, WithPreconditioner
 
 NETWORKS = {
     32: "ve_cifar10_ncsnpp_continuous",
@@ -65,6 +65,11 @@ class Complex(Preconditioner):
 
     def move(self, x: torch.Tensor, gradient: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         return x + self.drift(gradient) + self.apply(noise)
+
+    def correct(self, x: torch.Tensor, gradient: torch.Tensor, noise: torch.Tensor, lengths: Lengths) -> torch.Tensor:
+        drift, kick = self.drift(gradient), self.apply(noise)
+        e, f = lengths(drift.norm(), kick.norm())
+        return x + e * drift + f * kick
 
 
 def multiplications(name: str, size: int) -> int:

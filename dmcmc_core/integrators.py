@@ -331,8 +331,7 @@ def predictor_corrector(
         now, after = (sigmas[..., j].to(x.device) for j in (i, i + 1))
         shorter = (1 + after**2) / (1 + now**2) if diffusion == "vp" else torch.ones_like(now)
         for _ in range(corrections):
-            gradient, z = m.drift(score(denoiser, x, now)), m.apply(noise(x))
-            x = langevin_correction(gradient, x, z, snr, joint, shorter)
+            x = langevin_correction(m, x, score(denoiser, x, now), noise(x), snr, joint, shorter)
         end = last if i == sigmas.shape[-1] - 2 else "sample"
         x = reverse_diffusion(denoiser, x, sigmas[..., i : i + 2], noise=noise, last=end, diffusion=diffusion)
         if callback:
@@ -341,14 +340,20 @@ def predictor_corrector(
 
 
 def langevin_correction(
-    s: Tensor, x: Tensor, z: Tensor, snr: float, joint: bool, factor: Tensor | float = 1.0
+    m: Preconditioner, x: Tensor, s: Tensor, z: Tensor, snr: float, joint: bool, factor: Tensor | float = 1.0
 ) -> Tensor:
-    """x + e s + sqrt(2 e) z with e = 2 factor (snr |z| / |s|)^2, Song et al. 2021, Algorithms 4 and 5."""
-    norm_z, norm_s = (t.flatten(1).norm(dim=1) for t in (z, s))
-    if joint:
-        norm_z, norm_s = norm_z.mean(), norm_s.mean()
-    e = 2 * factor * (snr * norm_z / norm_s) ** 2
-    return x + like(e, x) * s + like((2 * e).sqrt(), x) * z
+    """x + e (M M^T + S) s + sqrt(2 e) M z with e = 2 factor (snr |M z| / |(M M^T + S) s|)^2.
+
+    Song et al. 2021, Algorithms 4 and 5, for M = 1 and S = 0.
+    """
+
+    def lengths(norm_s: Tensor, norm_z: Tensor) -> tuple[Tensor, Tensor]:
+        if joint:
+            norm_s, norm_z = norm_s.mean(), norm_z.mean()
+        e = 2 * factor * (snr * norm_z / norm_s) ** 2
+        return e, (2 * e).sqrt()
+
+    return m.correct(x, s, z, lengths)
 
 
 @integrator(order=5, stochastic=False, schedule="log_uniform", calls=None, lasts=(None, "tweedie"), last="tweedie")

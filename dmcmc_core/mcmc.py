@@ -117,13 +117,13 @@ def hamiltonian(
             p = persistence * kept + (1 - persistence**2) ** 0.5 * p
         e = size(sigma)
         h = like(e.sqrt(), x)
-        y, q, s = x, p, score(model, x, sigma)
+        y, q, force = x, p, m.apply_transpose(score(model, x, sigma))
         before = log_density(x, p, sigma) if adjusted else None
         for _ in range(leapfrogs):
-            q = q + h / 2 * m.apply_transpose(s)
+            q = q + h / 2 * force
             y = y + h * m.apply(q)
-            s = score(model, y, sigma)
-            q = q + h / 2 * m.apply_transpose(s)
+            force = m.apply_transpose(score(model, y, sigma))
+            q = q + h / 2 * force
         if not adjusted:
             return ChainState(y, sigma, momentum=q), Info(torch.ones_like(sigma), e, sigma)
         acceptance = (log_density(y, q, sigma) - before).clamp(max=0).exp().nan_to_num(0.0)  # where it diverged
@@ -153,7 +153,7 @@ def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
         h, s = like(e.sqrt(), x), score(model, x, sigma)
         y = m.move(x, h**2 / 2 * s, h * z)
         both = s + score(model, y, sigma)
-        back = -(z + h / 2 * (m.apply_transpose(both) + m.inverse(m.skew(both))))
+        back = -(z + h / 2 * m.inverse(m.drift(both)))
         gained = model.log_prob(y, sigma) - model.log_prob(x, sigma)
         log_ratio = gained + (z.flatten(1).square().sum(1) - back.flatten(1).square().sum(1)) / 2
         acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)

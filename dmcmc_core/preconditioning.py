@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, Wrapper
+from dmcmc_core.denoiser import Denoiser, Wrapper, like
 from dmcmc_core.errors import UserError, unknown
 
 Array = Tensor | np.ndarray | Sequence
+
+Lengths = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The norms (B,) of what a gradient and a noise become -> the factors (B,) that they are taken by."""
 
 
 class Preconditioner:
@@ -301,21 +304,51 @@ class Preconditioner:
             return x + gradient + noise
         return x + self._drift(gradient, noise, with_skew=True)
 
+    def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
+        """x + e (M M^T + S) gradient + f M noise with (e, f) = lengths(|(M M^T + S) gradient|, |M noise|), all (B,).
+
+        With three real transforms of each image for frequency gains, five with pixel gains too, none for those alone:
+        the norms are those of the spectra, by Parseval's theorem.
+        """
+        b, a, _ = self._of(x)
+        if b is None:
+            drift, kick = self.drift(gradient), self.apply(noise)
+            e, f = lengths(_norm(drift), _norm(kick))
+            return x + like(e, x) * drift + like(f, x) * kick
+        drift = self._spectrum(gradient, None, with_skew=True)
+        kick = b * self._fourier(noise if a is None else a * noise)
+        e, f = lengths(self._spectral_norm(drift), self._spectral_norm(kick))
+        return x + self._back(like(e, x) * drift + like(f, x) * kick, x)
+
     def _drift(self, gradient: Tensor, noise: Tensor | None, with_skew: bool) -> Tensor:
         b, a, q = self._of(gradient)
-        q = q if with_skew else None
-        if b is None:
-            out = gradient if a is None else a**2 * gradient
-            if noise is not None:
-                out = out + (noise if a is None else a * noise)
-            return out if q is None else out + self._back(1j * q * self._fourier(gradient), gradient)
+        if b is not None:
+            return self._back(self._spectrum(gradient, noise, with_skew), gradient)
+        out = gradient if a is None else a**2 * gradient
+        if noise is not None:
+            out = out + (noise if a is None else a * noise)
+        return out + self._back(1j * q * self._fourier(gradient), gradient) if with_skew and q is not None else out
+
+    def _spectrum(self, gradient: Tensor, noise: Tensor | None, with_skew: bool) -> Tensor:
+        """F of (M M^T + S) gradient + M noise, for frequency gains."""
+        b, a, q = self._of(gradient)
         spectrum = self._fourier(gradient)
         if a is None:
             out = b**2 * spectrum if noise is None else b * (b * spectrum + self._fourier(noise))
         else:
             inner = a**2 * self._back(b * spectrum, gradient)
             out = b * self._fourier(inner if noise is None else inner + a * noise)
-        return self._back(out if q is None else out + 1j * q * spectrum, gradient)
+        return out + 1j * q * spectrum if with_skew and q is not None else out
+
+    def _spectral_norm(self, spectrum: Tensor) -> Tensor:
+        """|x| (B,) from the half of F x that a real transform keeps: what it leaves out mirrors the inner columns."""
+        n = self.shape[-1]
+        counted = spectrum.real.new_full((n // 2 + 1,), 2.0)
+        counted[0] = 1
+        if n % 2 == 0:
+            counted[-1] = 1
+        pixels = math.prod(self.shape[axis] for axis in _axes(self.shape))
+        return ((counted * spectrum.abs().square()).flatten(1).sum(1) / pixels).sqrt()
 
     def _fourier(self, x: Tensor) -> Tensor:
         return torch.fft.rfftn(x, dim=_axes(self.shape))
@@ -372,6 +405,11 @@ class NoiseOnly:
 
     def move(self, x: Tensor, gradient: Tensor, noise: Tensor) -> Tensor:
         return x + gradient + self.apply(noise)
+
+    def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
+        kick = self.apply(noise)
+        e, f = lengths(_norm(gradient), _norm(kick))
+        return x + like(e, x) * gradient + like(f, x) * kick
 
 
 IDENTITY = Preconditioner.identity()
@@ -515,6 +553,10 @@ def _check_recipe(recipe: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
 
 
 def _axes(shape: Sequence[int]) -> tuple[int, ...]:

@@ -88,19 +88,39 @@ def test_transforms_are_real_and_few(monkeypatch):
         inner = getattr(torch.fft, name)
         monkeypatch.setattr(torch.fft, name, lambda *a, inner=inner, **k: counted.append(1) or inner(*a, **k))
     x = torch.randn(3, 2, 8, 8)
-    for parts, move, drift in (
-        (set(), 0, 0),
-        ({"pixel"}, 0, 0),
-        ({"frequency"}, 3, 2),
-        ({"frequency", "skew"}, 3, 2),
-        ({"frequency", "pixel"}, 4, 4),
-        ({"frequency", "pixel", "skew"}, 4, 4),
+    for parts, move, drift, correction in (
+        (set(), 0, 0, 0),
+        ({"pixel"}, 0, 0, 0),
+        ({"pixel", "skew"}, 2, 2, 2),
+        ({"frequency"}, 3, 2, 3),
+        ({"frequency", "skew"}, 3, 2, 3),
+        ({"frequency", "pixel"}, 4, 4, 5),
+        ({"frequency", "pixel", "skew"}, 4, 4, 5),
     ):
         p = Preconditioner(**gains((2, 8, 8), parts))
-        for call, expected in ((lambda p=p: p.move(x, x, x), move), (lambda p=p: p.drift(x), drift)):
+        for call, expected in (
+            (lambda p=p: p.move(x, x, x), move),
+            (lambda p=p: p.drift(x), drift),
+            (lambda p=p: integrators.langevin_correction(p, x, x, x, 0.16, False), correction),
+        ):
             counted.clear()
             call()
             assert len(counted) == expected, parts
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 5, 6), (7,), (8,)])
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_correction_is_as_long_as_the_norms_of_its_images_say(shape, parts):
+    """Norms in frequency space, by half of the spectrum, are those of pixels, whichever is the last axis."""
+    p = Preconditioner(**gains(shape, parts))
+    x, s, z = torch.randn(3, 4, *shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    seen = []
+    out = p.correct(x, s, z, lambda *norms: seen.extend(norms) or (norms[1] / norms[0], norms[0]))
+    drift, kick = (t.flatten(1) for t in (p.drift(s), p.apply(z)))
+    for ours, theirs in zip(seen, (drift.norm(dim=1), kick.norm(dim=1)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
+    expected = x.flatten(1) + (seen[1] / seen[0])[:, None] * drift + seen[0][:, None] * kick
+    torch.testing.assert_close(out.flatten(1), expected, rtol=0, atol=1e-12)
 
 
 # The published filters
@@ -403,7 +423,7 @@ def test_a_multiple_of_m_changes_the_predictor_and_not_the_corrector():
     out = []
     for factor in (1.0, 3.0):
         m = Preconditioner(frequency=factor * b)
-        moved = [integrators.langevin_correction(m.drift(s), x, m.apply(z), 0.16, joint) for joint in (True, False)]
+        moved = [integrators.langevin_correction(m, x, s, z, 0.16, joint) for joint in (True, False)]
         out.append((*moved, m.move(x, s, z)))
     for k, same in enumerate((True, True, False)):
         assert ((out[0][k] - out[1][k]).abs().max() < 1e-12) == same
