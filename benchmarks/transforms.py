@@ -5,9 +5,10 @@
 For images of 3 x 32², 256² and 1024² numbers. The network is a timer of known cost: it multiplies matrices, as a sleep
 would put torch's threads to sleep as well and what wakes them would be counted as transforms, as long as one image of
 the published NCSN++ of that size would take here, its multiplications counted on the meta device, over the speed of a
-convolution measured in the same process, but at most LONGEST, as only differences count. A pair is one step plain and
-one preconditioned, order alternating; the share is the difference of their times over the two calls' cost. The gains
-``published`` are both by complex transforms, twelve a step, none shared: what real and shared ones bring.
+convolution, but at most LONGEST, as only differences count. A pair is one step plain and one preconditioned, order
+alternating; the share is the difference of their times over the two calls' cost, by the convolution's speed just after
+them, as the machine's own speed wanders. The gains ``published`` are both by complex transforms, twelve a step, none
+shared: what real and shared ones bring.
 """
 
 from __future__ import annotations
@@ -83,10 +84,10 @@ def multiplications(name: str, size: int) -> int:
 
 
 def speed() -> float:
-    """Multiplications per second of a convolution of 128 channels, the median of nine."""
+    """Multiplications per second of a convolution of 128 channels, the median of five."""
     convolution, x = torch.nn.Conv2d(128, 128, 3, padding=1), torch.randn(8, 128, 32, 32)
     convolution(x)
-    return 8 * 32**2 * 128**2 * 9 / statistics.median(seconds(lambda: convolution(x)) for _ in range(9))
+    return 8 * 32**2 * 128**2 * 9 / statistics.median(seconds(lambda: convolution(x)) for _ in range(5))
 
 
 def seconds(function) -> float:
@@ -107,39 +108,42 @@ def main() -> None:
     results = {}
     print(f"{'size':>5} {'network':>9} {'gains':10} {'ms/step':>8}  {'share':>7}  at most {TARGET:g} %")
     with torch.no_grad():
-        rate = speed()
         for size, config in NETWORKS.items():
-            cost, shape = multiplications(config, size) / rate, (3, size, size)
+            work, shape = multiplications(config, size), (3, size, size)
             g = torch.Generator().manual_seed(0)
             b, a = (1 + 0.25 * torch.rand(shape, generator=g) for _ in range(2))
             grid, x = torch.tensor([1.0, 0.9]), torch.randn(1, *shape)
             noise = torch.randn_like(x)
 
-            def step(m: Preconditioner, shape=shape, cost=cost, grid=grid, x=x, noise=noise) -> None:
-                model = WithPreconditioner(Timer(shape, min(cost, LONGEST)), m)
+            timer = Timer(shape, min(work / speed(), LONGEST))
+
+            def step(m: Preconditioner, timer=timer, grid=grid, x=x, noise=noise) -> None:
+                model = WithPreconditioner(timer, m)
                 integrators.predictor_corrector(model, x, grid, noise=lambda like: noise)
 
             kinds = {"frequency": Preconditioner(b), "both": Preconditioner(b, a), "published": Complex(b, a)}
             plain = Preconditioner.identity()
             for kind, m in kinds.items():
                 step(m)
-                extra = []
+                extra, costs = [], []
                 for i in range(arguments.pairs):
                     order = (plain, m)[:: 1 if i % 2 == 0 else -1]
                     times = [seconds(lambda side=side: step(side)) for side in order][:: 1 if i % 2 == 0 else -1]
                     extra.append(times[1] - times[0])
-                low, median, high = statistics.quantiles(extra, n=4)
-                share = 100 * median / (2 * cost)
-                results[f"{size} {kind}"] = {"network_seconds": cost, "extra_seconds": extra, "share_per_cent": share}
+                    costs.append(work / speed())
+                shares = [100 * more / (2 * cost) for more, cost in zip(extra, costs, strict=True)]
+                low, share, high = statistics.quantiles(shares, n=4)
+                results[f"{size} {kind}"] = {"network_seconds": costs, "extra_seconds": extra, "share_per_cent": share}
                 verdict = "yes" if share <= TARGET else "no"
+                cost, median = statistics.median(costs), statistics.median(extra)
                 print(
                     f"{size:5} {cost:7.2f} s {kind:10} {1000 * median:8.2f}  {share:6.3f}%  {verdict}"
-                    f"  (quartiles {1000 * low:.2f} to {1000 * high:.2f} ms)",
+                    f"  (quartiles {low:.3f} to {high:.3f} %)",
                     flush=True,
                 )
     if arguments.out:
         about = {"threads": arguments.threads, "torch": torch.__version__, "machine": platform.machine()}
-        about |= {"cpus": os.cpu_count(), "target_per_cent": TARGET, "multiplications_per_second": rate}
+        about |= {"cpus": os.cpu_count(), "target_per_cent": TARGET}
         part = arguments.out.with_name(arguments.out.name + ".part")
         part.write_text(json.dumps(about | {"sizes": results}, indent=1) + "\n")
         os.replace(part, arguments.out)

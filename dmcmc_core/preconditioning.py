@@ -302,7 +302,7 @@ class Preconditioner:
         """
         if self.shape is None:
             return x + gradient + noise
-        return x + self._drift(gradient, noise, with_skew=True)
+        return self._drift(gradient, noise, with_skew=True).add_(x)
 
     def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
         """x + e (M M^T + S) gradient + f M noise with (e, f) = lengths(|(M M^T + S) gradient|, |M noise|), all (B,).
@@ -316,9 +316,9 @@ class Preconditioner:
             e, f = lengths(_norm(drift), _norm(kick))
             return x + like(e, x) * drift + like(f, x) * kick
         drift = self._spectrum(gradient, None, with_skew=True)
-        kick = b * self._fourier(noise if a is None else a * noise)
+        kick = self._fourier(noise if a is None else a * noise).mul_(b)
         e, f = lengths(self._spectral_norm(drift), self._spectral_norm(kick))
-        return x + self._back(like(e, x) * drift + like(f, x) * kick, x)
+        return self._back(drift.mul_(like(e, x)).add_(kick.mul_(like(f, x))), x).add_(x)
 
     def _drift(self, gradient: Tensor, noise: Tensor | None, with_skew: bool) -> Tensor:
         b, a, q = self._of(gradient)
@@ -334,21 +334,19 @@ class Preconditioner:
         b, a, q = self._of(gradient)
         spectrum = self._fourier(gradient)
         if a is None:
-            out = b**2 * spectrum if noise is None else b * (b * spectrum + self._fourier(noise))
+            out = b * spectrum
+            out = (out if noise is None else out.add_(self._fourier(noise))).mul_(b)
         else:
-            inner = a**2 * self._back(b * spectrum, gradient)
-            out = b * self._fourier(inner if noise is None else inner + a * noise)
-        return out + 1j * q * spectrum if with_skew and q is not None else out
+            inner = self._back(b * spectrum, gradient).mul_(a).mul_(a)
+            out = self._fourier(inner if noise is None else inner.addcmul_(a, noise)).mul_(b)
+        return out if q is None or not with_skew else out.add_(1j * q * spectrum)
 
     def _spectral_norm(self, spectrum: Tensor) -> Tensor:
-        """|x| (B,) from the half of F x that a real transform keeps: what it leaves out mirrors the inner columns."""
+        """|x| (B,) from the half of F x that a real transform keeps: the columns that mirror another count twice."""
         n = self.shape[-1]
-        counted = spectrum.real.new_full((n // 2 + 1,), 2.0)
-        counted[0] = 1
-        if n % 2 == 0:
-            counted[-1] = 1
-        pixels = math.prod(self.shape[axis] for axis in _axes(self.shape))
-        return ((counted * spectrum.abs().square()).flatten(1).sum(1) / pixels).sqrt()
+        alone = spectrum[..., [0] if n % 2 else [0, n // 2]]
+        kept, alone = (torch.view_as_real(part).flatten(1).norm(dim=1) ** 2 for part in (spectrum, alone))
+        return ((2 * kept - alone) / math.prod(self.shape[axis] for axis in _axes(self.shape))).sqrt()
 
     def _fourier(self, x: Tensor) -> Tensor:
         return torch.fft.rfftn(x, dim=_axes(self.shape))
