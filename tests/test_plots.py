@@ -208,6 +208,10 @@ def test_rows_of_images_stand_beside_their_labels():
     assert axes.images[0].get_array().shape == (18, 53, 3) and axes.get_yticks().tolist() == [4, 13]
 
 
+def test_twenty_methods_look_different():
+    assert len({tuple(plots.style.look(k).values()) for k in range(20)}) == 20
+
+
 def test_every_method_is_a_line():
     rows = [
         dict(panel=p, line=m, nfe=nfe, distance=Spread(d, 0.1, 3))

@@ -75,6 +75,7 @@ def distance_lines(
     title: str | None = None,
     x: str = "nfe",
     xlabel: str = NFE,
+    ncols: int | None = None,
 ) -> Figure:
     """Distance against network evaluations, one panel per test-bed, one line per method, error bars from the spread.
 
@@ -84,9 +85,10 @@ def distance_lines(
         references: panel -> a distance to compare with, a grey line.
         title: above all panels.
         x, xlabel: another cost than network evaluations; rows without it are left out.
+        ncols: panels per row; all in one when None.
     """
     rows = [row for row in rows if row[x] is not None]
-    figure, panels = _beds(ylabels, 4.2)
+    figure, panels = _beds(ylabels, 4.2, ncols)
     handles = {}
     for panel, axes in panels.items():
         for k, line in enumerate(unique(rows, "line")):  # smaller and smaller: where two agree, both are seen
@@ -141,11 +143,13 @@ def dots_and_crosses(
     return finish(figure, handles, title, ncols=4)
 
 
-def _beds(ylabels: Mapping[str, str], height: float) -> tuple[Figure, dict[str, Axes]]:
-    """A figure and its panels, one per test-bed."""
-    figure = Figure(figsize=(4.2 * len(ylabels), height), layout="constrained")
+def _beds(ylabels: Mapping[str, str], height: float, ncols: int | None = None) -> tuple[Figure, dict[str, Axes]]:
+    """A figure and its panels, one per test-bed, ``height`` with one row of them."""
+    ncols = min(ncols or len(ylabels), len(ylabels))
+    more_rows = math.ceil(len(ylabels) / ncols) - 1
+    figure = Figure(figsize=(4.2 * ncols, height + 2.8 * more_rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1)
-    return figure, dict(zip(ylabels, panel_grid(figure, len(ylabels), len(ylabels)), strict=True))
+    return figure, dict(zip(ylabels, panel_grid(figure, len(ylabels), ncols), strict=True))
 
 
 def _framed(

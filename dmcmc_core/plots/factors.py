@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def ablation(
     """
     beds = {bed: [row for row in rows if row["bed"] == bed] for bed in unique(rows, "bed")}
     heights = [math.ceil(len(unique(own, "factor")) / ncols) for own in beds.values()]
-    figure = Figure(figsize=(1.9 * ncols + 0.4, sum(1.55 * h + 0.45 for h in heights) + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.9 * ncols + 0.4, sum(1.8 * h + 0.45 for h in heights) + 0.3), layout="constrained")
     blocks = figure.subfigures(len(beds), 1, squeeze=False, height_ratios=heights)[:, 0]
     base, changed, others = {}, {}, {}
     for (bed, own), block in zip(beds.items(), blocks, strict=True):
@@ -51,7 +52,8 @@ def ablation(
                 if row["base"]:
                     (base["base"],) = axes.plot(n, mean[n], "s", color=COLOURS[1], markersize=6, zorder=3)
             axes.set_title(factor, fontweight="normal", fontsize=8)
-            axes.set_xticks(range(len(these)), [str(r["value"]) for r in these], fontsize=7)
+            names = [re.sub(r"(?<=[a-z]{2})-", "-\n", str(r["value"])) for r in these]
+            axes.set_xticks(range(len(these)), names, fontsize=7)
             axes.set_xlim(-0.5, len(these) - 0.5)
         means = [row["distance"].mean for row in own]
         if min(means) > 0 and max(means) / min(means) > 4:

@@ -91,8 +91,10 @@ def save_figure(
 
 
 def look(k: int) -> dict[str, str]:
-    """Colour, marker and line of the k-th method."""
-    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "linestyle": LINES[k % len(LINES)]}
+    """Colour, marker and line of the k-th method; when the colours come again, with other markers and lines."""
+    shifted = k + k // len(COLOURS)
+    marker, line = MARKERS[shifted % len(MARKERS)], LINES[shifted % len(LINES)]
+    return {"color": COLOURS[k % len(COLOURS)], "marker": marker, "linestyle": line}
 
 
 def panel_grid(figure: FigureBase, count: int, ncols: int, **share: bool) -> list[Axes]:
