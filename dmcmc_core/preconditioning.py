@@ -57,9 +57,10 @@ class Preconditioner:
 
     def __init__(self, frequency: Array | None = None, pixel: Array | None = None, skew: Array | None = None) -> None:
         given = {"frequency": frequency, "pixel": pixel, "skew": skew}
-        given = {name: _real(name, gains) for name, gains in given.items() if gains is not None}
+        given = {name: _real(name, gains).clone() for name, gains in given.items() if gains is not None}
         for name in given.keys() - {"skew"}:
-            off = given[name][~((given[name] >= 1e-9) & (given[name] <= 1e9))]  # M M^T squares them, in float32 too
+            within = (given[name] > 0.999e-9) & (given[name] < 1.001e9)  # M M^T squares them, in float32 too
+            off = given[name][~within]
             if len(off):
                 raise UserError(f"{name} gains must be above 0, and 1e-9 to 1e9, not {off[0].item():g}")
         if "skew" in given and given["skew"].abs().max() > 1e18:
@@ -298,19 +299,22 @@ class Preconditioner:
     def move(self, x: Tensor, gradient: Tensor, noise: Tensor) -> Tensor:
         """x + (M M^T + S) gradient + M noise, a step of Langevin dynamics.
 
-        With three real transforms of each image for frequency gains, four with pixel gains too, none for those alone.
+        With three real transforms of each image for frequency gains, four with pixel gains too, none for those alone
+        but two for S.
         """
         if self.shape is None:
             return x + gradient + noise
-        return self._drift(gradient, noise, with_skew=True).add_(x)
+        self._check(x, noise)
+        return x + self._drift(gradient, noise, with_skew=True)
 
     def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
         """x + e (M M^T + S) gradient + f M noise with (e, f) = lengths(|(M M^T + S) gradient|, |M noise|), all (B,).
 
-        With three real transforms of each image for frequency gains, five with pixel gains too, none for those alone:
-        the norms are those of the spectra, by Parseval's theorem.
+        With three real transforms of each image for frequency gains, five with pixel gains too, none for those alone
+        but two for S: the norms are those of the spectra, by Parseval's theorem.
         """
-        b, a, _ = self._of(x)
+        self._check(x, noise)
+        b, a, _ = self._of(gradient)
         if b is None:
             drift, kick = self.drift(gradient), self.apply(noise)
             e, f = lengths(_norm(drift), _norm(kick))
@@ -318,7 +322,7 @@ class Preconditioner:
         drift = self._spectrum(gradient, None, with_skew=True)
         kick = self._fourier(noise if a is None else a * noise).mul_(b)
         e, f = lengths(self._spectral_norm(drift), self._spectral_norm(kick))
-        return self._back(drift.mul_(like(e, x)).add_(kick.mul_(like(f, x))), x).add_(x)
+        return x + self._back(like(e, x) * drift + like(f, x) * kick, x)
 
     def _drift(self, gradient: Tensor, noise: Tensor | None, with_skew: bool) -> Tensor:
         b, a, q = self._of(gradient)
@@ -345,15 +349,19 @@ class Preconditioner:
         """|x| (B,) from the half of F x that a real transform keeps: the columns that mirror another count twice."""
         n = self.shape[-1]
         alone = spectrum[..., [0] if n % 2 else [0, n // 2]]
-        kept, alone = (torch.view_as_real(part).flatten(1).norm(dim=1) ** 2 for part in (spectrum, alone))
-        return ((2 * kept - alone) / math.prod(self.shape[axis] for axis in _axes(self.shape))).sqrt()
+        kept, alone = (_norm(torch.view_as_real(part)) for part in (spectrum, alone))
+        return (2 * kept**2 - alone**2).sqrt()
 
     def _fourier(self, x: Tensor) -> Tensor:
-        return torch.fft.rfftn(x, dim=_axes(self.shape))
+        return torch.fft.rfftn(x, dim=_axes(self.shape), norm="ortho")
 
     def _back(self, spectrum: Tensor, x: Tensor) -> Tensor:
         axes = _axes(self.shape)
-        return torch.fft.irfftn(spectrum, s=[self.shape[a] for a in axes], dim=axes)
+        return torch.fft.irfftn(spectrum, s=[self.shape[a] for a in axes], dim=axes, norm="ortho")
+
+    def _check(self, *images: Tensor) -> None:
+        for x in images:
+            self._of(x)
 
     def _of(self, x: Tensor) -> tuple[Tensor | None, ...]:
         """b and q at the frequencies that a real transform keeps, and a, as x needs them."""
@@ -554,7 +562,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)
+    """In double precision, as gains may be large and what they act on as well."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
 
 
 def _axes(shape: Sequence[int]) -> tuple[int, ...]:
@@ -589,8 +598,12 @@ def _real(name: str, values: Array) -> Tensor:
 def _mask(path: str | Path) -> Tensor:
     try:
         mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except OSError as error:
         raise UserError(f"{reprlib.repr(path)} cannot be read as a .npy mask: {error}") from error
+    except (ValueError, EOFError, TypeError) as error:
+        raise UserError(
+            f"{reprlib.repr(path)} cannot be read as a .npy mask: it is no whole array of numbers"
+        ) from error
     if not isinstance(mask, np.ndarray):
         raise UserError(f"{path} is no .npy file of one array")
     mask = _real(f"the mask {path}", mask)

@@ -123,6 +123,46 @@ def test_a_correction_is_as_long_as_the_norms_of_its_images_say(shape, parts):
     torch.testing.assert_close(out.flatten(1), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_step_and_a_correction_can_be_differentiated(parts):
+    p = Preconditioner(**gains((1, 4, 3), parts))
+    inputs = torch.randn(3, 2, 1, 4, 3, dtype=F64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for step in (p.move, lambda x, s, z: integrators.langevin_correction(p, x, s, z, 0.16, False)):
+        assert torch.autograd.gradcheck(lambda t, step=step: step(*t), inputs)
+
+
+@pytest.mark.parametrize("c", [1e-9, 1e9])
+@pytest.mark.parametrize("size", [3, 8, 256])
+def test_a_correction_takes_gains_from_end_to_end_in_single_precision(c, size):
+    shape = (3, size, size)
+    x, s, z = torch.randn(3, 2, *shape, generator=torch.Generator().manual_seed(0))
+    s = 100 * s
+    expected = integrators.langevin_correction(Preconditioner.identity(), x, s, z, 0.16, False)
+    m = Preconditioner(torch.full(shape, c))
+    ours = integrators.langevin_correction(m, x, s, z, 0.16, False)
+    assert (ours - expected).abs().max() < 1e-4 * (expected - x).abs().max()
+
+
+def test_steps_take_images_of_one_shape_only_and_keep_the_wider_precision():
+    p = Preconditioner(**gains((1, 8, 8), {"frequency"}))
+    x, wide = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 9)
+    for step in (p.move, lambda x, s, z: p.correct(x, s, z, lambda a, b: (a, b))):
+        for images in ((wide, x, x), (x, wide, x), (x, x, wide)):
+            with pytest.raises(UserError, match="images of shape"):
+                step(*images)
+        assert step(x.double(), x, x).dtype == F64
+
+
+def test_gains_are_the_preconditioners_own():
+    given = {name: np.full((1, 4, 4), 2.0) for name in ("frequency", "pixel", "skew")}
+    p = Preconditioner(**given)
+    name, x = p.sha256, torch.ones(1, 1, 4, 4, dtype=F64)
+    before = p.apply(x)
+    for array in given.values():
+        array[:] = -1.0
+    assert p.sha256 == name and torch.equal(p.apply(x), before)
+
+
 # The published filters
 
 
