@@ -42,7 +42,16 @@ PRESERVING = [
     "DDIMScheduler",
     "PNDMScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
     "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
 ]
 
 

@@ -20,6 +20,7 @@ from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, p
 from dmcmc_core.denoiser import Conditioned
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets import preconditioning
+from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.noise_level import PublishedClassifier
 from dmcmc_core.nets.preconditioning import Preconditioned
 from dmcmc_core.sampling_run import run
@@ -115,7 +116,10 @@ def test_a_user_converts_samples_and_lists(tmp_path, capsys):
 # ---- names and shapes
 
 
-@pytest.mark.parametrize("name", list(published.CONFIGS))
+LISTED = sorted(path.name.removesuffix(".shapes.json") for path in PARITY.glob("*.shapes.json"))
+
+
+@pytest.mark.parametrize("name", [name for name in LISTED if name in published.CONFIGS])
 def test_published_sizes_have_every_tensor_in_its_place(name):
     listed = json.loads((PARITY / f"{name}.shapes.json").read_text())
     with torch.device("meta"):
@@ -170,8 +174,10 @@ VP = {"scale_by_sigma": False}
         ({"resblock_type": "ddpm", "fir": False, "progressive_input": "none"}, {}),
         ({"name": "ddpm", "nf": 32} | VP, {"sde": "vpsde"}),
         ({"embedding_type": "positional", "num_scales": 9}, {}),
+        ({"fir": False}, {}),
+        ({"fir": False, "resblock_type": "ddpm"}, {}),
         (VP, {"sde": "subvpsde"}),
-        (VP, {"sde": "vpsde", "continuous": False}),
+        (VP | {"embedding_type": "positional"}, {"sde": "vpsde", "continuous": False}),
     ],
 )
 def test_every_option_of_the_family_is_read(tmp_path, model, training, prefix):
@@ -187,7 +193,62 @@ def test_every_option_of_the_family_is_read(tmp_path, model, training, prefix):
     assert loaded.card["step"] == 3 and loaded.name == "a"
 
 
+def test_published_networks_make_images_of_their_size():
+    for name, made in published.CONFIGS.items():
+        with torch.device("meta"):
+            net, card = score_sde.build(made)
+        assert net.shape == (3, made["data"]["image_size"], made["data"]["image_size"]), name
+        assert card["data_range"] == ([0.0, 1.0] if name.startswith("ve_") else [-1.0, 1.0])
+    assert published.config_of(Path("a.pth"), "subvp/cifar10_ddpmpp_continuous")["training"]["sde"] == "subvpsde"
+
+
+def test_a_residual_encoder_without_filter_strides_in_its_convolution():
+    """Its tensors have other names than those of the filtered one, and the published padding is below and right."""
+    net, _ = score_sde.build(config(fir=False))
+    names = [e.name for e in score_sde.entries(net.net) if "down.1.pyramid" in e.own]
+    assert [name.split(".", 2)[2] for name in names] == ["Conv_0.weight", "Conv_0.bias"]
+    pyramid, x = net.net.down[1].pyramid, torch.randn(2, 3, 16, 16)
+    padded = torch.nn.functional.pad(x, (0, 1, 0, 1))
+    expected = torch.nn.functional.conv2d(padded, pyramid.weight, pyramid.bias, stride=2)
+    torch.testing.assert_close(pyramid(x), expected)
+
+
 # ---- preconditioning
+
+
+@pytest.mark.parametrize("scales", [1000, 30])
+def test_networks_of_discrete_times_are_told_the_index_of_their_level(scales):
+    """sigma_i^2 = (1 - abar_i) / abar_i, abar the product of 1 - beta; log sigma between two is linear in the index."""
+    kept = np.cumprod(1 - np.linspace(0.1 / scales, 20.0 / scales, scales))
+    levels = torch.from_numpy(np.sqrt((1 - kept) / kept))
+    c = preconditioning.ddpm(levels, scales=scales)
+    torch.testing.assert_close(c.c_noise, torch.arange(scales, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(c.c_in, torch.from_numpy(np.sqrt(kept)), rtol=1e-9, atol=0)
+    between = (levels[7] * levels[8]).sqrt()[None]
+    assert abs(preconditioning.ddpm(between, scales=scales).c_noise.item() - 7.5) < 1e-9
+    outside = preconditioning.ddpm(torch.tensor([1e-3, 1e6]), scales=scales)
+    assert outside.c_noise.tolist() == [0, scales - 1]
+    made = config(embedding_type="positional", num_scales=scales, **VP)
+    made["training"] |= {"sde": "vpsde", "continuous": False}
+    net, card = score_sde.build(made)
+    assert net.kind == "ddpm" and abs(card["sigma_max"] / levels[-1].item() - 1) < 1e-9
+
+
+def test_waves_of_a_fourier_embedding_see_the_log_of_times():
+    made = config(**VP)
+    for sde, kind in (("vpsde", preconditioning.vp), ("subvpsde", preconditioning.sub_vp)):
+        net, _ = score_sde.build(made | {"training": {"sde": sde, "continuous": True}})
+        sigma = torch.tensor([0.1, 3.0])
+        torch.testing.assert_close(kind(sigma, **net.options).c_noise, kind(sigma).c_noise.log())
+    with pytest.raises(UserError, match="the first discrete one is 0"):
+        score_sde.build(made | {"training": {"sde": "vpsde", "continuous": False}})
+
+
+def test_few_channels_of_adm_have_no_heads():
+    net = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 32, "multipliers": [1, 2], "blocks": 1, "adm": True}
+    made = Preconditioned("edm", {}, net | {"attention": [8, 4]}).net
+    heads = [module.attention for module in made.modules() if isinstance(module, Block)]
+    assert sum(h is not None for h in heads) == 4  # of 64 channels: one on the way down, the middle, two on the way up
 
 
 @pytest.mark.parametrize("sub", [False, True])

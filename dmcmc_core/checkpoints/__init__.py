@@ -202,7 +202,7 @@ def known(root: Path) -> list[dict]:
         {"name": name, "here": True, "about": "ships, of a linear diffusion: load_epsilon, sample --sampler gddim"}
         for name in ours
     ]
-    waiting = {str(root / path) for path in published.FILES.values()}
+    waiting = {str(root / path) for path in [*published.FILES.values(), *published.CLASSIFIERS.values()]}
     for path in sorted((root / "exp").rglob("*")):
         own = (
             path.suffix == ".safetensors"
@@ -219,6 +219,10 @@ def known(root: Path) -> list[dict]:
         here = (root / path).is_file()
         about = path if here else f"goes to {path}, comes from {published.SONG}"
         rows.append({"name": name, "here": here, "about": about})
+    for name, path in published.CLASSIFIERS.items():
+        here = (root / path).is_file()
+        about = path if here else f"goes to {path}, comes from {published.AUTHORS}"
+        rows.append({"name": f"noise-level classifier of {name}", "here": here, "about": about})
     return rows
 
 
@@ -288,7 +292,8 @@ def load_noise_level(
     if name in published.CLASSIFIERS:
         path = data.root() / published.CLASSIFIERS[name]
         if not path.is_file():
-            raise UserError(f"the noise-level classifier of {name} is not here: it goes to {path}")
+            origin = published.AUTHORS
+            raise UserError(f"the noise-level classifier of {name} is not here: it goes to {path}, comes from {origin}")
     elif not path.is_file() or os.sep in name:
         known = [p.name.removesuffix("-noise-level.safetensors") for p in NETS.glob("*-noise-level.safetensors")]
         path = _file(name, known, "noise-level classifier")

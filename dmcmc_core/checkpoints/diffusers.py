@@ -21,7 +21,7 @@ from dmcmc_core.checkpoints.content import check_finite, sentence, without_memor
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.blocks import check_whole
-from dmcmc_core.nets.preconditioning import Coefficients
+from dmcmc_core.nets.preconditioning import Coefficients, index_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NETWORK = "UNet2DModel"
@@ -31,7 +31,16 @@ PRESERVING = (
     "DDIMScheduler",
     "PNDMScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
     "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
 )
 
 
@@ -103,10 +112,7 @@ class Unet(nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The real-valued timestep (B,), float64, of noise levels (B,)."""
-        known, at = self.log_levels, sigma.double().log()
-        after = torch.searchsorted(known, at).clamp(1, len(known) - 1)
-        share = (at - known[after - 1]) / (known[after] - known[after - 1])
-        return (after - 1 + share).clamp(0, len(known) - 1)
+        return index_of(sigma, self.log_levels)
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """``labels``: (B,) whole numbers, for a network with classes, which cannot do without.

@@ -10,7 +10,7 @@ from dmcmc_core.data import root
 from dmcmc_core.errors import UserError, unknown
 
 
-def _config(dataset: str, size: int, sde: str = "vesde", **model: Any) -> dict[str, Any]:
+def _config(dataset: str, size: int, sde: str = "vesde", continuous: bool = True, **model: Any) -> dict[str, Any]:
     """One of them, as the differences from the network for CIFAR-10."""
     shared = {
         "name": "ncsnpp",
@@ -37,27 +37,47 @@ def _config(dataset: str, size: int, sde: str = "vesde", **model: Any) -> dict[s
         "num_scales": 1000,
     }
     data = {"dataset": dataset, "image_size": size, "num_channels": 3, "centered": sde != "vesde"}
-    return {"model": shared | model, "data": data, "training": {"sde": sde, "continuous": True}}
+    return {"model": shared | model, "data": data, "training": {"sde": sde, "continuous": continuous}}
 
 
+_DEEP = {"num_res_blocks": 8}
+_NCSNPP = {"embedding_type": "positional"}
+_DDPMPP = _NCSNPP | {"fir": False, "progressive_input": "none"}
+_DDPM = {"name": "ddpm", "num_res_blocks": 2}
 _LARGE = {"dropout": 0.0, "progressive": "output_skip", "progressive_input": "input_skip", "num_scales": 2000}
+_256 = _LARGE | {"ch_mult": [1, 1, 2, 2, 2, 2, 2], "num_res_blocks": 2}
+_1024 = _LARGE | {"nf": 16, "ch_mult": [1, 2, 4, 8, 16, 32, 32, 32], "num_res_blocks": 1, "sigma_max": 1348}
+_DDPM_256 = _DDPM | {"dropout": 0.0, "ch_mult": [1, 1, 2, 2, 4, 4]}
 CONFIGS: dict[str, dict[str, Any]] = {
     "ve_cifar10_ncsnpp_continuous": _config("CIFAR10", 32),
-    "ve_celebahq_256_ncsnpp_continuous": _config(
-        "CelebAHQ", 256, ch_mult=[1, 1, 2, 2, 2, 2, 2], num_res_blocks=2, sigma_max=348, **_LARGE
-    ),
-    "ve_ffhq_1024_ncsnpp_continuous": _config(
-        "FFHQ", 1024, nf=16, ch_mult=[1, 2, 4, 8, 16, 32, 32, 32], num_res_blocks=1, sigma_max=1348, **_LARGE
-    ),
-    "vp_cifar10_ddpmpp_continuous": _config(
-        "CIFAR10", 32, "vpsde", embedding_type="positional", fir=False, progressive_input="none"
-    ),
+    "ve_cifar10_ncsnpp_deep_continuous": _config("CIFAR10", 32, **_DEEP),
+    "ve_cifar10_ncsnpp": _config("CIFAR10", 32, continuous=False, **_NCSNPP),
+    "ve_cifar10_ddpm": _config("CIFAR10", 32, continuous=False, **_DDPM),
+    "ve_bedroom_ncsnpp_continuous": _config("LSUN", 256, sigma_max=378, **_256),
+    "ve_church_ncsnpp_continuous": _config("LSUN", 256, sigma_max=380, **_256),
+    "ve_celebahq_256_ncsnpp_continuous": _config("CelebAHQ", 256, sigma_max=348, **_256),
+    "ve_ffhq_256_ncsnpp_continuous": _config("FFHQ", 256, sigma_max=348, **_256),
+    "ve_celebahq_ncsnpp_continuous": _config("CelebAHQ", 1024, **_1024),
+    "ve_ffhq_1024_ncsnpp_continuous": _config("FFHQ", 1024, **_1024),
+    "vp_cifar10_ddpmpp_continuous": _config("CIFAR10", 32, "vpsde", **_DDPMPP),
+    "vp_cifar10_ddpmpp_deep_continuous": _config("CIFAR10", 32, "vpsde", **_DDPMPP | _DEEP),
+    "vp_cifar10_ncsnpp_continuous": _config("CIFAR10", 32, "vpsde", **_NCSNPP),
+    "vp_cifar10_ncsnpp_deep_continuous": _config("CIFAR10", 32, "vpsde", **_NCSNPP | _DEEP),
+    "vp_ddpm_cifar10": _config("CIFAR10", 32, "vpsde", continuous=False, **_DDPM),
+    "vp_ddpm_cifar10_continuous": _config("CIFAR10", 32, "vpsde", **_DDPM),
+    "vp_ddpm_celebahq": _config("CelebAHQ", 256, "vpsde", continuous=False, **_DDPM_256),
+    "vp_ddpm_church": _config("LSUN", 256, "vpsde", continuous=False, **_DDPM_256),
+    "subvp_cifar10_ddpmpp_continuous": _config("CIFAR10", 32, "subvpsde", **_DDPMPP),
+    "subvp_cifar10_ddpmpp_deep_continuous": _config("CIFAR10", 32, "subvpsde", **_DDPMPP | _DEEP),
+    "subvp_cifar10_ncsnpp_continuous": _config("CIFAR10", 32, "subvpsde", **_NCSNPP),
+    "subvp_cifar10_ncsnpp_deep_continuous": _config("CIFAR10", 32, "subvpsde", **_NCSNPP | _DEEP),
+    "subvp_cifar10_ddpm_continuous": _config("CIFAR10", 32, "subvpsde", **_DDPM),
 }
-"""Name -> sections ``model``, ``data`` and ``training``."""
+"""Name -> sections ``model``, ``data`` and ``training``; the names are those of the published files, / being _."""
 
 
 SONG = "the checkpoint folder linked in the README of yang-song/score_sde_pytorch"
-FILES: dict[str, str] = {
+FILES: dict[str, str] = {name: f"exp/paper/{name}/checkpoint.pth" for name in CONFIGS} | {
     "ve_cifar10_ncsnpp_continuous": "exp/paper/cifar10_ncsnpp_continuous/checkpoint_24.pth",
     "ve_celebahq_256_ncsnpp_continuous": "exp/paper/celebahq_256_ncsnpp_continuous/checkpoint_48.pth",
     "ve_ffhq_1024_ncsnpp_continuous": "exp/paper/ffhq_1024_ncsnpp_continuous/checkpoint.pth",
@@ -71,6 +91,7 @@ CLASSIFIERS: dict[str, str] = {
     "ve_celebahq_256_ncsnpp_continuous": "exp/paper/celebahq-noise-level.pth",
 }
 """Name -> where the noise-level classifier of the DMCMC authors is looked for that serves the model."""
+AUTHORS = "the folders that issue 2 of the repository of Denoising MCMC links to"
 
 
 def at_place(path: Path) -> str | None:
@@ -102,8 +123,9 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
             f"{path} carries no configuration and there is no {beside.name} beside it: name one by config= in Python "
             f"or convert --config, a file or one of {', '.join(CONFIGS)}"
         )
-    if config is not None and str(config) in CONFIGS:
-        return CONFIGS[str(config)]
+    named = str(config).replace("/", "_").removesuffix(".py")
+    if config is not None and named in CONFIGS:
+        return CONFIGS[named]
     file = Path(config or beside)
     if not file.is_file():
         raise unknown("configuration", str(config), CONFIGS)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.errors import UserError
-from dmcmc_core.nets.blocks import Block, check_whole
-from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
+from dmcmc_core.nets.blocks import Block, FilteredDown, check_whole
+from dmcmc_core.nets.preconditioning import Preconditioned, ddpm_levels, vp_sigma
 from dmcmc_core.nets.song import UNet
 
 EARLIEST = 1e-3
@@ -88,7 +88,7 @@ def entries(net: UNet) -> Iterator[Entry]:
     for i, level in enumerate(net.down):
         yield from change(f"down.{i}.resample", level.resample)
         if level.pyramid is not None:
-            yield from layer(f"down.{i}.pyramid", ".Conv_0" if net.encoder == "skip" else ".Conv2d_0")
+            yield from layer(f"down.{i}.pyramid", ".Conv2d_0" if isinstance(level.pyramid, FilteredDown) else ".Conv_0")
         for k, part in enumerate(level.blocks):
             yield from block(f"down.{i}.blocks.{k}", part)
     for k, part in enumerate(net.middle):
@@ -218,7 +218,12 @@ def _build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
             raise UserError("config: scale_by_sigma belongs to variance-exploding networks, not to " + training["sde"])
         betas = {"beta_min": model.get("beta_min", 0.1), "beta_max": model.get("beta_max", 20.0)}
         levels = tuple(vp_sigma(t, *betas.values(), sub=sde == "sub_vp") for t in (EARLIEST, 1.0))
-        options = betas | {"steps": 999 if training.get("continuous", True) else scales - 1}
+        options = betas | ({"log": True} if net["waves"] == "fourier" else {})
+        if sde == "vp" and not training.get("continuous", True):
+            if net["waves"] == "fourier":
+                raise UserError("config: embedding_type 'fourier' takes the log of times, the first discrete one is 0")
+            sde, options = "ddpm", betas | {"scales": scales}
+            levels = tuple(ddpm_levels(**options)[[0, -1]].tolist())
     made = Preconditioned(sde, options, net, centre=not centred)
     card = {"architecture": "preconditioned", "sigma_min": levels[0], "sigma_max": levels[1]}
     return made, card | {"data_range": [-1.0, 1.0] if centred else [0.0, 1.0], "data": data.get("dataset")}
@@ -266,6 +271,7 @@ def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
         net["encoder"] = choice(model, "progressive_input", encoders)
         net["decoder"] = choice(model, "progressive", {"none": "standard", "output_skip": "skip"})
         net["fourier_scale"] = model.get("fourier_scale", 16)
+        net["strided"] = not fir
     return net
 
 

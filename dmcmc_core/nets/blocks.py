@@ -67,8 +67,8 @@ class FilteredDown(nn.Conv2d):
 class StridedDown(nn.Conv2d):
     """A 3x3 convolution of stride 2 that pads right and below only, as DDPM does."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(width, width, 3, stride=2)
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__(width, out, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))

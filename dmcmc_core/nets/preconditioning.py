@@ -1,11 +1,12 @@
 """From a network F(x, c_noise) to a denoiser: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise).
 
 Karras et al. 2022 (arXiv 2206.00364), Table 1. What a variance-preserving network was trained on, alpha (x0 + sigma n),
-is alpha x here, and its time that at which the noise is sigma: exact but for discrete times, which are not rounded.
+is alpha x here, and its time that at which the noise is sigma: exact, for discrete times at the levels trained on.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -51,18 +52,49 @@ def ve_index(sigma: Tensor, levels: list[float], by_sigma: bool = True) -> Coeff
     return Coefficients(one, sigma if by_sigma else sigma**2, one, index.to(sigma))
 
 
-def vp(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0) -> Coefficients:
-    """Song et al. 2021, variance preserving: F is epsilon, told ``steps`` times the time in [0, 1]."""
+def vp(
+    sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0, log: bool = False
+) -> Coefficients:
+    """Song et al. 2021, variance preserving: F is epsilon, told ``steps`` times the time in [0, 1], or its ``log``."""
     c_in = 1 / (sigma**2 + 1).sqrt()
-    time = vp_time(-c_in.log(), beta_min, beta_max)
-    return Coefficients(torch.ones_like(sigma), -sigma, c_in, steps * time)
+    told = steps * vp_time(-c_in.log(), beta_min, beta_max)
+    return Coefficients(torch.ones_like(sigma), -sigma, c_in, told.log() if log else told)
 
 
-def sub_vp(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0) -> Coefficients:
+def sub_vp(
+    sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0, log: bool = False
+) -> Coefficients:
     """The sub-variance-preserving SDE: noise of standard deviation 1 - alpha^2, so alpha^2 + sigma alpha = 1."""
     c_in = 2 / ((sigma**2 + 4).sqrt() + sigma)
-    time = vp_time(-c_in.log(), beta_min, beta_max)
-    return Coefficients(torch.ones_like(sigma), -sigma, c_in, steps * time)
+    told = steps * vp_time(-c_in.log(), beta_min, beta_max)
+    return Coefficients(torch.ones_like(sigma), -sigma, c_in, told.log() if log else told)
+
+
+def ddpm(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, scales: int = 1000) -> Coefficients:
+    """Ho et al. 2020, trained at ``scales`` discrete times: F is epsilon, told their index, see :func:`index_of`."""
+    index = index_of(sigma, ddpm_levels(beta_min, beta_max, scales).log().to(sigma.device))
+    return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), index.to(sigma))
+
+
+@functools.cache
+def ddpm_levels(beta_min: float, beta_max: float, scales: int) -> Tensor:
+    """sigma at each index, (scales,) float64, rising: 1 + sigma^2 is the product of 1 / (1 - beta_i).
+
+    The beta_i are ``scales`` numbers from beta_min / scales to beta_max / scales, evenly.
+    """
+    betas = torch.linspace(beta_min / scales, beta_max / scales, scales, dtype=torch.float64, device="cpu")
+    return (-torch.log1p(-betas)).cumsum(0).expm1().sqrt()
+
+
+def index_of(sigma: Tensor, log_levels: Tensor) -> Tensor:
+    """The real-valued index (B,) float64 of noise levels (B,) among rising ones (T,) float64.
+
+    Exact at each of them; between two log sigma is linear in the index, beyond the first and the last it is theirs.
+    """
+    at = sigma.double().log()
+    after = torch.searchsorted(log_levels, at).clamp(1, len(log_levels) - 1)
+    share = (at - log_levels[after - 1]) / (log_levels[after] - log_levels[after - 1])
+    return (after - 1 + share).clamp(0, len(log_levels) - 1)
 
 
 def vp_time(minus_log_alpha: Tensor, beta_min: float, beta_max: float) -> Tensor:
@@ -92,6 +124,7 @@ KINDS: dict[str, Callable[..., Coefficients]] = {
     "ve_index": ve_index,
     "vp": vp,
     "sub_vp": sub_vp,
+    "ddpm": ddpm,
     "improved_ddpm": improved_ddpm,
 }
 

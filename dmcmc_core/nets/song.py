@@ -66,9 +66,11 @@ class UNet(nn.Module):
         fourier_scale: of the frequencies of ``fourier``.
         labels: classes, or 0; ``augment``: augmentation labels of the training, or 0.
         dropout: in training only.
-        adm: the blocks of ADM: adaptive normalisation, heads of 64 channels, attention in each block on the way up.
+        adm: the blocks of ADM: adaptive normalisation, attention in each block on the way up, by heads of 64 channels
+            (none where there are fewer channels).
         embedding: width of the embedding, in units of ``width``; ``wave_width``: of its waves in channels, 0 is width.
         min_group: channels that a group of the normalisations has at least, of at most 32 groups.
+        strided: whether the convolutions of a ``residual`` encoder have stride 2 instead of a filter.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class UNet(nn.Module):
         adm: bool = False,
         wave_width: int = 0,
         min_group: int = 4,
+        strided: bool = False,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -114,7 +117,7 @@ class UNet(nn.Module):
         eps, own = (1e-5, {"adaptive": True, "project": False}) if adm else (1e-6, {"scale": self.scale})
 
         def block(a: int, b: int, direction: str | None = None, attend: bool = False) -> Block:
-            heads = (max(1, b // 64) if adm else 1) if attend else 0
+            heads = (b // 64 if adm else 1) if attend else 0
             return Block(
                 a,
                 b,
@@ -136,11 +139,12 @@ class UNet(nn.Module):
         for level, multiplier in enumerate(multipliers):
             now = Level()
             if level:
-                now.resample = StridedDown(c) if convolved else block(c, c, DOWN)
+                now.resample = StridedDown(c, c) if convolved else block(c, c, DOWN)
                 if encoder == "skip":
                     now.pyramid = nn.Conv2d(pyramid, c, 1)
                 elif encoder == "residual":
-                    now.pyramid, pyramid = FilteredDown(pyramid, c, taps), c
+                    now.pyramid = StridedDown(pyramid, c) if strided else FilteredDown(pyramid, c, taps)
+                    pyramid = c
                 skips.append(c)
             for _ in range(blocks):
                 now.blocks.append(block(c, width * multiplier, attend=size >> level in attention))
