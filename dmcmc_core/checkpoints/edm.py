@@ -151,9 +151,9 @@ def load(path: Path) -> Any:
             warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # which is what these files hold
             return _Unpickler(data).load()
     except Exception as error:  # whatever a broken file brings about
+        why = "it is no sound pickle" if isinstance(error, KeyError) else sentence(error)  # of an unknown opcode
         raise UserError(
-            f"{path} cannot be read as a pickle of EDM, it is truncated, of another format, or unsafe: "
-            f"{sentence(error)}"
+            f"{path} cannot be read as a pickle of EDM, it is truncated, of another format, or unsafe: {why}"
         ) from error
 
 
