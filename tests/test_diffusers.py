@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dmcmc_core import integrators, prepare
 from dmcmc_core.checkpoints import convert, known, load_model
+from dmcmc_core.checkpoints import diffusers as folders
 from dmcmc_core.errors import UserError
 from dmcmc_core.prepare import fingerprint
 from dmcmc_core.sampling_run import load_images, run
@@ -37,22 +38,6 @@ NETS = {
         "downsample_padding": 0,
     },
 }
-PRESERVING = [
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "DEISMultistepScheduler",
-    "UniPCMultistepScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "DDPMParallelScheduler",
-    "DDIMParallelScheduler",
-]
 
 
 def unet(kind, **more):
@@ -92,7 +77,7 @@ def test_exploding_network(tmp_path):
         close(clean[row], x[row] + sigma[row] ** 2 * answer[row])
 
 
-@pytest.mark.parametrize("name", PRESERVING)
+@pytest.mark.parametrize("name", folders.PRESERVING)
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_levels_are_those_of_the_scheduler(tmp_path, name, betas):
     scheduler = made(name, beta_schedule=betas, num_train_timesteps=100)
