@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dmcmc_core.experiments import Project, columns, ingredients, is_complete, run_key
+from dmcmc_core.workbench.experiments import Project, columns, ingredients, is_complete, run_key
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 Engine = Callable[..., contextlib.AbstractContextManager[Callable[[], None]]]

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dmcmc_core import evaluation, features, metrics
+from dmcmc_core import metrics
 from dmcmc_core.data import open_images
+from dmcmc_core.metrics import evaluation, features
 
 MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in units of ru_maxrss
 

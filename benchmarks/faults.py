@@ -28,8 +28,9 @@ from pathlib import Path
 
 import torch
 
-from dmcmc_core import checkpoints, cli, experiments, ranks, sampling_run, shards  # noqa: F401  copies start at once
 from dmcmc_core.errors import UserError
+from dmcmc_core.runs import ranks, sampling_run, shards  # noqa: F401  copies start at once
+from dmcmc_core.workbench import cli
 
 SAMPLERS = ("heun", "heun_churn", "dlg+heun")
 

@@ -2,7 +2,8 @@
 
     python benchmarks/scaling.py [--num N] [--nfe N] [--samplers S ...] [--shard-size k] [--out FILE]
 
-On the shipped digits net, one thread a process. Bookkeeping is all that a run does in :mod:`dmcmc_core.shards` (locks,
+On the shipped digits net, one thread a process. Bookkeeping is all that a run does in :mod:`dmcmc_core.runs.shards`
+(locks,
 manifest, shards and states of chains written and read), in seconds per image, for ``num`` images and for ten times as
 many: it should stay the same, and be at most 1 % of the time that the network itself takes for an image. Images per
 second are those of one process and of two shares side by side, from the first image to the last.
@@ -22,8 +23,9 @@ from typing import Any
 
 import torch
 
-from dmcmc_core import load_model, sampling_run, shards
+from dmcmc_core import load_model
 from dmcmc_core.denoiser import Wrapper
+from dmcmc_core.runs import sampling_run, shards
 
 TARGET = 0.01
 BOOKKEEPING = ("there", "save", "save_npz", "read_npz", "write_manifest", "read_manifest", "check_strays", "sweep")

@@ -2,6 +2,6 @@
 
 import sys
 
-from dmcmc_core.cli import main
+from dmcmc_core.workbench.cli import main
 
 sys.exit(main())

@@ -26,6 +26,10 @@ RUNAWAY = 1e6
 """An x beyond so many sigma_max is no noisy image: whatever a network answers there, the sampler had diverged."""
 
 
+Lengths = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The norms (B,) of what a gradient and a noise become -> the factors (B,) that they are taken by."""
+
+
 class Denoiser(Protocol):
     """A model: ``(x, sigma) -> E[x0 | x, sigma]``, ``x`` of shape (B, *shape) and ``sigma`` of shape () or (B,)."""
 
@@ -58,6 +62,43 @@ def score(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
 def epsilon(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
     """The noise that the model sees in x, (x - D(x, sigma)) / sigma; also dx/dsigma of the probability-flow ODE."""
     return (x - denoiser(x, sigma.to(x))) / like(sigma, x)
+
+
+class Identity:
+    """The walk of a model without a preconditioner: M = 1 and no skew term S.
+
+    A model may bring another, as :class:`dmcmc_core.preconditioning.WithPreconditioner` does; :func:`walk` tells.
+    """
+
+    skewed = False
+
+    def apply(self, x: Tensor) -> Tensor:
+        """M x, what becomes of noise."""
+        return x
+
+    apply_transpose = drift = apply
+
+    def move(self, x: Tensor, gradient: Tensor, noise: Tensor) -> Tensor:
+        """x + (M M^T + S) gradient + M noise, a step of Langevin dynamics."""
+        return x + gradient + noise
+
+    def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
+        """x + e (M M^T + S) gradient + f M noise with (e, f) = lengths(|(M M^T + S) gradient|, |M noise|), all (B,)."""
+        e, f = lengths(norm(gradient), norm(noise))
+        return x + like(e, x) * gradient + like(f, x) * noise
+
+
+IDENTITY = Identity()
+
+
+def walk(denoiser: Denoiser) -> Any:
+    """Return what samplers walk this model with: its ``preconditioner``, or the identity."""
+    return getattr(denoiser, "preconditioner", IDENTITY)
+
+
+def norm(x: Tensor) -> Tensor:
+    """|x| of each row, (B,), in double precision, as gains may be large and what they act on as well."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
 
 
 def check_shape(x: Tensor, shape: Sequence[int]) -> None:

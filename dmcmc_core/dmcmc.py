@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core import integrators, preconditioning, schedules
-from dmcmc_core.denoiser import Denoiser, like
+from dmcmc_core import integrators, schedules
+from dmcmc_core.denoiser import Denoiser, like, walk
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.mcmc import ChainState, Info, Kernel, StepSize, gibbs, hamiltonian, langevin, mala, residual_gibbs, then
 from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior, expected_residual, log_levels
@@ -194,7 +194,7 @@ def prior(
             raise UserError("start='mean' needs a model that knows its data's mean; use start='zero'")
         m = denoiser.mean.to(m)
     z = rng(m.expand(rows, *denoiser.shape))
-    return m + denoiser.sigma_max * (preconditioning.of(denoiser).apply(z) if preconditioned else z)
+    return m + denoiser.sigma_max * (walk(denoiser).apply(z) if preconditioned else z)
 
 
 def first_images(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
+import numbers
 import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -16,9 +19,52 @@ class TooFew(UserError):
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
-    """The error for a name that is not among ``choices``, naming the nearest one that is."""
+    """Return the error for a name that is not among ``choices``, naming the nearest one that is."""
     choices = sorted(choices)
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
     return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")
+
+
+def is_number(value: Any, whole: bool = False) -> bool:
+    """Tell whether a value is a real number (or a ``whole`` one), NaN and infinity included; a truth value is none."""
+    return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+
+
+def number(
+    argument: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+    finite: bool = True,
+) -> Any:
+    """Return the value if it is a number within these bounds; text, truth values and NaN are none.
+
+    Raises:
+        UserError: names the argument, its bounds and the value.
+    """
+    if (
+        is_number(value, whole)
+        and (math.isfinite(value) or (not finite and value == math.inf))
+        and (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and (below is None or value < below)
+    ):
+        return value
+    words = (("at least", least), ("above", above), ("at most", most), ("below", below))
+    bounds = " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
+    kind = "whole number" if whole else "finite number" if finite else "number"
+    raise UserError(f"{argument} must be a {kind}, {bounds}, not {value!r}")
+
+
+def one_of(argument: str, value: Any, *choices: Any) -> Any:
+    """Return the value if it is one of ``choices``; UserError if not."""
+    if value not in choices:
+        raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dmcmc_core import preconditioning
-from dmcmc_core.denoiser import RUNAWAY, Denoiser, like, score
+from dmcmc_core.denoiser import RUNAWAY, Denoiser, like, score, walk
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.streams import Randomness
@@ -59,7 +58,7 @@ def langevin(denoiser: Denoiser, eta: StepSize, step: str = "constant") -> Kerne
         eta: e itself in squared data units (``constant``, the paper's), or e / sigma^2 (``sigma2``).
         step: ``constant`` or ``sigma2``.
     """
-    size, m = step_size(eta, step), preconditioning.of(denoiser)
+    size, m = step_size(eta, step), walk(denoiser)
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, denoised, _ = state
@@ -140,8 +139,8 @@ def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step. A
     skew term S may turn the proposal: the test weighs the noise z that led there against the z' that would lead back.
     """
-    m = preconditioning.of(model)
-    if m.response is None:
+    m = walk(model)
+    if not m.skewed:
         return hamiltonian(model, eta, step)
     if not hasattr(model, "log_prob"):
         raise UserError("an adjusted kernel needs a model with log_prob(x, sigma), as exact models have; use langevin")
@@ -163,12 +162,12 @@ def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
     return kernel
 
 
-def _reversible(model: Denoiser) -> preconditioning.Preconditioner:
+def _reversible(model: Denoiser) -> Any:
     """The preconditioner of a model, for kernels that need one without a skew term."""
-    m = preconditioning.of(model)
+    m = walk(model)
     if not hasattr(m, "apply_transpose"):
         raise UserError("noise alone through a filter keeps no law, so no test mends it: use langevin for that control")
-    if m.response is not None:
+    if m.skewed:
         raise UserError("a skew term turns gradients, which leapfrogs cannot follow: use langevin or mala")
     return m
 

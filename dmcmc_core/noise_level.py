@@ -15,8 +15,22 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import BLOCK, Denoiser, apply_in_blocks
 from dmcmc_core.errors import UserError
-from dmcmc_core.nets.noise_level import log_levels
 from dmcmc_core.streams import Randomness
+
+
+def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
+    """The n levels of the DMCMC code, (n,) float64: sigma_min (sigma_max / sigma_min)^t, t evenly from 1 to 1/1000.
+
+    Kim & Ye 2023 (arXiv 2209.14593). Evenly spaced in log sigma: the uniform prior over them is p(sigma) ~ 1 / sigma.
+    Class 0 is sigma_max, the last just above sigma_min.
+
+    Raises:
+        UserError: unless 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"0 < sigma_min < sigma_max is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}")
+    t = torch.linspace(1, 1e-3, n, dtype=torch.float64, device="cpu")
+    return sigma_min * (sigma_max / sigma_min) ** t
 
 
 class NoiseLevelPosterior(Protocol):

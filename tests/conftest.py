@@ -30,7 +30,7 @@ def _cuda() -> bool:
 
 def _weights() -> bool:
     from dmcmc_core.errors import UserError
-    from dmcmc_core.features import inception_file
+    from dmcmc_core.metrics.features import inception_file
 
     try:
         return inception_file().is_file()
@@ -115,7 +115,7 @@ class ToyProject:
 
     @property
     def project(self):
-        from dmcmc_core.experiments import Project
+        from dmcmc_core.workbench.experiments import Project
 
         return Project(self.root, "toy_core")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dmcmc_core import cli, schedules
+from dmcmc_core import schedules
 from dmcmc_core.errors import UserError
+from dmcmc_core.workbench import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
@@ -82,7 +83,8 @@ def test_every_verb_has_help(capsys, verb):
 
 def test_help_on_sample_has_every_setting_with_its_default(capsys):
     """Made from the code: a setting that is added and not described is missed here."""
-    from dmcmc_core import dmcmc, gddim, integrators, sampling_run
+    from dmcmc_core import dmcmc, gddim, integrators
+    from dmcmc_core.runs import sampling_run
 
     with pytest.raises(SystemExit):
         cli.main(["sample", "--help"])
@@ -247,7 +249,7 @@ def test_train_passes_kind_and_file_on(monkeypatch, tmp_path):
 
 
 def test_doctor_says_what_each_missing_thing_costs(toy, monkeypatch, capsys):
-    from dmcmc_core import doctor
+    from dmcmc_core.workbench import doctor
 
     files = [dict(path="exp/paper/one.pth", what="the score net", source="its page")]
     toy.add("a", files=files, models=["exp/nets/small.safetensors"])
@@ -293,7 +295,7 @@ def test_the_core_needs_no_notebook_package():
 @pytest.fixture
 def auto(monkeypatch, tmp_path):
     """The command on the digits net with short trials; what was really made: (sampler, seed, images)."""
-    from dmcmc_core import sampling_run, tuning
+    from dmcmc_core.runs import sampling_run, tuning
 
     for name, value in (("IMAGES", 66), ("REFERENCE", 66), ("FINE", 2)):
         monkeypatch.setattr(tuning, name, value)
@@ -335,7 +337,7 @@ def test_auto_finds_its_settings_once_and_says_what_that_cost(auto, capsys):
 
 
 def test_auto_interrupted_goes_on(auto, capsys, monkeypatch):
-    from dmcmc_core import sampling_run
+    from dmcmc_core.runs import sampling_run
 
     command, made, out = auto
     run = sampling_run.run

@@ -7,7 +7,7 @@ import pytest
 import torch
 from exact import F64, classes, digits_net, images_mixture, mixture
 
-from dmcmc_core import dmcmc, prepare
+from dmcmc_core import dmcmc
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import (
     Adapter,
@@ -21,6 +21,7 @@ from dmcmc_core.denoiser import (
     score,
 )
 from dmcmc_core.errors import UserError
+from dmcmc_core.runs import prepare
 from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)

@@ -9,12 +9,13 @@ import torch
 from exact import mixture
 from safetensors.torch import load_file, save_file
 
-from dmcmc_core import integrators, prepare
+from dmcmc_core import integrators
 from dmcmc_core.checkpoints import convert, known, load_model
 from dmcmc_core.checkpoints import diffusers as folders
 from dmcmc_core.errors import UserError
-from dmcmc_core.prepare import fingerprint
-from dmcmc_core.sampling_run import load_images, run
+from dmcmc_core.runs import prepare
+from dmcmc_core.runs.prepare import fingerprint
+from dmcmc_core.runs.sampling_run import load_images, run
 from dmcmc_core.schedules import karras
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")

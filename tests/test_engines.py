@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import ToyProject
 
-from dmcmc_core import cli, experiments
 from dmcmc_core.errors import UserError
-from dmcmc_core.experiments import executors, workflow
-from dmcmc_core.experiments.executors import Command, Dask, Ended, Processes, parse_gpus, visible_gpus
+from dmcmc_core.workbench import cli, experiments
+from dmcmc_core.workbench.experiments import executors, workflow
+from dmcmc_core.workbench.experiments.executors import Command, Dask, Ended, Processes, parse_gpus, visible_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("engines", ROOT / "benchmarks" / "engines.py")

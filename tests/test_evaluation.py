@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import evaluation, sampling_run
 from dmcmc_core.data import digits, glyphs32, load_images, to_uint8
 from dmcmc_core.errors import UserError
-from dmcmc_core.evaluation import make_reference, measure
-from dmcmc_core.features import Extractor, extract
-from dmcmc_core.metrics import Rows, frechet_distance, kid, prdc, statistics
+from dmcmc_core.metrics import Rows, evaluation, frechet_distance, kid, prdc, statistics
+from dmcmc_core.metrics.evaluation import make_reference, measure
+from dmcmc_core.metrics.features import Extractor, extract
+from dmcmc_core.runs import sampling_run
 
 PIXELS = Extractor("pixels", lambda x: x.flatten(1))
 

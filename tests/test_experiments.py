@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from dmcmc_core import experiments, tables
 from dmcmc_core.errors import UserError
-from dmcmc_core.experiments import Failure, Project, declared_parameters, imported_modules, read_cells, read_yaml
+from dmcmc_core.report import tables
+from dmcmc_core.workbench import experiments
+from dmcmc_core.workbench.experiments import (
+    Failure,
+    Project,
+    declared_parameters,
+    imported_modules,
+    read_cells,
+    read_yaml,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MEET = """
@@ -407,7 +415,7 @@ def test_every_claim_is_in_one_table(toy):
 MEASURES = """
 import sys
 sys.path.insert(0, {root!r})
-from dmcmc_core import tables
+from dmcmc_core.report import tables
 cells = [dict(bed="toy", method="m", seed=s, nfe=5.0, frechet=float(n + s)) for s in (0, 1)]
 tables.write_results(cells, out_dir)
 """

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dmcmc_core import features
 from dmcmc_core.data import glyphs32
 from dmcmc_core.errors import UserError
-from dmcmc_core.features import Extractor
+from dmcmc_core.metrics import features
+from dmcmc_core.metrics.features import Extractor
 
 PIXELS = Extractor("pixels", lambda x: x.flatten(1))
 

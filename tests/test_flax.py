@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import cli, gddim
+from dmcmc_core import gddim
 from dmcmc_core.checkpoints import convert, flax, load_epsilon, load_model, published
 from dmcmc_core.errors import UserError
 from dmcmc_core.linear_sde import CLD, make_sde
 from dmcmc_core.nets.linear import PublishedEpsilonNet
 from dmcmc_core.nets.song import UNet
+from dmcmc_core.workbench import cli
 
 msgpack = pytest.importorskip("msgpack", reason="needs msgpack: pip install 'dmcmc-core[flax]'")
 

@@ -10,75 +10,93 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dmcmc_core"
 
-# From the bottom up. What a network is evaluated in (denoiser) is needed by all that evaluate one, so it lies below
-# the networks and their files.
-LAYERS = [
-    {"errors"},
-    {"streams", "denoiser", "trackers", "linear_sde"},
-    {"data", "analytic", "nets", "preconditioning"},
-    {"metrics", "checkpoints"},
-    {"features"},
-    {"evaluation"},
-    {"integrators", "multistep", "registry", "schedules"},
-    {"mcmc", "noise_level"},
-    {"gddim", "score_embedding", "boundary"},
-    {"dmcmc"},
-    {"training"},
-    {"shards", "ranks", "prepare"},
-    {"sampling_run"},
-    {"tables"},
-    {"plots", "testbed"},
-    {"tuning"},
-    {"experiments"},
-    {"doctor"},
-    {"cli", "__main__", "explorer"},
-]
-ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
-MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+CORE = "core"
+ROOMS = ["data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench"]
+"""Folders that are no part of the core, from the bottom up: each imports the core and rooms before it."""
+CORE_NEEDS = {"torch", "numpy", "scipy", "safetensors"}
+DOORS = {"__init__", "__main__", "sampling_run"}
+"""Files beside the core that only open a door to a room: they may import any."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOK_PACKAGES = [
     "papermill", "jupyter", "jupyter_client", "jupyterlab", "ipykernel", "ipywidgets", "IPython", "nbformat",
     "matplotlib", "sklearn", "PIL", "pytorch_fid", "torch_fidelity", "torchvision",
 ]  # fmt: skip
 
 
-def part(path):
-    """The name by which a file is in LAYERS: its own, or that of the folder it is in."""
-    inside = path.relative_to(PACKAGE)
-    return inside.parts[0].removesuffix(".py")
+def room(path):
+    """The room that a file lies in; the core's files and folders are one."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first if first in ROOMS else CORE
 
 
-def imported(path):
-    """The parts of the package that a file imports anywhere, within functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def name_of(path):
+    """The dotted name of a file's module."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def file_of(name):
+    """The file of a module of ours; None for a name inside one."""
+    base = ROOT.joinpath(*name.split("."))
+    return next((p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()), None)
+
+
+def imported(path, typing=True):
+    """Dotted names that a file imports anywhere, within functions too; without those for type checkers if asked."""
+    tree = ast.parse(path.read_text())
+    skipped = set()
+    if not typing:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped |= {id(inner) for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("dmcmc_core.")}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            if node.module == "dmcmc_core":
-                found |= {alias.name for alias in node.names}
-            elif node.module.startswith("dmcmc_core."):
-                found.add(node.module.split(".")[1])
-    return found
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                ours = node.module.split(".")[0] == PACKAGE.name
+                yield whole if ours and file_of(whole) else node.module
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_lower_layers_never_import_higher_ones(path):
-    assert part(path) in ROW, f"{part(path)} has no row in LAYERS"
-    for name in imported(path):
-        assert name in ROW, f"{path.name} imports {name}, which has no row in LAYERS"
-        assert ROW[name] <= ROW[part(path)], f"{path.name} imports {name} from above"
+def ours(path, **how):
+    """Files of the package that a file imports."""
+    names = {name for name in imported(path, **how) if name.split(".")[0] == PACKAGE.name}
+    return {file_of(name) for name in names} - {None}
 
 
-def test_no_circle():
-    """Within a row too, modules can be put in an order in which each imports only those before it."""
-    left = {part(p): set() for p in MODULES}
-    for path in MODULES:
-        left[part(path)] |= imported(path) - {part(path)}
-    while left:
-        free = {name for name, needs in left.items() if not needs & left.keys()}
-        assert free, f"these import each other: {left}"
-        left = {name: needs for name, needs in left.items() if name not in free}
+def test_every_folder_is_the_core_or_a_room():
+    folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert set(ROOMS) <= folders
+    assert folders - set(ROOMS) <= {
+        "integrators",
+        "linear_sde",
+        "gddim",
+        "preconditioning",
+        "score_embedding",
+        "boundary",
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_room_imports_the_core_and_rooms_before_it(path):
+    floors = [CORE, *ROOMS]
+    if path.parent == PACKAGE and path.stem in DOORS:
+        return
+    for other in ours(path):
+        assert other.parent != PACKAGE or other.stem not in DOORS - {"__init__"}, f"{path.name} goes in by a door"
+        above = floors.index(room(other)) > floors.index(room(path))
+        assert not above, f"{name_of(path)} imports {name_of(other)} from a room above it"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) == CORE], ids=name_of)
+def test_the_core_needs_four_libraries(path):
+    if path.stem in DOORS and path.parent == PACKAGE:
+        return
+    outside = {name.split(".")[0] for name in imported(path)} - {PACKAGE.name} - sys.stdlib_module_names
+    assert outside <= CORE_NEEDS
 
 
 WITHOUT = """
@@ -103,15 +121,15 @@ if {net}:
 
 
 def test_the_core_works_without_the_notebook_packages():
-    paths = [p for p in MODULES if part(p) not in {"plots", "explorer", "__main__"}]
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in paths]
+    drawing = ("plots", "explorer", "studies")
+    names = [name_of(p) for p in MODULES if p.stem != "__main__" and not set(drawing) & set(p.parts)]
     net = (ROOT / "exp" / "nets" / "digits.safetensors").is_file()
-    code = WITHOUT.format(blocked=NOTEBOOK_PACKAGES, modules=["dmcmc_core", *names], net=net)
+    code = WITHOUT.format(blocked=NOTEBOOK_PACKAGES, modules=names, net=net)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_blocking_would_be_noticed():
-    code = WITHOUT.format(blocked=["matplotlib"], modules=["dmcmc_core.plots"], net=False)
+    code = WITHOUT.format(blocked=["matplotlib"], modules=["dmcmc_core.report.plots"], net=False)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and "matplotlib" in done.stderr

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import checkpoints, cli, integrators, schedules
+from dmcmc_core import checkpoints, integrators, schedules
 from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
 from dmcmc_core.denoiser import Conditioned
 from dmcmc_core.errors import UserError
@@ -23,7 +23,8 @@ from dmcmc_core.nets import preconditioning
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.noise_level import PublishedClassifier
 from dmcmc_core.nets.preconditioning import Preconditioned
-from dmcmc_core.sampling_run import run
+from dmcmc_core.runs.sampling_run import run
+from dmcmc_core.workbench import cli
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 SCORE_SDE = (
@@ -486,7 +487,8 @@ def test_a_part_of_an_archive_is_not_larger_than_it(tmp_path):
 
 def test_a_published_place_tells_configuration_and_classifier(tmp_path, monkeypatch):
     """As the paper profile finds them: neither a .json nor a classifier's path has to be given."""
-    from dmcmc_core import data, sampling_run
+    from dmcmc_core import data
+    from dmcmc_core.runs import sampling_run
 
     name = "ve_cifar10_ncsnpp_continuous"
     made = config()

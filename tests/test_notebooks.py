@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dmcmc_core import experiments, tables
+from dmcmc_core.report import tables
+from dmcmc_core.workbench import experiments
 
 PROJECT = experiments.Project(Path(__file__).resolve().parents[1])
 

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import plots, sampling_run
 from dmcmc_core.errors import UserError
-from dmcmc_core.experiments import imported_modules
-from dmcmc_core.tables import Spread
+from dmcmc_core.report import plots
+from dmcmc_core.report.tables import Spread
+from dmcmc_core.runs import sampling_run
+from dmcmc_core.workbench.experiments import imported_modules
 
 SAVE = """
 import sys
-from dmcmc_core import plots
+from dmcmc_core.report import plots
 rows = [dict(integrator=i, arm=a, nfe=n, distance=100 / n**k, spread=1 / n)
         for k, i in enumerate(("heun", "euler")) for a in plots.ARMS for n in (9, 25)]
 figure = plots.distance_against_nfe(rows, "distance", reference=2.0)
@@ -267,16 +268,16 @@ def test_posteriors_stand_beside_the_truth():
 
 
 def test_every_module_of_figures_decides_a_run_and_none_an_image(tmp_path, monkeypatch):
-    package = Path(shutil.copytree(Path(sampling_run.__file__).parent, tmp_path / "dmcmc_core"))
-    modules = sorted((package / "plots").glob("*.py"))
-    found = imported_modules(["from dmcmc_core import plots"], tmp_path, "dmcmc_core")
+    package = Path(shutil.copytree(Path(sampling_run.__file__).parents[1], tmp_path / "dmcmc_core"))
+    modules = sorted((package / "report" / "plots").glob("*.py"))
+    found = imported_modules(["from dmcmc_core.report import plots"], tmp_path, "dmcmc_core")
     assert len(modules) > 2 and set(modules) <= set(found)
-    monkeypatch.setattr(sampling_run, "__file__", str(package / "sampling_run.py"))
+    monkeypatch.setattr(sampling_run, "__file__", str(package / "runs" / "sampling_run.py"))
     before = sampling_run.code_key.__wrapped__()
     for path in modules:
         path.write_text("changed = True")
     assert sampling_run.code_key.__wrapped__() == before
-    (package / "integrators.py").write_text("changed = True")
+    (package / "integrators" / "__init__.py").write_text("changed = True")
     assert sampling_run.code_key.__wrapped__() != before
 
 

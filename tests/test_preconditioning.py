@@ -8,13 +8,14 @@ import torch
 from exact import F64, covariance
 from torch import Tensor
 
-from dmcmc_core import analytic, dmcmc, integrators, mcmc, preconditioning, prepare, sampling_run, schedules
+from dmcmc_core import analytic, dmcmc, integrators, mcmc, preconditioning, schedules
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import count_nfe, like
 from dmcmc_core.errors import UserError
 from dmcmc_core.mcmc import ChainState, hamiltonian, langevin, mala
 from dmcmc_core.noise_level import ExactPosterior, log_levels
-from dmcmc_core.preconditioning import IDENTITY, NoiseOnly, Preconditioner, WithPreconditioner
+from dmcmc_core.preconditioning import NoiseOnly, Preconditioner, WithPreconditioner
+from dmcmc_core.runs import prepare, sampling_run
 from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)
@@ -404,7 +405,7 @@ def test_preconditioning_mixes_faster_where_it_fits():
 
 def test_the_identity_changes_no_bit():
     plain = two_modes()
-    masked = WithPreconditioner(plain, IDENTITY)
+    masked = WithPreconditioner(plain, Preconditioner.identity())
     for make in (lambda m: langevin(m, 0.1), lambda m: mala(m, 0.1), lambda m: hamiltonian(m, 0.1, persistence=0.5)):
         assert torch.equal(chain(make(plain), plain, n=20, steps=5)[0], chain(make(masked), plain, n=20, steps=5)[0])
     x = 10 * torch.randn(8, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -491,7 +492,7 @@ def test_the_variance_preserving_predictor_by_its_formulas():
     model, p = two_modes(), strong()
     x, z = torch.randn(2, 5, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     now, after = torch.tensor(2.0, dtype=F64), torch.tensor(1.2, dtype=F64)
-    for m in (IDENTITY, p):
+    for m in (Preconditioner.identity(), p):
         ours = integrators.reverse_diffusion(
             WithPreconditioner(model, m), x, torch.stack([now, after]), noise=lambda like: z, diffusion="vp"
         )
@@ -638,7 +639,7 @@ def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
         Preconditioner.from_images(data.images, alpha).save(tmp_path / "f.safetensors")
         model, rest = prepare.conditioned(data, {"preconditioner": str(tmp_path / "f.safetensors")})
         hashes.append(prepare.fingerprint(count_nfe(model)))
-        assert rest == {} and mcmc.preconditioning.of(count_nfe(model)).shape == (1, 4, 4)
+        assert rest == {} and mcmc.walk(count_nfe(model)).shape == (1, 4, 4)
     assert len({*hashes, prepare.fingerprint(data)}) == 3
 
 
@@ -739,6 +740,6 @@ def test_images_near_a_filter_of_another_kind_are_like_levels():
     together, _ = langevin(model, 0.1, "sigma2")(ChainState(x, sigma), Streams(0, "t", range(3)))
     z = Streams(0, "t", range(3))(x)
     e = 0.1 * sigma**2
-    p = preconditioning.of(model)
+    p = mcmc.walk(model)
     by_hand = x + p.drift(like(e / 2, x) * (plain(x, sigma) - x) / like(sigma**2, x)) + p.apply(like(e.sqrt(), x) * z)
     assert (together.x - by_hand).abs().max() < 1e-12

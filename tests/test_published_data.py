@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import data, doctor, evaluation, features, testbed, training
+from dmcmc_core import data, training
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.data import from_uint8, load_images, open_images, to_uint8
 from dmcmc_core.errors import UserError
-from dmcmc_core.metrics import memorisation
+from dmcmc_core.metrics import evaluation, features, memorisation
+from dmcmc_core.report import testbed
+from dmcmc_core.workbench import doctor
 
 CIFAR_TRAIN, CIFAR_TEST = 20, 6
 

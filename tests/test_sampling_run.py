@@ -13,7 +13,7 @@ import pytest
 import torch
 from exact import classes, images_mixture
 
-from dmcmc_core import gddim, load_model, prepare, sampling_run
+from dmcmc_core import gddim, load_model
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import Adapter, Conditioned, InBlocks, count_nfe
@@ -21,8 +21,9 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.linear import EpsilonNet
-from dmcmc_core.prepare import fingerprint
-from dmcmc_core.sampling_run import cached, default_n_skip, load_images, plan, read_manifest, run
+from dmcmc_core.runs import prepare, sampling_run
+from dmcmc_core.runs.prepare import fingerprint
+from dmcmc_core.runs.sampling_run import cached, default_n_skip, load_images, plan, read_manifest, run
 from dmcmc_core.schedules import karras
 from dmcmc_core.streams import Streams
 
@@ -161,7 +162,7 @@ KILL = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from exact import images_mixture
-from dmcmc_core import sampling_run
+from dmcmc_core.runs import sampling_run
 replace, left = os.replace, [{after}]
 def dying(a, b):
     left[0] -= 1

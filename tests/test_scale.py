@@ -17,11 +17,13 @@ import torch
 from exact import classes, images_mixture
 from torch.distributed import HashStore
 
-from dmcmc_core import cli, evaluation, ranks, sampling_run, shards
 from dmcmc_core.denoiser import Adapter, InBlocks
 from dmcmc_core.errors import UserError
-from dmcmc_core.ranks import Ended, Ranks
-from dmcmc_core.sampling_run import load_images, plan, read_manifest, run
+from dmcmc_core.metrics import evaluation
+from dmcmc_core.runs import ranks, sampling_run, shards
+from dmcmc_core.runs.ranks import Ended, Ranks
+from dmcmc_core.runs.sampling_run import load_images, plan, read_manifest, run
+from dmcmc_core.workbench import cli
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core import tables
 from dmcmc_core.errors import UserError
-from dmcmc_core.tables import Spread
+from dmcmc_core.report import tables
+from dmcmc_core.report.tables import Spread
 
 ORIGIN = {"commit": "abc", "seed": 3, "parameters": {"n": 4}, "inputs": {"x": "y"}, "seconds": 9.0, "threads": 2}
 ROWS = [
@@ -88,7 +88,7 @@ def test_table_refuses_unknown_columns_and_orders(tmp_path):
 
 
 def test_metrics_are_what_the_runner_reads(tmp_path):
-    from dmcmc_core.experiments import read_metrics, verdict
+    from dmcmc_core.workbench.experiments import read_metrics, verdict
 
     claims = [
         tables.claim("better", np.bool_(True), Spread(1.234, 0.1, 3), 3.86, "a paper"),

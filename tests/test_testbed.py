@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dmcmc_core import metrics, testbed
+from dmcmc_core import metrics
 from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.report import testbed
 
 
 def test_a_range_changes_no_number(tmp_path):

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.trackers import open_tracker, tracking
+from dmcmc_core.training.trackers import open_tracker, tracking
 
 
 def test_json_lines_are_added_at_once(tmp_path):

@@ -109,7 +109,7 @@ def killed(*arguments):
 training.draw_sigma = killed
 training.train("score", {str(config)!r}, progress=False)
 """
-    root = Path(training.__file__).resolve().parents[1]
+    root = Path(training.__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=300)
     assert done.returncode == -signal.SIGKILL and (tmp_path / "tiny.state").is_file()
     assert same(load_file(training.train("score", config, progress=False)), undisturbed)

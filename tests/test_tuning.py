@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from dmcmc_core import sampling_run, tuning
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.errors import UserError
+from dmcmc_core.runs import sampling_run, tuning
 from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)

@@ -1,0 +1,111 @@
+"""Files that are whole or not there: write and then rename, hashes of content, arrays in NPZ files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import socket
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmcmc_core.errors import UserError
+
+PART = ".part"
+"""How the names of files end that are being written; whatever ends so was left by a process that was killed."""
+_number = itertools.count()
+
+
+def part_name(path: Path) -> Path:
+    """Return a name beside ``path`` that no other process, thread or machine writes to."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{next(_number)}{PART}")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a name to write to; ``path`` is replaced when all is written, and nothing is left where that fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_name(path)
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Replace a file by one of this content."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Replace a file by one of this text, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: str | Path, content: Any, **how: Any) -> None:
+    """Replace a file by this content as indented JSON; ``how`` goes to :func:`json.dumps`."""
+    write_text(path, json.dumps(content, indent=1, **how) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key(about: Any) -> str:
+    """Return a short name for anything that JSON can hold: 20 digits of the SHA-256 of its canonical form."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def write_npz(path: str | Path, **arrays: Any) -> None:
+    """Write arrays as ``np.savez`` does, but the same bytes whatever the time, and with a list of their names.
+
+    The list stands in the archive's comment: a damaged directory that leaves arrays out is then seen.
+    """
+    with replacing(path) as part, zipfile.ZipFile(part, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
+        archive.comment = _listed(arrays)
+
+
+def read_npz(path: str | Path, names: Iterable[str] | None = None, listed: bool = False) -> dict[str, np.ndarray]:
+    """Read the arrays of an NPZ file, those of ``names`` that it holds, or all; no pickle is ever loaded.
+
+    Args:
+        listed: whether only a file with the list of :func:`write_npz` counts as whole.
+
+    Raises:
+        UserError: for a file that is not there, is truncated or damaged, or is no NPZ file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:  # reading a whole member compares its checksum
+            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            if listed and archive.comment != _listed(members):
+                raise ValueError("its list of arrays is damaged")
+            wanted = members if names is None else [name for name in names if name in members]
+            content = {name: archive.read(members[name]) for name in wanted}
+        return {n: np.lib.format.read_array(io.BytesIO(c), allow_pickle=False) for n, c in content.items()}
+    except Exception as error:  # damage has a dozen names in zipfile and NumPy, and any of them means the same here
+        raise UserError(f"{path} cannot be read as an NPZ file, it may be truncated: {error}") from error
+
+
+def _listed(names: Iterable[str]) -> bytes:
+    return " ".join(names).encode()

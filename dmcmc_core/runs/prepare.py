@@ -1,0 +1,190 @@
+"""The model as the settings of a run want it: held to a class, preconditioned, asked through a linear diffusion."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmcmc_core import gddim, preconditioning
+from dmcmc_core.data import load_images
+from dmcmc_core.denoiser import Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper
+from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
+from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
+from dmcmc_core.runs import shards
+
+CLASS = ("label", "guidance", "unconditional")
+"""Settings of a run that choose a class: they belong to the model, as all of these do; see :func:`conditioned`."""
+GAINS = {"preconditioner", "statistics", "alpha", "omega"}
+"""Settings that precondition; see :func:`preconditioned`."""
+PARTS = {"frequency": (True, False), "pixel": (False, True), "both": (True, True)}
+STATISTICS = 200  # images that gains of a preconditioner come from, as published
+LINEAR_SAMPLERS = {name if name == "gddim" else f"sde+{name}": name for name in gddim.SAMPLERS if name != "rk45"}
+"""Names in :data:`dmcmc_core.gddim.SAMPLERS` by those that a run has for them."""
+
+
+def prepared(
+    model: Denoiser | gddim.Epsilon, sampler: str, settings: dict[str, Any] | None
+) -> tuple[Denoiser | gddim.Epsilon, dict[str, Any]]:
+    """The model as a sampler takes it, held to a class or asked through a linear diffusion; the settings without these.
+
+    Raises:
+        UserError: see :func:`conditioned`; for a network of a linear diffusion under a sampler of denoisers, and a
+            denoiser under one of those diffusions that ``sde`` does not name.
+    """
+    model, rest = conditioned(model, settings)
+    own, asked = getattr(model, "sde", None), rest.get("sde")
+    if sampler not in LINEAR_SAMPLERS:
+        if own is not None:
+            raise UserError(
+                f"this model is of the linear diffusion {type(own).__name__}, on which {sampler} does not work: "
+                f"choose one of {', '.join(LINEAR_SAMPLERS)}"
+            )
+        return model, rest
+    if preconditioning.is_preconditioned(model):
+        raise UserError(f"{sampler} knows no preconditioner: leave preconditioner out")
+    rest.pop("sde", None)
+    if own is None and asked is None:
+        raise UserError(f"{sampler} asks a denoiser through a linear diffusion: choose one by sde, such as sde=VP")
+    if own is None:
+        names = {name.lower(): name for name in DIFFUSIONS}
+        return gddim.from_denoiser(make_sde(names.get(str(asked).lower(), asked)), model), rest
+    if asked is not None:
+        raise UserError(f"this model is of the linear diffusion {type(own).__name__} already: leave sde out")
+    return model, rest
+
+
+def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoiser, dict[str, Any]]:
+    """The model held to the class and preconditioned as the settings tell, if they do, and the other settings.
+
+    Raises:
+        UserError: see :class:`dmcmc_core.denoiser.Conditioned` and :mod:`dmcmc_core.preconditioning`; for a guidance
+            without a label, and gains without images.
+    """
+    rest = dict(settings or {})
+    chosen = {name: rest.pop(name) for name in CLASS if name in rest}
+    classes = getattr(model, "classes", 0)
+    if chosen and not classes:
+        raise UserError(f"this model has no classes: leave {next(iter(chosen))} out")
+    if classes and not chosen and not hasattr(model, "held_to") and getattr(model, "unconditional", None) is None:
+        raise UserError(
+            f"this model has classes and was never trained without: choose one by label, 0 to {classes - 1}"
+        )
+    if chosen and "label" not in chosen:
+        raise UserError(f"{next(iter(chosen))} is a setting of a class: choose one by label")
+    model = Conditioned(model, **chosen) if chosen else model
+    gains = {name: rest.pop(name) for name in GAINS if name in rest}
+    return (preconditioned(model, **gains) if gains else model), rest
+
+
+def preconditioned(
+    model: Denoiser,
+    preconditioner: str | None = None,
+    statistics: str | None = None,
+    alpha: float | None = None,
+    omega: float = 0.0,
+) -> Denoiser:
+    """The model with M, and S of strength omega: gains of its own images or of others, or those of a file.
+
+    Raises:
+        UserError: for a setting out of its range, images of another shape, and where none are known.
+    """
+    if preconditioner is None:
+        raise UserError("statistics, alpha and omega are settings of a preconditioner: choose one by preconditioner")
+    if preconditioning.is_preconditioned(model):
+        raise UserError("this model is preconditioned already: leave preconditioner out")
+    for name, value in (("preconditioner", preconditioner), ("statistics", statistics)):
+        if not isinstance(value, str | Path | None):
+            raise UserError(f"{name} must be a name or a file, not {value!r}")
+    about = {"gains": str(preconditioner), "omega": omega}
+    if preconditioner in PARTS:
+        images, origin = _statistics(model, statistics)
+        alpha = 5.0 if alpha is None else math.inf if alpha == "inf" else alpha
+        about |= {"alpha": "inf" if alpha == math.inf else alpha, "statistics": origin, "images": len(images)}
+        m = Preconditioner.from_images(images, alpha, *PARTS[preconditioner])
+    elif Path(str(preconditioner)).suffix == ".safetensors":
+        if statistics is not None or alpha is not None:
+            raise UserError("a file has gains as they are: leave statistics and alpha out")
+        m = Preconditioner.load(preconditioner)
+        if m.response is not None:
+            if omega != 0:
+                raise UserError(f"{preconditioner} has a skew term of its own: leave omega out")
+            about["omega"] = "of the file"
+    else:
+        raise unknown("preconditioner (no .safetensors file either)", preconditioner, PARTS)
+    return WithPreconditioner(model, m if omega == 0 else m.with_skew(omega, shape=model.shape), **about)
+
+
+def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
+    """Images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
+    if name is not None:
+        images = shards.load_images(name, (0.0, 1.0)) if Path(name).is_dir() else load_images(name)
+    elif getattr(model, "images", None) is not None:
+        low, high = model.data_range
+        images = (model.images - low) / (high - low)
+    else:
+        raise UserError(
+            "gains need images, and this model has none: name some by statistics, a reference, an NPZ file, or the "
+            "folder of a run, of the model itself if need be"
+        )
+    some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:STATISTICS]
+    return images[some], name or "the model's own images"
+
+
+def in_blocks(model: Denoiser, block: int | None) -> Denoiser:
+    """The model, its network taking ``block`` rows at a time (None: as before); exact models keep their own blocks."""
+    if block is None:
+        return model
+    if isinstance(model, Adapter):
+        return InBlocks(model, block)
+    model = copy.copy(model)
+    if isinstance(model, InBlocks):
+        model.block = block
+    elif isinstance(model, Wrapper):
+        model.denoiser = in_blocks(model.denoiser, block)
+    return model
+
+
+def fingerprint(model: Denoiser) -> str:
+    """SHA-256 over the tensors of a model, network weights, images or mixture; its class, gains, linear diffusion."""
+    if isinstance(model, gddim.FromDenoiser):
+        return hashlib.sha256(repr((fingerprint(model.denoiser), model.sde)).encode()).hexdigest()
+    if isinstance(model, CountNFE):
+        return fingerprint(model.denoiser)
+    if isinstance(model, Conditioned | WithPreconditioner):
+        more = model.held_to if isinstance(model, Conditioned) else model.preconditioner.sha256
+        return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()
+    known = getattr(model, "_fingerprint", None)
+    if known is None:
+        linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
+        net = model if linear else getattr(model, "net", None)
+        parts = list(net.state_dict().values()) if net is not None else []
+        parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
+        parts = [t for t in parts if t is not None]
+        if not parts:
+            raise UserError(
+                "a run is named by the hash of its model, and this one has no weights: set adapter.net to the "
+                "torch.nn.Module behind it"
+            )
+        ends = (model.config,) if linear else (model.sigma_min, model.sigma_max)
+        digest = hashlib.sha256(repr((tuple(model.shape), tuple(model.data_range), *ends)).encode())
+        for tensor in parts:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        known = digest.hexdigest()
+        model._fingerprint = known
+    return known
+
+
+def device_of(model: Denoiser) -> torch.device:
+    """Where a model computes: as it says, else as its weights or its mean tell."""
+    weights = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    known = next(
+        (t for t in (model, weights, getattr(model, "mean", None)) if getattr(t, "device", None) is not None), None
+    )
+    return torch.device("cpu" if known is None else known.device)

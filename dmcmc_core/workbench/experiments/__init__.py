@@ -1,0 +1,60 @@
+"""Experiments: a manifest lists every figure and table; each is a notebook run in a folder named by what went into it.
+
+The name of the folder is a hash of the notebook's source, its parameters, the modules of the core that it imports, the
+checkpoints, the data and the torch version. An unchanged run is therefore found and not repeated, a changed one is not
+taken for it, and a killed one leaves nothing that looks finished: a run gets its name only when it is complete.
+
+A notebook's part of the contract: a cell tagged ``parameters`` that declares ``profile``, ``seed``, ``out_dir`` and
+``cache_dir`` beside its own parameters; written to ``out_dir``, the outputs that the manifest promises and
+``metrics.json``, ``{"claims": [{"claim", "holds", "here", "published", "source", "note"}], "numbers": {...}}``.
+One that measures methods seed by seed also writes ``results.csv`` (:func:`dmcmc_core.report.tables.write_results`);
+those of all items are gathered into one long table.
+"""
+
+# ruff: noqa: F401  the names are imported for those who import this package
+from dmcmc_core.workbench.experiments.keys import (
+    check_parameters,
+    declared_parameters,
+    imported_modules,
+    ingredients,
+    missing_files,
+    provenance,
+    read_cells,
+    run_key,
+    sha256,
+    version,
+)
+from dmcmc_core.workbench.experiments.manifest import (
+    PROFILES,
+    Item,
+    Project,
+    Published,
+    RequiredFile,
+    here,
+    load_manifest,
+    read_yaml,
+)
+from dmcmc_core.workbench.experiments.reports import (
+    Outcome,
+    clock,
+    columns,
+    overview,
+    readme_table,
+    report,
+    state,
+    verdict,
+    write_claims,
+    write_readme,
+    write_results,
+)
+from dmcmc_core.workbench.experiments.runner import reproduce
+from dmcmc_core.workbench.experiments.runs import (
+    Failure,
+    cells_done,
+    end_with_parent,
+    failed_folder,
+    is_complete,
+    newest_run,
+    read_metrics,
+    run_one,
+)
