@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs import ranks, sampling_run, shards  # noqa: F401  copies start at once
+from dmcmc_core.runs.folder import load_images, read_about, read_manifest, read_whole
 from dmcmc_core.workbench import cli
 
 SAMPLERS = ("heun", "heun_churn", "dlg+heun")
@@ -70,7 +70,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def images(out: Path) -> torch.Tensor:
-    return shards.load_images(out)
+    return load_images(out)
 
 
 def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path, seed: int = 0) -> Iterator[tuple]:
@@ -81,11 +81,11 @@ def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path,
         begun = time.monotonic()
         one = Command(work / f"{sampler}-one", words)
         assert one.end() == 0, one.said
-        took, reference, cost = time.monotonic() - begun, images(one.out), shards.read_manifest(one.out)["rows"]
+        took, reference, cost = time.monotonic() - begun, images(one.out), read_manifest(one.out)["rows"]
 
         def told(way: str, out: Path, sampler=sampler, reference=reference, cost=cost) -> tuple:
             equal = torch.equal(images(out), reference)
-            return sampler, way, equal and shards.read_manifest(out)["rows"] == cost
+            return sampler, way, equal and read_manifest(out)["rows"] == cost
 
         for size in (100, 512):
             out = work / f"{sampler}-{size}"
@@ -144,7 +144,7 @@ class Campaign:
 
     def finished(self, out: Path) -> dict[str, int]:
         """The whole shards of a folder, with their times."""
-        return {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.npz") if shards.about(p)}
+        return {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.npz") if read_about(p)}
 
     def interrupted(self, name: str, signal_: int) -> tuple[Path, int, str]:
         """A run that a signal ended at a random moment."""
@@ -173,16 +173,16 @@ class Campaign:
         content = path.read_bytes()
         for length in range(0, len(content), 7):
             path.write_bytes(content[:length])
-            yield shards.about(path) is None
+            yield read_about(path) is None
         yield self.recovers(path.parent)
 
     def flipped_shard(self) -> Iterator[bool]:
         """Every byte of the file: headers, arrays, what it tells of itself, directory."""
         path = sorted(self.copy("flipped").glob("shard-*.npz"))[1]
-        content, whole = path.read_bytes(), shards.read_npz(path)
+        content, whole = path.read_bytes(), read_whole(path)
         for at in range(len(content)):
             path.write_bytes(flipped(content, at))
-            data = shards.read_npz(path)
+            data = read_whole(path)
             yield data is None or all((data[name] == whole[name]).all() for name in whole)
         for at in (10, len(content) // 3, len(content) - 5):
             path.write_bytes(flipped(content, at))
@@ -190,16 +190,16 @@ class Campaign:
 
     def flipped_manifest(self) -> Iterator[bool]:
         path = self.copy("manifest") / "manifest.json"
-        content, whole = path.read_bytes(), shards.read_manifest(path.parent)
+        content, whole = path.read_bytes(), read_manifest(path.parent)
         for at in range(len(content)):
             path.write_bytes(flipped(content, at))
             try:
-                yield shards.read_manifest(path.parent) == whole
+                yield read_manifest(path.parent) == whole
             except UserError:
                 yield True
         for broken in (flipped(content, 5), content[: len(content) // 2], b""):
             path.write_bytes(broken)
-            yield self.recovers(path.parent) and shards.read_manifest(path.parent) == whole
+            yield self.recovers(path.parent) and read_manifest(path.parent) == whole
 
     def flipped_chain(self) -> Iterator[bool]:
         for name in ("warmup.npz", "window-000001.npz"):

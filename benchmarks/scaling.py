@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--num N] [--nfe N] [--samplers S ...] [--shard-size k] [--out FILE]
 
-On the shipped digits net, one thread a process. Bookkeeping is all that a run does in :mod:`dmcmc_core.runs.shards`
+On the shipped digits net, one thread a process. Bookkeeping is all that a run does in :mod:`dmcmc_core.runs.folder`
 (locks,
 manifest, shards and states of chains written and read), in seconds per image, for ``num`` images and for ten times as
 many: it should stay the same, and be at most 1 % of the time that the network itself takes for an image. Images per
@@ -25,10 +25,20 @@ import torch
 
 from dmcmc_core import load_model
 from dmcmc_core.denoiser import Wrapper
-from dmcmc_core.runs import sampling_run, shards
+from dmcmc_core.runs import folder
+from dmcmc_core.runs.make import SHARD, run
 
 TARGET = 0.01
-BOOKKEEPING = ("there", "save", "save_npz", "read_npz", "write_manifest", "read_manifest", "check_strays", "sweep")
+BOOKKEEPING = (
+    "whole_shards",
+    "save",
+    "write_npz",
+    "read_whole",
+    "write_manifest",
+    "read_manifest",
+    "check_strays",
+    "sweep",
+)
 
 
 class Timed(Wrapper):
@@ -64,19 +74,19 @@ class Clock:
 
 def bookkeeping(sampler: str, nfe: int, num: int, size: int | None) -> dict[str, Any]:
     """Seconds of the processor per image, in the network and in bookkeeping."""
-    clock, before = Clock(), {name: getattr(shards, name) for name in BOOKKEEPING}
+    clock, before = Clock(), {name: getattr(folder, name) for name in BOOKKEEPING}
     model = Timed(load_model("digits"))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
         try:
             for name, function in before.items():
-                setattr(shards, name, clock(function))
-            sampling_run.run(model, sampler, nfe, num, 0, Path(folder, "run"), progress=False, shard=size)
+                setattr(folder, name, clock(function))
+            run(model, sampler, nfe, num, 0, Path(place, "run"), progress=False, shard=size)
         finally:
             for name, function in before.items():
-                setattr(shards, name, function)
+                setattr(folder, name, function)
     share = clock.seconds / model.seconds
     per = {"network": model.seconds / num, "bookkeeping": clock.seconds / num}
-    return {"num": num, "shard": size or sampling_run.SHARD, **per, "share": share}
+    return {"num": num, "shard": size or SHARD, **per, "share": share}
 
 
 def speed(sampler: str, nfe: int, num: int, processes: int) -> float:
@@ -103,7 +113,7 @@ def _share(sampler: str, nfe: int, num: int, share: tuple[int, int], folder: str
         model(torch.zeros(64, *model.shape), torch.ones(64))
     ready.wait()
     go.wait()
-    sampling_run.run(model, sampler, nfe, num, 0, Path(folder, "run"), progress=False, share=share)
+    run(model, sampler, nfe, num, 0, Path(folder, "run"), progress=False, share=share)
 
 
 def main() -> int:

@@ -1,16 +1,38 @@
-"""Denoising MCMC and modern training-free samplers for score-based (diffusion) models."""
+"""Denoising MCMC and modern training-free samplers for score-based (diffusion) models.
+
+The core lies in this folder and needs torch, numpy, scipy and safetensors: tensors in, tensors out. The rooms behind
+it are, from the bottom up: data, nets, checkpoints, metrics, training, runs, report, workbench.
+"""
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from dmcmc_core.errors import UserError
 
-__all__ = ["UserError", "load_model"]
+CORE = (
+    "adaptation", "analytic", "chains", "denoiser", "dmcmc", "errors", "files", "gddim", "guidance", "integrators",
+    "linear_sde", "mcmc", "noise_level", "preconditioning", "quadrature", "samplers", "schedules", "streams",
+)  # fmt: skip
+ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
+__all__ = ["UserError", "load_model", *CORE, *ROOMS]
 
 
-def __getattr__(name: str):
-    """Import torch only when a model is asked for: commands that compute nothing then start at once."""
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and torch with it: commands that compute nothing then start at once."""
     if name == "load_model":
-        return importlib.import_module("dmcmc_core.checkpoints").load_model
+        from dmcmc_core.checkpoints import load_model
+
+        return load_model
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dmcmc-core")
+    if name in (*CORE, *ROOMS):
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -7,16 +7,14 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from numbers import Integral, Real
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError, is_number
 
 BLOCK = 64
 """Rows of one network call. Part of every recipe: CPU kernels change their last digit with the batch size."""
@@ -156,9 +154,9 @@ class Adapter:
             raise UserError(f"data_range must be the smallest and the largest value of clean data, not {data_range}")
         if mean is not None and tuple(mean.shape) != tuple(shape):
             raise UserError(f"mean must have the shape of one image, {tuple(shape)}, not {tuple(mean.shape)}")
-        if not _whole(classes) or classes < 0:
+        if not is_number(classes, whole=True) or classes < 0:
             raise UserError(f"classes must be a whole number, at least 0, not {classes!r}")
-        if unconditional is not None and not _whole(unconditional):
+        if unconditional is not None and not is_number(unconditional, whole=True):
             raise UserError(f"unconditional must be a whole number or None, not {unconditional!r}")
         self.function, self.predicts, self.classes, self.unconditional = function, predicts, classes, unconditional
         if isinstance(function, torch.nn.Module):
@@ -246,11 +244,9 @@ class InBlocks(Wrapper):
             self.block = (self.block + 1) // 2
             torch.cuda.empty_cache()
         if self.block < asked:
-            print(
+            LOG.warning(
                 f"{asked} images at once do not fit in the memory of {x.device}: {self.block} are taken from here on, "
-                f"which may change their last digits",
-                file=sys.stderr,
-                flush=True,
+                f"which may change their last digits"
             )
         return answer
 
@@ -283,80 +279,6 @@ def apply_in_blocks(function: Callable[..., Tensor], block: int, *tensors: Tenso
     return parts[0][:rows] if len(parts) == 1 else torch.cat(parts)[:rows]
 
 
-class Conditioned(Wrapper):
-    """A denoiser with classes, held to one of them: D(x, sigma) = D_uncond + w (D_cond - D_uncond).
-
-    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, for denoisers and with w for their 1 + w):
-    w = 1 is the class alone, w = 0 no class. Any other w takes both, in one batch of twice the rows, and is then the
-    posterior mean of no known density. What an exact model knows of all classes together is not passed on.
-
-    Args:
-        denoiser: takes labels, and tells ``classes`` and ``unconditional`` as :class:`Adapter` does.
-        label: the class, a whole number from 0 to classes - 1.
-        guidance: w, at least 0.
-        unconditional: the label that stands for no class, one from 0 to classes - 1, where the denoiser tells none.
-
-    Raises:
-        UserError: for a denoiser without classes or already held to one, a number outside its range, and a guidance
-            other than 1 of a denoiser whose label for no class nobody tells.
-    """
-
-    def __init__(self, denoiser: Denoiser, label: int, guidance: float = 1.0, unconditional: int | None = None) -> None:
-        classes, own = getattr(denoiser, "classes", 0), getattr(denoiser, "unconditional", None)
-        if getattr(denoiser, "held_to", None):
-            raise UserError(f"this model is held to class {denoiser.held_to['label']} already: leave label out")
-        if not classes:
-            raise UserError("this model has no classes: leave label out")
-        if not isinstance(guidance, Real) or isinstance(guidance, bool) or not 0 <= guidance < math.inf:
-            raise UserError(f"guidance must be a finite number, at least 0, not {guidance!r}")
-        super().__init__(denoiser)
-        self.label, self.guidance = _class("label", label, classes), float(guidance)
-        self.unconditional = own
-        if unconditional not in (None, own):
-            self.unconditional = _class("unconditional", unconditional, classes)
-        if self.guidance != 1 and self.unconditional is None:
-            raise UserError(
-                "guidance needs a network that was trained without labels too, and nothing tells so of this one: leave "
-                "guidance out, or name the class that stands for none by unconditional"
-            )
-
-    def __getattr__(self, name: str):
-        if name in ("images", "sample", "log_prob", "log_prob_levels"):
-            raise AttributeError(name)
-        return super().__getattr__(name)
-
-    @property
-    def held_to(self) -> dict[str, Any]:
-        """What beside the denoiser inside decides an answer."""
-        guided = {"guidance": self.guidance, "unconditional": self.unconditional}
-        return {"label": self.label} | (guided if self.guidance != 1 else {})
-
-    @property
-    def rows_per_image(self) -> int:
-        """Rows of the network for a row of x."""
-        return 1 if self.guidance in (0, 1) else 2
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        check_shape(x, self.shape)  # before x is doubled, so that the error tells what was given
-        w, sigma = self.guidance, per_row(sigma, x)
-        one = torch.ones(len(x), dtype=torch.int64, device=x.device)
-        if self.rows_per_image == 1:
-            return self.denoiser(x, sigma, one * (self.label if w else self.unconditional))
-        labels = torch.cat([one * self.label, one * self.unconditional])
-        with_class, without = self.denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), labels).tensor_split(2)
-        return without + w * (with_class - without)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _class(name: str, value: Any, classes: int) -> int:
-    if not _whole(value) or not 0 <= value < classes:
-        raise UserError(f"{name} must be a whole number from 0 to {classes - 1}, not {value!r}")
-    return int(value)
-
-
 class CountNFE(Wrapper):
     """A denoiser that counts its evaluations; made by :func:`count_nfe`."""
 
@@ -383,6 +305,6 @@ def count_nfe(denoiser: Denoiser) -> CountNFE:
     """Wrap a denoiser so that ``.nfe`` (rows per image), ``.rows`` and ``.calls`` tell what was really evaluated.
 
     Wrap the outermost denoiser, around :class:`InBlocks`: rows that only pad a block are then not counted, and both
-    halves of a guided call (:class:`Conditioned`) are.
+    halves of a guided call (:mod:`dmcmc_core.guidance`) are.
     """
     return CountNFE(denoiser)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import numbers
 import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+LOG = logging.getLogger("dmcmc_core")
+"""What a person should know that is no error: whole sentences on stderr, unless a program sends them elsewhere."""
+LOG.propagate = False
+if logging.lastResort:
+    LOG.addHandler(logging.lastResort)
+
 
 class UserError(ValueError):
     """Input that cannot be used as given. The command line prints its message alone and exits with status 2."""
+
+
+class Absent(UserError):
+    """A name or a file that is not there, as opposed to one that cannot be used."""
 
 
 class TooFew(UserError):

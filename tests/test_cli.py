@@ -83,19 +83,19 @@ def test_every_verb_has_help(capsys, verb):
 
 def test_help_on_sample_has_every_setting_with_its_default(capsys):
     """Made from the code: a setting that is added and not described is missed here."""
-    from dmcmc_core import dmcmc, gddim, integrators
-    from dmcmc_core.runs import sampling_run
+    from dmcmc_core import chains, dmcmc, gddim, integrators
+    from dmcmc_core.runs.settings import LINEAR_SAMPLERS, LINEAR_SETTINGS, POSTERIORS, SETTINGS
 
     with pytest.raises(SystemExit):
         cli.main(["sample", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(dmcmc.ChainSettings):
         assert f" {field.name} " in text, field.name
-    for name in (*sampling_run.SETTINGS, *schedules.SCHEDULES, *sampling_run.POSTERIORS, *dmcmc.KERNELS):
+    for name in (*SETTINGS, *schedules.SCHEDULES, *POSTERIORS, *chains.KERNELS):
         assert name in text, name
     for option in (*integrators.OPTIONS, *gddim.options_of("gddim") - {"last"}):
         assert f"{option} (" in text, option
-    for name in (*sampling_run.OF_LINEAR, *sampling_run.LINEAR_SAMPLERS):
+    for name in (*LINEAR_SETTINGS, *LINEAR_SAMPLERS):
         assert f" {name} " in text, name
     assert "chains C, chains side by side; at least 1 (64)" in text and "kernel langevin (the paper's), mala" in text
     assert "warmup_eta eta of the first half of them, above 0; null is eta itself (null)" in text
@@ -109,28 +109,17 @@ def test_settings_are_yaml_values():
     )
 
 
-def module(monkeypatch, name, **functions):
-    """Put a module with these functions in the place of a module of the core."""
-    import types
+def replaced(monkeypatch, run):
+    """The command with another function in the place of the run."""
+    from dmcmc_core.runs import make
 
-    import dmcmc_core
-
-    fake = types.ModuleType(f"dmcmc_core.{name}")
-    fake.__dict__.update(functions)
-    monkeypatch.setitem(sys.modules, f"dmcmc_core.{name}", fake)
-    monkeypatch.setattr(dmcmc_core, name, fake, raising=False)
+    monkeypatch.setattr(make, "run", run)
 
 
 def test_sample_passes_its_arguments_on(monkeypatch):
     seen = {}
     made = {"images": 4, "complete": False}
-    module(
-        monkeypatch,
-        "sampling_run",
-        run=lambda **given: seen.update(given) or made,
-        finished=lambda *_: False,
-        SEARCHES=(),
-    )
+    replaced(monkeypatch, lambda **given: seen.update(given) or made)
     assert cli.main(f"{SAMPLE} --seed 3 --set eta=1e-2 --set chains=20 --device cpu:0".split()) == 0
     assert seen == dict(
         model="digits",
@@ -148,7 +137,7 @@ def test_what_the_core_refuses_is_one_sentence(monkeypatch, capsys):
     def refuse(**arguments):
         raise UserError("unknown sampler 'hun': did you mean 'heun'?")
 
-    module(monkeypatch, "sampling_run", run=refuse, finished=lambda *_: False, SEARCHES=())
+    replaced(monkeypatch, refuse)
     assert cli.main(SAMPLE.split()) == 2
     assert capsys.readouterr().err == "error: unknown sampler 'hun': did you mean 'heun'?\n"
 
@@ -157,7 +146,7 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(**arguments):
         raise KeyboardInterrupt
 
-    module(monkeypatch, "sampling_run", run=interrupt, finished=lambda *_: False, SEARCHES=())
+    replaced(monkeypatch, interrupt)
     assert cli.main(SAMPLE.split()) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
@@ -206,7 +195,9 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
             "blocks": {"n": 1, "kid": None},
         }
 
-    module(monkeypatch, "evaluation", evaluate=evaluate)
+    from dmcmc_core.metrics import evaluation
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     words = "evaluate d --reference digits-heldout --features digits-cnn".split()
     assert cli.main([*words, "--json", "--weights", "w"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -240,7 +231,9 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
 
 def test_train_passes_kind_and_file_on(monkeypatch, tmp_path):
     seen = []
-    module(monkeypatch, "training", train=lambda kind, path, track: seen.append((kind, path, track)))
+    from dmcmc_core import training
+
+    monkeypatch.setattr(training, "train", lambda kind, path, track: seen.append((kind, path, track)))
     config = tmp_path / "c.yaml"
     config.write_text("name: x")
     assert cli.main(["train", "noise-level", "--config", str(config)]) == 0
@@ -280,7 +273,10 @@ def test_the_core_needs_no_notebook_package():
         "for name in ('papermill', 'jupyter_client', 'ipykernel', 'nbformat', 'nbclient', 'ipywidgets', 'matplotlib',"
         " 'sklearn', 'PIL'):\n"
         "    sys.modules[name] = None\n"
-        "from dmcmc_core import cli, doctor, experiments, tables, sampling_run, training, evaluation\n"
+        "from dmcmc_core import metrics, sampling_run, training\n"
+        "from dmcmc_core.metrics import evaluation\n"
+        "from dmcmc_core.report import tables\n"
+        "from dmcmc_core.workbench import cli, doctor, experiments\n"
         "sys.exit(cli.main(['doctor', '--json']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -295,12 +291,12 @@ def test_the_core_needs_no_notebook_package():
 @pytest.fixture
 def auto(monkeypatch, tmp_path):
     """The command on the digits net with short trials; what was really made: (sampler, seed, images)."""
-    from dmcmc_core.runs import sampling_run, tuning
+    from dmcmc_core.runs import cache, make, tuning
 
     for name, value in (("IMAGES", 66), ("REFERENCE", 66), ("FINE", 2)):
         monkeypatch.setattr(tuning, name, value)
     monkeypatch.setattr(tuning, "choices", lambda *_: {"eta": ([0.3, 1.0], 0), "integrator": (["dpmpp_2m"], 0)})
-    made, run = [], sampling_run.run
+    made, run = [], make.run
 
     def counted(*arguments, **named):
         asked = inspect.signature(run).bind(*arguments, **named).arguments
@@ -313,7 +309,8 @@ def auto(monkeypatch, tmp_path):
         words += "--set chains=35 --set warmup_levels=4 --set renoise=2 --set n_skip=1".split()
         return cli.main([*words, *more])
 
-    monkeypatch.setattr(sampling_run, "run", counted)
+    monkeypatch.setattr(make, "run", counted)
+    monkeypatch.setattr(cache, "run", counted)
     return command, made, tmp_path / "run"
 
 
@@ -337,20 +334,22 @@ def test_auto_finds_its_settings_once_and_says_what_that_cost(auto, capsys):
 
 
 def test_auto_interrupted_goes_on(auto, capsys, monkeypatch):
-    from dmcmc_core.runs import sampling_run
+    from dmcmc_core.runs import cache, make
 
     command, made, out = auto
-    run = sampling_run.run
+    run = make.run
 
     def interrupted(*arguments, **more):
         if len(made) == 2:
             raise KeyboardInterrupt
         return run(*arguments, **more)
 
-    monkeypatch.setattr(sampling_run, "run", interrupted)
+    monkeypatch.setattr(make, "run", interrupted)
+    monkeypatch.setattr(cache, "run", interrupted)
     assert command() == 130 and [p.name for p in out.iterdir()] == ["tuning.json"]
     assert "the same command goes on from here" in capsys.readouterr().err
-    monkeypatch.setattr(sampling_run, "run", run)
+    monkeypatch.setattr(make, "run", run)
+    monkeypatch.setattr(cache, "run", run)
     assert command() == 0 and len(made) == 3, made
 
 

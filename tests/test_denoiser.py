@@ -11,7 +11,6 @@ from dmcmc_core import dmcmc
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import (
     Adapter,
-    Conditioned,
     InBlocks,
     apply_in_blocks,
     count_nfe,
@@ -21,7 +20,8 @@ from dmcmc_core.denoiser import (
     score,
 )
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs import prepare
+from dmcmc_core.guidance import Conditioned
+from dmcmc_core.runs.model import device_of
 from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)
@@ -284,6 +284,6 @@ def test_a_model_computes_where_its_weights_are():
         (Adapter(lambda x, s: x, (4,)), "cpu"),
         (GaussianMixture(torch.zeros(1, 4, device="cpu"), torch.ones(1), torch.ones(1)), "cpu"),
     ):
-        assert prepare.device_of(model).type == expected
-        start = dmcmc.prior(model, Streams(0, "image", range(2)), 2, "zero", prepare.device_of(model))
+        assert device_of(model).type == expected
+        start = dmcmc.prior(model, Streams(0, "image", range(2)), 2, "zero", device_of(model))
         assert start.device.type == expected and start.shape == (2, 4)

@@ -13,9 +13,9 @@ from dmcmc_core import integrators
 from dmcmc_core.checkpoints import convert, known, load_model
 from dmcmc_core.checkpoints import diffusers as folders
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs import prepare
-from dmcmc_core.runs.prepare import fingerprint
-from dmcmc_core.runs.sampling_run import load_images, run
+from dmcmc_core.runs.folder import load_images
+from dmcmc_core.runs.make import run
+from dmcmc_core.runs.model import conditioned, fingerprint
 from dmcmc_core.schedules import karras
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")
@@ -227,8 +227,8 @@ def test_classes(tmp_path):
             model(x, sigma, wrong)
     settings = {"label": 1, "guidance": 3}
     with pytest.raises(UserError, match="guidance needs a network that was trained without labels too"):
-        prepare.conditioned(model, settings)
-    guided, _ = prepare.conditioned(model, settings | {"unconditional": 3})
+        conditioned(model, settings)
+    guided, _ = conditioned(model, settings | {"unconditional": 3})
     one, none = (model(x, sigma, torch.full((4,), label)) for label in (1, 3))
     close(guided(x, sigma), none + 3 * (one - none))
     with pytest.raises(UserError, match="no classes"):

@@ -9,8 +9,9 @@ from exact import F64, images_mixture
 
 from dmcmc_core import analytic, dmcmc
 from dmcmc_core.analytic import GaussianMixture
+from dmcmc_core.chains import PUBLISHED, ChainSettings
 from dmcmc_core.denoiser import count_nfe
-from dmcmc_core.dmcmc import PUBLISHED, Chain, ChainSettings, denoising_mcmc, pick, warm_up, windows
+from dmcmc_core.dmcmc import Chain, denoising_mcmc, pick, warm_up, windows
 from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.mcmc import ChainState, Info

@@ -12,7 +12,7 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.metrics import Rows, evaluation, frechet_distance, kid, prdc, statistics
 from dmcmc_core.metrics.evaluation import make_reference, measure
 from dmcmc_core.metrics.features import Extractor, extract
-from dmcmc_core.runs import sampling_run
+from dmcmc_core.runs.make import run
 
 PIXELS = Extractor("pixels", lambda x: x.flatten(1))
 
@@ -206,7 +206,7 @@ def test_the_published_protocol_is_what_pillow_saves(tmp_path):
 def test_the_truncating_cast_is_a_setting_of_the_run_and_told_by_the_protocol(tmp_path):
     pytest.importorskip("PIL.Image")
     for cast in ("round", "truncate"):
-        sampling_run.run("digits", "euler", 4, 70, 0, tmp_path / cast, {"cast": cast}, progress=False)
+        run("digits", "euler", 4, 70, 0, tmp_path / cast, {"cast": cast}, progress=False)
     near, below = (
         np.concatenate([np.load(f)["arr_0"] for f in sorted((tmp_path / c).glob("shard-*.npz"))])
         for c in ("round", "truncate")
@@ -216,7 +216,7 @@ def test_the_truncating_cast_is_a_setting_of_the_run_and_told_by_the_protocol(tm
         folder = evaluation.open_samples(tmp_path / cast).by_protocol("dmcmc")
         assert folder.encoding == f"jpeg (quality 75, 4:2:0) of {word} levels"
     with pytest.raises(UserError, match="cast must be one of 'round', 'truncate', not 'floor'"):
-        sampling_run.run("digits", "euler", 4, 70, 0, tmp_path / "other", {"cast": "floor"})
+        run("digits", "euler", 4, 70, 0, tmp_path / "other", {"cast": "floor"})
     assert not (tmp_path / "other").exists()
 
 

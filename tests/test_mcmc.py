@@ -7,7 +7,7 @@ import pytest
 import torch
 from exact import F64, covariance, images_mixture
 
-from dmcmc_core import analytic, mcmc, noise_level
+from dmcmc_core import adaptation, analytic, mcmc, noise_level
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import count_nfe, like, score
 from dmcmc_core.errors import UserError
@@ -410,10 +410,10 @@ def test_errors(model):
 
 def adapted(model, make, by, eta, steps=300):
     """Step sizes from a bad start, the kernel made with them, and the chains' last state."""
-    sizes, rng = mcmc.LevelSteps(2.0, 0.1, eta, bins=4), Streams(5, "chain", range(CHAINS))
+    sizes, rng = adaptation.LevelSteps(2.0, 0.1, eta, bins=4), Streams(5, "chain", range(CHAINS))
     kernel = then(make(sizes), gibbs(ExactPosterior(model, LEVELS)))
     state = ChainState(model.sample(CHAINS, 2.0), torch.full((CHAINS,), 2.0, dtype=F64))
-    return sizes, kernel, mcmc.adapt(kernel, sizes, state, rng, steps, by)
+    return sizes, kernel, adaptation.adapt(kernel, sizes, state, rng, steps, by)
 
 
 def seen_by_bin(sizes, kernel, state, steps=100):
@@ -470,24 +470,24 @@ def test_a_kernel_that_goes_on_adapting_would_be_seen(model):
 
 
 def test_adaptation_leaves_levels_alone_that_no_chain_visits(model):
-    sizes, sigma = mcmc.LevelSteps(2.0, 0.1, 1.0, bins=3), torch.full((CHAINS,), 0.1, dtype=F64)
+    sizes, sigma = adaptation.LevelSteps(2.0, 0.1, 1.0, bins=3), torch.full((CHAINS,), 0.1, dtype=F64)
     assert sizes.bin(torch.tensor([0.1, 0.2, 0.5, 1.9, 50.0])).tolist() == [0, 0, 1, 2, 2]
-    mcmc.adapt(
+    adaptation.adapt(
         mala(model, sizes), sizes, ChainState(model.sample(CHAINS, sigma), sigma), Streams(0, "a", range(CHAINS)), 5
     )
     assert sizes.visits.tolist() == [5, 0, 0] and (sizes.log_eta[1:] == 0).all() and sizes.log_eta[0] != 0
 
 
 def test_bad_input_of_adaptation(model):
-    sizes, state = mcmc.LevelSteps(2.0, 0.1), ChainState(model.sample(2), torch.ones(2, dtype=F64))
+    sizes, state = adaptation.LevelSteps(2.0, 0.1), ChainState(model.sample(2), torch.ones(2, dtype=F64))
 
     def adapt(steps=3, *more, kernel=langevin(model, sizes)):  # noqa: B008
-        return mcmc.adapt(kernel, sizes, state, Streams(0, "chain", range(2)), steps, *more)
+        return adaptation.adapt(kernel, sizes, state, Streams(0, "chain", range(2)), steps, *more)
 
     for call, message in (
-        (lambda: mcmc.LevelSteps(0.1, 2.0), "0 < sigma_min < sigma_max is needed"),
-        (lambda: mcmc.LevelSteps(2.0, 0.1, eta=0.0), "eta must be positive and finite, not 0"),
-        (lambda: mcmc.LevelSteps(2.0, 0.1, bins=0), "bins must be a whole number, at least 1, not 0"),
+        (lambda: adaptation.LevelSteps(0.1, 2.0), "0 < sigma_min < sigma_max is needed"),
+        (lambda: adaptation.LevelSteps(2.0, 0.1, eta=0.0), "eta must be positive and finite, not 0"),
+        (lambda: adaptation.LevelSteps(2.0, 0.1, bins=0), "bins must be a whole number, at least 1, not 0"),
         (lambda: adapt(3, "rejection"), "by must be 'acceptance' or 'displacement', not 'rejection'"),
         (lambda: adapt(3, "acceptance", 1.0), "a target of acceptance lies between 0 and 1, not at 1"),
         (lambda: adapt(3, "displacement", 0.0), "a target of displacement lies between 0 and inf, not at 0"),

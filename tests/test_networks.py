@@ -17,13 +17,13 @@ import torch
 
 from dmcmc_core import checkpoints, integrators, schedules
 from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
-from dmcmc_core.denoiser import Conditioned
 from dmcmc_core.errors import UserError
+from dmcmc_core.guidance import Conditioned
 from dmcmc_core.nets import preconditioning
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.noise_level import PublishedClassifier
 from dmcmc_core.nets.preconditioning import Preconditioned
-from dmcmc_core.runs.sampling_run import run
+from dmcmc_core.runs.make import run
 from dmcmc_core.workbench import cli
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
@@ -488,7 +488,7 @@ def test_a_part_of_an_archive_is_not_larger_than_it(tmp_path):
 def test_a_published_place_tells_configuration_and_classifier(tmp_path, monkeypatch):
     """As the paper profile finds them: neither a .json nor a classifier's path has to be given."""
     from dmcmc_core import data
-    from dmcmc_core.runs import sampling_run
+    from dmcmc_core.runs.plan import Request
 
     name = "ve_cifar10_ncsnpp_continuous"
     made = config()
@@ -503,12 +503,12 @@ def test_a_published_place_tells_configuration_and_classifier(tmp_path, monkeypa
     x = torch.rand(64, 3, 32, 32)
     with torch.no_grad():
         assert relative(model(x, torch.tensor(0.7)), net(x, torch.tensor(0.7))) < 1e-5
-    assert model.name == name and sampling_run.default_posterior(model) == "residual"
+    assert model.name == name and Request(model, "dlg+heun").best_posterior() == "residual"
     with pytest.raises(UserError, match="it goes to .*cifar10-noise-level.pth"):
         load_noise_level(model.name, like=model)
     state = PublishedClassifier((3, 32, 32)).state_dict()
     torch.save({"epoch": 1, "opt": {}, "net": state}, published.CLASSIFIERS[name])
-    assert sampling_run.default_posterior(model) == "classifier"
+    assert Request(model, "dlg+heun").best_posterior() == "classifier"
     path.rename(tmp_path / "other.pth")
     with pytest.raises(UserError, match="carries no configuration"):
         load_model(tmp_path / "other.pth")

@@ -15,7 +15,7 @@ import torch
 from dmcmc_core.errors import UserError
 from dmcmc_core.report import plots
 from dmcmc_core.report.tables import Spread
-from dmcmc_core.runs import sampling_run
+from dmcmc_core.runs import cache
 from dmcmc_core.workbench.experiments import imported_modules
 
 SAVE = """
@@ -268,17 +268,17 @@ def test_posteriors_stand_beside_the_truth():
 
 
 def test_every_module_of_figures_decides_a_run_and_none_an_image(tmp_path, monkeypatch):
-    package = Path(shutil.copytree(Path(sampling_run.__file__).parents[1], tmp_path / "dmcmc_core"))
+    package = Path(shutil.copytree(Path(cache.__file__).parents[1], tmp_path / "dmcmc_core"))
     modules = sorted((package / "report" / "plots").glob("*.py"))
     found = imported_modules(["from dmcmc_core.report import plots"], tmp_path, "dmcmc_core")
     assert len(modules) > 2 and set(modules) <= set(found)
-    monkeypatch.setattr(sampling_run, "__file__", str(package / "runs" / "sampling_run.py"))
-    before = sampling_run.code_key.__wrapped__()
+    monkeypatch.setattr(cache, "__file__", str(package / "runs" / "cache.py"))
+    before = cache.code_key.__wrapped__()
     for path in modules:
         path.write_text("changed = True")
-    assert sampling_run.code_key.__wrapped__() == before
+    assert cache.code_key.__wrapped__() == before
     (package / "integrators" / "__init__.py").write_text("changed = True")
-    assert sampling_run.code_key.__wrapped__() != before
+    assert cache.code_key.__wrapped__() != before
 
 
 def test_paths_go_in_the_order_of_their_rows():

@@ -15,7 +15,9 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.mcmc import ChainState, hamiltonian, langevin, mala
 from dmcmc_core.noise_level import ExactPosterior, log_levels
 from dmcmc_core.preconditioning import NoiseOnly, Preconditioner, WithPreconditioner
-from dmcmc_core.runs import prepare, sampling_run
+from dmcmc_core.runs.folder import load_images
+from dmcmc_core.runs.make import run
+from dmcmc_core.runs.model import conditioned, fingerprint
 from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)
@@ -534,22 +536,18 @@ def test_the_variance_preserving_sampler_arrives(corrections):
 def test_a_run_with_a_preconditioner(tmp_path):
     data = EmpiricalData(torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0)), sigma_max=5.0)
     settings = {"preconditioner": "both", "alpha": 2.0}
-    plain = sampling_run.run(data, "predictor_corrector", 10, 6, out=tmp_path / "plain", progress=False)
-    made = sampling_run.run(data, "predictor_corrector", 10, 6, out=tmp_path / "pds", settings=settings, progress=False)
+    plain = run(data, "predictor_corrector", 10, 6, out=tmp_path / "plain", progress=False)
+    made = run(data, "predictor_corrector", 10, 6, out=tmp_path / "pds", settings=settings, progress=False)
     about = made["plan"]["preconditioned_by"]
     assert about["alpha"] == 2.0 and about["images"] == 40 and made["model_sha256"] != plain["model_sha256"]
     assert made["nfe_full"] == plain["nfe_full"] == 10
-    again = sampling_run.run(data, "predictor_corrector", 10, 6, out=tmp_path / "pds", settings=settings)
+    again = run(data, "predictor_corrector", 10, 6, out=tmp_path / "pds", settings=settings)
     assert again == made
-    images = [sampling_run.load_images(tmp_path / name) for name in ("plain", "pds")]
+    images = [load_images(tmp_path / name) for name in ("plain", "pds")]
     assert not torch.equal(*images)
-    chains = sampling_run.run(
-        data, "dlg+heun", 20, 6, out=tmp_path / "dlg", settings=settings | {"omega": 0.5}, progress=False
-    )
+    chains = run(data, "dlg+heun", 20, 6, out=tmp_path / "dlg", settings=settings | {"omega": 0.5}, progress=False)
     assert chains["plan"]["preconditioned_by"]["omega"] == 0.5
-    fast = sampling_run.run(
-        data, "predictor_corrector", 20, 4, out=tmp_path / "fast", settings={"speed_up": 120}, progress=False
-    )
+    fast = run(data, "predictor_corrector", 20, 4, out=tmp_path / "fast", settings={"speed_up": 120}, progress=False)
     assert fast["plan"]["levels"] == 8 and fast["nfe_full"] == 16
 
 
@@ -561,20 +559,20 @@ def small(low=0.0, high=1.0):
 def test_a_run_begins_with_m_and_walks_with_it(tmp_path):
     data = small()
     settings = {"preconditioner": "both", "alpha": 2.0, "levels": 3, "start": "zero"}
-    sampling_run.run(data, "predictor_corrector", 6, 4, out=tmp_path, settings=settings, progress=False)
-    model, _ = prepare.conditioned(data, {"preconditioner": "both", "alpha": 2.0})
+    run(data, "predictor_corrector", 6, 4, out=tmp_path, settings=settings, progress=False)
+    model, _ = conditioned(data, {"preconditioner": "both", "alpha": 2.0})
     noise = Streams(0, "image", range(4))
     x = data.sigma_max * model.preconditioner.apply(noise(torch.zeros(4, 1, 4, 4)))
     grid = schedules.log_uniform(3, data.sigma_max, data.sigma_min)
     expected = integrators.predictor_corrector(model, x, grid, noise=noise)
-    assert (sampling_run.load_images(tmp_path) - expected.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+    assert (load_images(tmp_path) - expected.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
 
 
 @pytest.mark.parametrize("name", ["langevin", "mala", "hamiltonian", "underdamped"])
 def test_the_chains_of_dlg_walk_with_m(name):
     """One step of the chain that settings name is that of the kernel with M, and another one without."""
     data = small()
-    model, _ = prepare.conditioned(data, {"preconditioner": "both", "alpha": 2.0})
+    model, _ = conditioned(data, {"preconditioner": "both", "alpha": 2.0})
     posterior, settings = ExactPosterior(data, log_levels(5.0, 0.05, 9)), dmcmc.ChainSettings(kernel=name, chains=6)
     noise = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     start = ChainState(data.images[:6] + noise, torch.ones(6))
@@ -596,7 +594,7 @@ def test_the_first_images_of_chains_begin_with_m_where_their_integrator_takes_it
             return super().__call__(x, sigma)
 
     data.__class__ = Listening
-    model, _ = prepare.conditioned(data, {"preconditioner": "both", "alpha": 2.0})
+    model, _ = conditioned(data, {"preconditioner": "both", "alpha": 2.0})
     z = Streams(0, "t", range(4))(torch.zeros(4, 1, 4, 4))
     for warmup, first in (("predictor_corrector", model.preconditioner.apply(z)), ("dpmpp_2m", z)):
         begun.clear()
@@ -606,30 +604,30 @@ def test_the_first_images_of_chains_begin_with_m_where_their_integrator_takes_it
 
 def test_statistics_are_of_images_in_0_to_1(tmp_path):
     """Of the model's own whatever its range, of a folder of samples, and the same by the exact moments."""
-    gains = [prepare.conditioned(small(*ends), {"preconditioner": "both"})[0] for ends in ((0.0, 1.0), (-1.0, 1.0))]
+    gains = [conditioned(small(*ends), {"preconditioner": "both"})[0] for ends in ((0.0, 1.0), (-1.0, 1.0))]
     torch.testing.assert_close(gains[0].preconditioner.frequency, gains[1].preconditioner.frequency, rtol=1e-5, atol=0)
     exact = [Preconditioner.from_model(small(*ends)) for ends in ((0.0, 1.0), (-1.0, 1.0))]
     for name in ("frequency", "pixel"):
         for other in (gains[0].preconditioner, exact[0]):
             torch.testing.assert_close(getattr(exact[1], name), getattr(other, name), rtol=1e-5, atol=0)
     made = small(-1.0, 1.0)
-    sampling_run.run(made, "heun", 10, 8, out=tmp_path / "own", settings={"block": 4}, shard=4, progress=False)
-    model, _ = prepare.conditioned(made, {"preconditioner": "both", "statistics": str(tmp_path / "own")})
-    images = (sampling_run.load_images(tmp_path / "own") + 1) / 2
+    run(made, "heun", 10, 8, out=tmp_path / "own", settings={"block": 4}, shard=4, progress=False)
+    model, _ = conditioned(made, {"preconditioner": "both", "statistics": str(tmp_path / "own")})
+    images = (load_images(tmp_path / "own") + 1) / 2
     theirs = Preconditioner.from_images(images)
     torch.testing.assert_close(model.preconditioner.frequency, theirs.frequency, rtol=1e-5, atol=0)
 
 
 def test_a_skew_term_of_settings_and_of_a_file(tmp_path):
     data = small()
-    model, _ = prepare.conditioned(data, {"preconditioner": "both", "omega": 0.5})
+    model, _ = conditioned(data, {"preconditioner": "both", "omega": 0.5})
     plain = Preconditioner.from_images(data.images)
     torch.testing.assert_close(model.preconditioner.response, plain.with_skew(0.5).response)
     plain.with_skew(0.7).save(tmp_path / "s.safetensors", omega=0.7)
-    loaded, _ = prepare.conditioned(data, {"preconditioner": str(tmp_path / "s.safetensors")})
+    loaded, _ = conditioned(data, {"preconditioner": str(tmp_path / "s.safetensors")})
     assert loaded.preconditioned_by["omega"] == "of the file" and loaded.preconditioner.response.abs().max() > 0.1
     with pytest.raises(UserError, match="leave omega out"):
-        prepare.conditioned(data, {"preconditioner": str(tmp_path / "s.safetensors"), "omega": 2.0})
+        conditioned(data, {"preconditioner": str(tmp_path / "s.safetensors"), "omega": 2.0})
 
 
 def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
@@ -637,10 +635,10 @@ def test_a_saved_filter_names_the_run_by_its_content(tmp_path):
     hashes = []
     for alpha in (2.0, 3.0):
         Preconditioner.from_images(data.images, alpha).save(tmp_path / "f.safetensors")
-        model, rest = prepare.conditioned(data, {"preconditioner": str(tmp_path / "f.safetensors")})
-        hashes.append(prepare.fingerprint(count_nfe(model)))
+        model, rest = conditioned(data, {"preconditioner": str(tmp_path / "f.safetensors")})
+        hashes.append(fingerprint(count_nfe(model)))
         assert rest == {} and mcmc.walk(count_nfe(model)).shape == (1, 4, 4)
-    assert len({*hashes, prepare.fingerprint(data)}) == 3
+    assert len({*hashes, fingerprint(data)}) == 3
 
 
 def test_a_folder_of_another_filter_says_so(tmp_path):
@@ -650,10 +648,10 @@ def test_a_folder_of_another_filter_says_so(tmp_path):
         Preconditioner.from_images(data.images, alpha).save(tmp_path / "f.safetensors")
         settings = {"preconditioner": str(tmp_path / "f.safetensors")} | settings
         if alpha == 2.0:
-            sampling_run.run(data, "predictor_corrector", 10, 4, settings=settings, **about)
+            run(data, "predictor_corrector", 10, 4, settings=settings, **about)
             continue
         with pytest.raises(UserError, match="its omega is" if "omega" in settings else "its gains_sha256 is"):
-            sampling_run.run(data, "predictor_corrector", 10, 4, settings=settings, **about)
+            run(data, "predictor_corrector", 10, 4, settings=settings, **about)
 
 
 @pytest.mark.parametrize(
@@ -678,7 +676,7 @@ def test_a_folder_of_another_filter_says_so(tmp_path):
 def test_bad_settings_of_a_run(tmp_path, sampler, settings, message):
     data = EmpiricalData(torch.rand(10, 1, 4, 4, generator=torch.Generator().manual_seed(0)), sigma_max=5.0)
     with pytest.raises(UserError, match=message):
-        sampling_run.run(data, sampler, 20, 4, out=tmp_path / "run", settings=settings)
+        run(data, sampler, 20, 4, out=tmp_path / "run", settings=settings)
     assert not (tmp_path / "run").exists()
 
 

@@ -16,14 +16,19 @@ from exact import classes, images_mixture
 from dmcmc_core import gddim, load_model
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
-from dmcmc_core.denoiser import Adapter, Conditioned, InBlocks, count_nfe
+from dmcmc_core.denoiser import Adapter, InBlocks, count_nfe
 from dmcmc_core.errors import UserError
+from dmcmc_core.guidance import Conditioned
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.linear import EpsilonNet
-from dmcmc_core.runs import prepare, sampling_run
-from dmcmc_core.runs.prepare import fingerprint
-from dmcmc_core.runs.sampling_run import cached, default_n_skip, load_images, plan, read_manifest, run
+from dmcmc_core.runs import cache
+from dmcmc_core.runs.cache import cached
+from dmcmc_core.runs.folder import finished, load_images, read_manifest
+from dmcmc_core.runs.make import run
+from dmcmc_core.runs.model import conditioned, fingerprint
+from dmcmc_core.runs.plan import default_n_skip, load_posterior, plan
+from dmcmc_core.runs.tolerance import pilot_start
 from dmcmc_core.schedules import karras
 from dmcmc_core.streams import Streams
 
@@ -93,7 +98,7 @@ def test_the_residual_posterior_is_counted_and_saved_exactly(model, kernel, eval
     settings = CHAINS | {"posterior": "residual", "kernel": kernel, "n_skip": 2, "levels": 2}
     whole = make(model, "dlg+heun", tmp_path / "whole", 60, num=18, settings=settings)
     the = plan(model, "dlg+heun", 60, 18, settings)
-    assert whole["nfe_full"] == pytest.approx(sampling_run.chain_cost(the.chain, 18, "residual") + 3)
+    assert whole["nfe_full"] == pytest.approx(the.chain_cost(18) + 3)
     assert sum(evaluated) == sum(whole["rows"].values())
     make(model, "dlg+heun", tmp_path / "parts", 60, num=6, settings=settings)
     parts = make(model, "dlg+heun", tmp_path / "parts", 60, num=18, settings=settings)
@@ -162,7 +167,7 @@ KILL = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from exact import images_mixture
-from dmcmc_core.runs import sampling_run
+from dmcmc_core.runs.make import run
 replace, left = os.replace, [{after}]
 def dying(a, b):
     left[0] -= 1
@@ -170,7 +175,7 @@ def dying(a, b):
         os.kill(os.getpid(), signal.SIGKILL)  # the new file is whole but does not have its name yet
     replace(a, b)
 os.replace = dying
-sampling_run.run(images_mixture(), {sampler!r}, 12, 20, 0, {out!r}, {settings!r}, progress=False, shard=4)
+run(images_mixture(), {sampler!r}, 12, 20, 0, {out!r}, {settings!r}, progress=False, shard=4)
 """
 
 
@@ -197,13 +202,13 @@ def test_a_killed_run_goes_on_to_the_same_images(model, sampler, after, tmp_path
 def test_a_finished_run_is_not_run_again(model, tmp_path, evaluated):
     first = make(model, CHAINED, tmp_path / "a")
     before = files(tmp_path / "a")
-    assert sampling_run.finished(tmp_path / "a", 20) and not sampling_run.finished(tmp_path / "a", 21)
+    assert finished(tmp_path / "a", 20) and not finished(tmp_path / "a", 21)
     evaluated.clear()
     assert make(model, CHAINED, tmp_path / "a") == first
     assert not evaluated and files(tmp_path / "a") == before
     shard = max((tmp_path / "a").glob("shard-*"))
     shard.unlink()
-    assert not sampling_run.finished(tmp_path / "a", 20)
+    assert not finished(tmp_path / "a", 20)
     assert make(model, CHAINED, tmp_path / "a") == first and shard.is_file()
 
 
@@ -298,9 +303,9 @@ def test_a_tolerance_is_tried_on_windows_early_and_late(model, tmp_path):
     make(model, "dlg+heun", tmp_path, 20, 160, settings=climbing)
     begun = [np.log(np.load(p)["start_sigma"]).mean() for p in sorted(tmp_path.rglob("window-*.npz"))]
     the = plan(model, "dlg+rk45", 50, 160, climbing)
-    tried = sampling_run._pilot_start(model, the, len(begun), sampling_run.load_posterior(model, the))
+    _, sigma = pilot_start(model, the, len(begun), load_posterior(model, the))
     assert len(begun) == 10 and begun[0] < np.mean(begun) - 1
-    assert abs(tried.sigma.log().mean() - np.mean(begun)) < 0.5
+    assert abs(sigma.log().mean() - np.mean(begun)) < 0.5
 
 
 def test_a_third_of_the_budget_goes_to_the_chains():
@@ -555,7 +560,7 @@ def test_trials_of_tolerances_are_remembered(model, tmp_path, evaluated):
 def test_cached_depends_on_the_code(model, tmp_path, monkeypatch, evaluated):
     cached(model, "euler", 3, 4, 0, None, tmp_path)
     evaluated.clear()
-    monkeypatch.setattr(sampling_run, "code_key", lambda: "other")
+    monkeypatch.setattr(cache, "code_key", lambda: "other")
     cached(model, "euler", 3, 4, 0, None, tmp_path)
     assert evaluated
 
@@ -621,7 +626,7 @@ def test_classes_share_neither_images_nor_chains(tmp_path):
     for kind in ("samples", "chains"):
         (folder,) = tmp_path.glob(f"*/{kind}")
         assert len(list(folder.iterdir())) == len(asked) - 1, kind
-    models = [prepare.conditioned(model, settings)[0] for settings in asked]
+    models = [conditioned(model, settings)[0] for settings in asked]
     assert len({fingerprint(m) for m in models}) == len(asked)
     assert all(fingerprint(count_nfe(m)) == fingerprint(m) for m in models)  # counting makes no other model
 
@@ -652,8 +657,8 @@ def test_a_plan_of_a_class_needs_a_model_held_to_it():
     model, settings = classes(), CHAINS | {"label": 1}
     the = plan(model, "dlg+heun", 60, 18, settings)
     with pytest.raises(UserError, match=r"the plan is for \{'label': 1\} and the model for no class"):
-        sampling_run.load_posterior(model, the)
-    assert sampling_run.load_posterior(Conditioned(model, 1), the) is None
+        load_posterior(model, the)
+    assert load_posterior(Conditioned(model, 1), the) is None
 
 
 class Small(torch.nn.Module):

@@ -20,9 +20,13 @@ from torch.distributed import HashStore
 from dmcmc_core.denoiser import Adapter, InBlocks
 from dmcmc_core.errors import UserError
 from dmcmc_core.metrics import evaluation
-from dmcmc_core.runs import ranks, sampling_run, shards
+from dmcmc_core.runs import make as make_run
+from dmcmc_core.runs import ranks
+from dmcmc_core.runs.folder import Damaged, finished, held, load_images, read_manifest, read_whole
+from dmcmc_core.runs.layout import dealt, layout
+from dmcmc_core.runs.make import run
+from dmcmc_core.runs.plan import plan
 from dmcmc_core.runs.ranks import Ended, Ranks
-from dmcmc_core.runs.sampling_run import load_images, plan, read_manifest, run
 from dmcmc_core.workbench import cli
 
 torch.set_num_threads(1)
@@ -49,7 +53,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("chains", [None, 1, 6, 64, 65, 200])
 @pytest.mark.parametrize(("num", "size"), [(1, 64), (20, 7), (150, 64), (700, 512)])
 def test_every_image_is_in_one_shard_and_every_shard_with_one_rank(num, size, chains):
-    lists = shards.layout(num, size, 64, chains)
+    lists = layout(num, size, 64, chains)
     every = list(itertools.chain(*lists))
     assert sorted(i for shard in every for i in shard.images) == list(range(num))
     assert len({shard.name for shard in every}) == len(every)
@@ -58,7 +62,7 @@ def test_every_image_is_in_one_shard_and_every_shard_with_one_rank(num, size, ch
             begun = len(shard.windows) * len(shard.group)
             assert len(shard.images) == begun or (shard.images.stop == num and len(shard.images) < begun)
     for world in (1, 2, 3, 5, 8):
-        shares = [list(shards.dealt(lists, rank, world)) for rank in range(world)]
+        shares = [list(dealt(lists, rank, world)) for rank in range(world)]
         assert sorted(s.name for share in shares for s in share) == sorted(s.name for s in every)
         if chains in (None, 1, 6, 64):  # one group, or none: nobody has two shards more than another
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -118,7 +122,7 @@ def test_ranks_wait_for_each_other_and_end_together():
         raise UserError("second")
     assert ended.value.code == 2
     with pytest.raises(Ended):
-        one.meet()
+        one.barrier()
     for stopped in (one, two):
         with pytest.raises(Ended), stopped.together():
             raise KeyboardInterrupt
@@ -151,16 +155,16 @@ def test_no_shard_that_is_damaged_is_believed(tmp_path):
     """Any byte flipped, any length: either it is noticed, or nothing that is read has changed."""
     make("dlg+heun", tmp_path, 6)
     (path,) = tmp_path.glob("shard-*.npz")
-    content, whole = path.read_bytes(), shards.read_npz(path)
+    content, whole = path.read_bytes(), read_whole(path)
     assert whole["arr_0"].shape == (6, 2, 2, 1) and whole["start_sigma"].shape == (6,)
     noticed = 0
     for at in range(len(content)):
         path.write_bytes(flipped(content, at))
-        data = shards.read_npz(path)
+        data = read_whole(path)
         noticed += data is None
         assert data is None or all(np.array_equal(data[name], whole[name]) for name in whole), at
         path.write_bytes(content[:at])
-        assert shards.read_npz(path) is None
+        assert read_whole(path) is None
     assert noticed > len(content) / 2
 
 
@@ -171,7 +175,7 @@ def test_no_manifest_that_is_damaged_is_believed(tmp_path, capsys):
     content, before = path.read_bytes(), {p: p.stat().st_mtime_ns for p in tmp_path.glob("shard-*")}
     for at in range(len(content)):
         path.write_bytes(flipped(content, at))
-        with pytest.raises(shards.Damaged):
+        with pytest.raises(Damaged):
             read_manifest(tmp_path)
         with suppress(UserError):  # evaluate takes folders without a checksum too: the name of ours may be what broke
             told = evaluation.open_samples(tmp_path).manifest
@@ -189,7 +193,7 @@ def test_shards_of_another_run_or_place_are_not_believed(tmp_path):
     right, first = load_images(tmp_path / "a"), "shard-00000000.npz"
     for other in (tmp_path / "b" / first, tmp_path / "c" / first, tmp_path / "a" / "shard-00000008.npz"):
         (tmp_path / "a" / first).write_bytes(other.read_bytes())
-        assert not shards.finished(tmp_path / "a", 20)
+        assert not finished(tmp_path / "a", 20)
         for read in (load_images, evaluation.load_samples):
             with pytest.raises(UserError, match="shard-00000000.npz is .*of another run.*same sample command again"):
                 read(tmp_path / "a")
@@ -222,17 +226,17 @@ def test_a_chain_that_is_lost_is_walked_again(whole, tmp_path):
 
 def test_a_folder_that_is_in_use_is_refused_by_name(tmp_path):
     who = rf"in use by process {os.getpid()} on \S+ since \d{{4}}-"
-    with shards.held(tmp_path):
+    with held(tmp_path):
         for share in (None, (0, 2)):
             with pytest.raises(UserError, match=who):
                 make("heun", tmp_path, share=share)
-    with shards.held(tmp_path, 0, 2):
+    with held(tmp_path, 0, 2):
         for share in (None, (0, 2)):
             with pytest.raises(UserError, match=who):
                 make("heun", tmp_path, share=share)
         assert not make("heun", tmp_path, num=80, share=(1, 2))["complete"]
     assert make("heun", tmp_path, num=80)["complete"]
-    with shards.held(tmp_path):  # nothing has to be written
+    with held(tmp_path):  # nothing has to be written
         assert make("heun", tmp_path, num=80)["complete"]
 
 
@@ -283,7 +287,7 @@ def test_where_a_value_stops_being_finite_is_told(tmp_path):
     model.means = torch.zeros(1)
     with pytest.raises(UserError, match=r"at sigma = 0\..* \(euler, images 0 to 19, step (\d+)\)") as told:
         make("euler", tmp_path / "a", model=model, settings={"levels": 5})
-    grid = sampling_run._grid(model, plan(model, "euler", 20, 20, {"levels": 5}))
+    grid = plan(model, "euler", 20, 20, {"levels": 5}).grid(model)
     above = [s for s in grid["sigmas"] if s > 1]
     assert re.search(r"step (\d+)", str(told.value))[1] == str(len(above) + 1)
     assert not (tmp_path / "a").exists()
@@ -342,14 +346,14 @@ def test_shares_that_cannot_be(words, tmp_path, capsys):
 
 def test_sigterm_ends_like_ctrl_c(tmp_path, capsys, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sampling_run, "run", lambda **_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause())
+    monkeypatch.setattr(make_run, "run", lambda **_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause())
     assert digits(tmp_path / "a") == 130 and signal.getsignal(signal.SIGTERM) == before
     assert "the same command goes on from here" in capsys.readouterr().err
 
 
 def test_devices_of_ranks(monkeypatch):
     assert ranks.device("cuda:1") == "cuda:1" and ranks.device("cpu") == "cpu"
-    monkeypatch.setattr(ranks, "here", lambda: Ranks(3, 4, HashStore()))
+    monkeypatch.setattr(ranks, "current", lambda: Ranks(3, 4, HashStore()))
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert ranks.device("cpu") == "cpu"
     with pytest.raises(UserError, match="ranks take one device each: choose --device cuda, not cuda:0"):

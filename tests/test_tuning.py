@@ -11,7 +11,8 @@ from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs import sampling_run, tuning
+from dmcmc_core.runs import tuning
+from dmcmc_core.runs.make import run
 from dmcmc_core.streams import Streams
 
 torch.set_num_threads(1)
@@ -30,13 +31,13 @@ def model(monkeypatch):
 @pytest.fixture
 def trials(monkeypatch):
     """What was really made: (sampler, seed, settings) of each trial."""
-    made, cached = [], sampling_run.cached
+    made, cached = [], tuning.cached
 
     def counted(model, sampler, nfe, num, seed, settings, *more, **also):
         made.append((sampler, seed, settings))
         return cached(model, sampler, nfe, num, seed, settings, *more, **also)
 
-    monkeypatch.setattr(sampling_run, "cached", counted)
+    monkeypatch.setattr(tuning, "cached", counted)
     return made
 
 
@@ -62,7 +63,7 @@ def test_the_chosen_and_all_that_was_tried_keep_to_the_budget(model, tmp_path):
     assert tuned.rows == sum(row["rows"] for row in tuned.trials + tuned.finals) == tuned.nfe * NUM
     assert all(row["rows"] <= NFE * NUM for row in tuned.trials + tuned.finals)
     assert tuned.distance == tuned.finals[0]["distance"]
-    manifest = sampling_run.run(model, tuned.sampler, NFE, NUM, 0, tmp_path / "run", tuned.settings, progress=False)
+    manifest = run(model, tuned.sampler, NFE, NUM, 0, tmp_path / "run", tuned.settings, progress=False)
     assert manifest["nfe_full"] <= NFE
     assert f"tuning cost {tuned.rows} evaluations" in str(tuned) and str(tuned).startswith(f"chosen: {tuned.sampler}")
 
@@ -164,17 +165,17 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, t
     """After the first trials, and before the last of the comparisons on fresh seeds."""
     expected = tuning.auto(model, NFE, NUM)
     path, whole = tmp_path / "out" / "tuning.json", len(trials)
-    counted = sampling_run.cached
+    counted = tuning.cached
 
     def interrupted(*arguments, **more):
         if len(trials) == whole + after % whole:
             raise KeyboardInterrupt
         return counted(*arguments, **more)
 
-    monkeypatch.setattr(sampling_run, "cached", interrupted)
+    monkeypatch.setattr(tuning, "cached", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuning.auto(model, NFE, NUM, path=path)
-    monkeypatch.setattr(sampling_run, "cached", counted)
+    monkeypatch.setattr(tuning, "cached", counted)
     assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
     assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
     assert [p.name for p in path.parent.iterdir()] == ["tuning.json"]
@@ -245,7 +246,7 @@ def test_a_class_is_searched_as_it_will_be_sampled(model, monkeypatch, tmp_path)
     assert bed.rows == tuned.rows and {"label": 1, "guidance": 2, "tweedie": 0.05}.items() <= tuned.settings.items()
     to = [torch.cdist(slow[0].flatten(1), half.images.flatten(1)).min(1).values for half in halves]
     assert (to[1] < to[0]).all()
-    manifest = sampling_run.run(bed, tuned.sampler, 2 * NFE, NUM, 0, tmp_path, tuned.settings, progress=False)
+    manifest = run(bed, tuned.sampler, 2 * NFE, NUM, 0, tmp_path, tuned.settings, progress=False)
     assert NFE < manifest["nfe_full"] <= 2 * NFE and manifest["plan"]["held_to"]["label"] == 1
     with pytest.raises(UserError, match="label must be a whole number from 0 to 1, not 2"):
         tuning.auto(bed, NFE, NUM, {"label": 2}, path=tmp_path / "new" / "tuning.json")

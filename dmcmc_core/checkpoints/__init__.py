@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dmcmc_core.checkpoints.content import ENDS, check_card, check_finite, check_numbers, sentence, without_memory
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.errors import Absent, UserError, unknown
 from dmcmc_core.nets import features, linear, noise_level, unet
 from dmcmc_core.nets.preconditioning import NO_CLASS, Preconditioned
 
@@ -95,7 +95,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
     Returns:
         A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape; None where the file
         does not tell), ``card``, ``name``. A network is in eval mode, without gradients for its weights, and evaluated
-        in blocks of 64 rows; one with ``classes`` takes ``labels``, and :class:`dmcmc_core.denoiser.Conditioned` holds
+        in blocks of 64 rows; one with ``classes`` takes ``labels``, and :class:`dmcmc_core.guidance.Conditioned` holds
         it to one of them.
 
     Raises:
@@ -293,7 +293,7 @@ def load_noise_level(
         path = data.root() / published.CLASSIFIERS[name]
         if not path.is_file():
             origin = published.AUTHORS
-            raise UserError(f"the noise-level classifier of {name} is not here: it goes to {path}, comes from {origin}")
+            raise Absent(f"the noise-level classifier of {name} is not here: it goes to {path}, comes from {origin}")
     elif not path.is_file() or os.sep in name:
         known = [p.name.removesuffix("-noise-level.safetensors") for p in NETS.glob("*-noise-level.safetensors")]
         path = _file(name, known, "noise-level classifier")
@@ -336,8 +336,8 @@ def _file(name: str, names, kind: str) -> Path:
             raise UserError(f"{name} is an empty file")
         return path
     if path.suffix in {".safetensors", *_FOREIGN} or os.sep in name:
-        raise UserError(f"no such file: {name}")
-    raise unknown(kind, name, names)
+        raise Absent(f"no such file: {name}")
+    raise Absent(str(unknown(kind, name, names)))
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, Tensor]]:

@@ -16,9 +16,11 @@ from torch import Tensor
 from dmcmc_core import data, metrics
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
+from dmcmc_core.files import key, write_json
 from dmcmc_core.metrics import evaluation, features
 from dmcmc_core.report.tables import Spread, mean_and_spread
-from dmcmc_core.runs import prepare, sampling_run, shards
+from dmcmc_core.runs.cache import Samples, cached, code_key
+from dmcmc_core.runs.model import fingerprint
 
 IN_MEMORY = 5 * 10**8
 """Numbers of a reference's images (2 GB as float32) beyond which they are left on disk."""
@@ -44,11 +46,9 @@ class Testbed(NamedTuple):
         """What the distance is called."""
         return metrics.distance_name(self.reference.extractor.name)
 
-    def samples(
-        self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None
-    ) -> sampling_run.Samples:
+    def samples(self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None) -> Samples:
         """n images of a sampler at a full budget, from the cache where they are there."""
-        return sampling_run.cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
+        return cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
 
     def row(
         self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
@@ -72,12 +72,12 @@ class Testbed(NamedTuple):
         unknown weights.
         """
         ref = self.reference
-        path = self.cache_dir / sampling_run.code_key() / "measured" / f"{self._told(images)}.json"
+        path = self.cache_dir / code_key() / "measured" / f"{self._told(images)}.json"
         if ref.extractor.weights and path.is_file():
             return json.loads(path.read_text())
         made = metrics.measure(self.unit(images), ref) | self.copies(images)
         if ref.extractor.weights:
-            shards.write_json(path, made)
+            write_json(path, made)
         return made
 
     def _told(self, images: Tensor) -> str:
@@ -87,7 +87,7 @@ class Testbed(NamedTuple):
         ]
         about = [evaluation.content(some) for some in (self.unit(images), *others)]
         about += [ref.name, ref.n, ref.k, ref.extractor.name, ref.extractor.weights, arrays]
-        return shards.key([*about, prepare.fingerprint(self.model), _code()])
+        return key([*about, fingerprint(self.model), _code()])
 
     def unit(self, images: Tensor) -> Tensor:
         """Images in the model's data range as what is measured: in [0, 1]."""
@@ -130,7 +130,7 @@ class Testbed(NamedTuple):
 
 @functools.cache
 def _code() -> str:
-    """Hash of the modules that decide what a measurement is, beside those of :func:`sampling_run.code_key`."""
+    """Hash of the modules that decide what a measurement is, beside those of :func:`code_key`."""
     files = [__file__, *(module.__file__ for module in (evaluation, features, metrics))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 

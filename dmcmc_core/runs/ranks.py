@@ -29,23 +29,23 @@ class Ranks:
     rank: int = 0
     world: int = 1
     store: Any = None
-    met: int = 0
+    barriers: int = 0
 
     @property
     def leads(self) -> bool:
         """Whether this process opens and closes the folder: rank 0, or any where nobody waits."""
         return self.store is None or self.rank == 0
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until every rank is here, for hours if need be; leave at once when one has failed.
 
         The backends' own barriers give up after minutes and hear no signals meanwhile, so they come last.
         """
         if self.store is None:
             return
-        self.met += 1
-        self.store.add(f"met-{self.met}", 1)
-        while self.store.add(f"met-{self.met}", 0) < self.world:
+        self.barriers += 1
+        self.store.add(f"barrier-{self.barriers}", 1)
+        while self.store.add(f"barrier-{self.barriers}", 0) < self.world:
             if self.store.check(["failed"]):
                 raise Ended(2)
             time.sleep(0.02)
@@ -68,8 +68,8 @@ class Ranks:
             raise
 
 
-def here() -> Ranks:
-    """This process as RANK and WORLD_SIZE tell; UserError where they cannot be."""
+def current() -> Ranks:
+    """Return this process as RANK and WORLD_SIZE tell; UserError where they cannot be."""
     rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if not 0 <= rank < world:
         raise UserError(f"RANK must be from 0 to WORLD_SIZE - 1 = {world - 1}, not {rank}")
@@ -77,16 +77,16 @@ def here() -> Ranks:
 
 
 def device(name: str) -> str:
-    """The device of this process: of ranks that ask for ``cuda`` each takes one of its machine.
+    """Return the device of this process: of ranks that ask for ``cuda`` each takes one of its machine.
 
     Raises:
         UserError: for more ranks on this machine than devices, or one device named for all of them.
     """
-    if not name.startswith("cuda") or here().store is None:
+    if not name.startswith("cuda") or current().store is None:
         return name
     import torch
 
-    if name != "cuda" and here().world > 1:
+    if name != "cuda" and current().world > 1:
         raise UserError(f"ranks take one device each: choose --device cuda, not {name}")
     if torch.cuda.is_available() and _local() >= torch.cuda.device_count():
         raise UserError(

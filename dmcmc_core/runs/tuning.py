@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,13 +24,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmcmc_core import checkpoints, integrators, metrics, schedules
+from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import Denoiser, count_nfe
-from dmcmc_core.dmcmc import ChainSettings, prior
+from dmcmc_core.dmcmc import prior
 from dmcmc_core.errors import TooFew, UserError
-from dmcmc_core.runs import prepare, sampling_run
+from dmcmc_core.files import write_json
+from dmcmc_core.runs.cache import cached
+from dmcmc_core.runs.model import conditioned, device_of, fingerprint
+from dmcmc_core.runs.plan import plan, split
+from dmcmc_core.runs.settings import CLASS, GAINS, SEARCHES
 from dmcmc_core.streams import Streams
 
-AUTO, AUTO_OR_PLAIN = sampling_run.SEARCHES
+AUTO, AUTO_OR_PLAIN = SEARCHES
 IMAGES, REFERENCE, FINE = 256, 256, 50
 """Images of a trial; images that stand for the data; levels at which a network makes them."""
 TRIAL, SLOW, FRESH = -1, -2, -3
@@ -44,7 +48,7 @@ GROUPS, SURELY = 16, 2.0
 
 @dataclass
 class Tuned:
-    """What was chosen, for :func:`dmcmc_core.runs.sampling_run.run`, and what it rests on.
+    """What was chosen, for :func:`dmcmc_core.runs.make.run`, and what it rests on.
 
     ``trials``: settings, distance and the rows evaluated for each, as tried. ``finals``: the chosen chains, then plain
     integrators at the same budget, all on fresh seeds; ``distance`` is of those. ``rows`` were evaluated for all of it
@@ -136,17 +140,17 @@ def auto(
         raise UserError(f"num must be a whole number of images, at least 1, not {num}")
     model = checkpoints.load_model(model) if isinstance(model, str) else model
     fixed = dict(fixed or {})
-    if prepare.GAINS & fixed.keys():
+    if fixed.keys() & GAINS:
         raise UserError("settings are searched for without a preconditioner: leave it out, or set the chains by hand")
     asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain}
-    model, rest = prepare.conditioned(model, fixed)
-    asked["model"] = prepare.fingerprint(model)
+    model, rest = conditioned(model, fixed)
+    asked["model"] = fingerprint(model)
     search = _Search(model, nfe, num, rest, say, _Notes(path, asked))
     if "tuned" in search.notes.content:
         return Tuned(**search.notes.content["tuned"])
     with tempfile.TemporaryDirectory() as temporary:
         tuned = search.run(Path(cache_dir or temporary), asked)
-    tuned.settings |= {name: fixed[name] for name in prepare.CLASS if name in fixed}
+    tuned.settings |= {name: fixed[name] for name in CLASS if name in fixed}
     tuned = tuned.or_plain() if plain else tuned
     search.notes.keep(tuned=asdict(tuned))
     return tuned
@@ -161,7 +165,7 @@ class _Search:
         if fixed.get("step") == "constant" and "eta" not in fixed:
             raise UserError("the values tried for eta are in units of sigma^2: with step=constant, fix eta too")
         self.start = {name: values[at] for name, (values, at) in self.values.items()}
-        if sampling_run.split(self.recipe(self.start)[0])[1].calls is None:
+        if split(self.recipe(self.start)[0])[1].calls is None:
             raise UserError(f"{AUTO} needs an integrator with a fixed number of calls, not {fixed['integrator']}")
         # A round tries each other value of a setting once at most; last come the chains chosen and plain integrators.
         self.most = 2 + 2 * sum(len(values) - 1 for values, _ in self.values.values()) + len(self.integrators)
@@ -179,7 +183,7 @@ class _Search:
 
     def levels(self, sampler: str, settings: dict[str, Any]) -> int:
         """Of the integrator at the budget, with the warm-up shared by all ``num``."""
-        return sampling_run.plan(self.model, sampler, self.nfe, self.num, settings).levels
+        return plan(self.model, sampler, self.nfe, self.num, settings).levels
 
     def run(self, cache_dir: Path, asked: dict[str, Any]) -> Tuned:
         model = self.model
@@ -203,9 +207,9 @@ class _Search:
         best = self.start
         for _ in range(2):
             for name, (values, _) in self.values.items():
-                at = begun = values.index(best[name])
+                at = first = values.index(best[name])
                 for step in (1, -1):
-                    while at == begun or (at - begun) * step > 0:
+                    while at == first or (at - first) * step > 0:
                         after = at + step
                         if not 0 <= after < len(values):
                             break
@@ -226,18 +230,18 @@ class _Search:
         settings = settings | {"levels": self.levels(sampler, settings)}
         known, name = self.notes.content["measured"], json.dumps([sampler, settings, seed], sort_keys=True)
         if name not in known:
-            begun = time.monotonic()
-            made = sampling_run.cached(self.model, sampler, 10**6, self.n, seed, settings, self.cache_dir)
-            features = metrics.extract((made.images - self.low) / self.range, self.reference.extractor)
-            chains = (made.manifest["plan"]["chain"] or {"chains": self.n})["chains"]
+            started = time.monotonic()
+            samples = cached(self.model, sampler, 10**6, self.n, seed, settings, self.cache_dir)
+            features = metrics.extract((samples.images - self.low) / self.range, self.reference.extractor)
+            chains = (samples.manifest["plan"]["chain"] or {"chains": self.n})["chains"]
             groups = min(GROUPS, chains)
             group = torch.arange(self.n) % chains % groups
             distance, *without = (self.from_data(features[group != g]) for g in range(-1, groups))
-            rows = sum(made.manifest["rows"].values())
+            rows = sum(samples.manifest["rows"].values())
             row = {"sampler": sampler, **settings, "seed": seed, "distance": distance, "rows": rows}
             known[name] = row | {"without": without}
             self.notes.keep()
-            self.seconds.append(time.monotonic() - begun)
+            self.seconds.append(time.monotonic() - started)
             left = (self.most - len(known)) * sum(self.seconds) / len(self.seconds)
             said = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
             self.say(f"{said}; trial {len(known)} of at most {self.most}, {tqdm.format_interval(left)} left at most")
@@ -269,10 +273,7 @@ class _Notes:
         self.content |= more
         if not self.path:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(part, self.path)
+        write_json(self.path, self.content)
 
 
 @torch.no_grad()
@@ -288,6 +289,6 @@ def slow_images(model: Denoiser, n: int) -> tuple[Tensor, int]:
         return model.images[draws], 0
     counted, noise = count_nfe(model), Streams(SLOW, "image", range(n))
     start = "mean" if getattr(model, "mean", None) is not None else "zero"
-    x = prior(model, noise, n, start, prepare.device_of(model))
+    x = prior(model, noise, n, start, device_of(model))
     grid = schedules.karras(FINE, model.sigma_max, model.sigma_min)
     return integrators.ancestral(counted, x, grid, noise=noise), counted.rows

@@ -11,16 +11,15 @@ import contextlib
 import functools
 import json
 import os
-import re
 import signal
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.workbench.cli import settings_help
 
 if TYPE_CHECKING:
     from dmcmc_core.runs.ranks import Ranks
@@ -252,60 +251,7 @@ def readme(a: argparse.Namespace) -> int:
 # sample
 
 
-SAMPLERS = (
-    "euler, heun, heun_churn, probability_flow, rk45, reverse_diffusion, euler_maruyama, ancestral, dpmpp_2m, "
-    "predictor_corrector, deis, ipndm, rho_rk, dpmpp_3m, unipc"
-)
-
-
 SET = "a setting of the run, the chains or the integrator, as listed below; may be repeated"
-
-
-def all_settings() -> str:
-    """Every setting of ``sample``, taken from where it is defined; in brackets what it is unless set."""
-    import inspect
-
-    from dmcmc_core import gddim, integrators
-    from dmcmc_core.dmcmc import ChainSettings
-    from dmcmc_core.runs import sampling_run
-
-    doc = inspect.getdoc(ChainSettings).partition("Attributes:\n")[2].partition("Raises:")[0]
-    doc = re.sub(r":\w+:`([^`]*)`", r"\1", doc).replace("``", "").replace("None", "null")
-    default = vars(ChainSettings()) | {"n_skip": "a third of what warm-up leaves of the budget", "start": "as above"}
-    chains = {
-        name: f"{' '.join(text.split()).rstrip('.')} ({_yaml(default[name])})"
-        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", doc, re.MULTILINE)
-    }
-    options = {}
-    for name, entry in integrators.INTEGRATORS.items():
-        found = {p.name: p.default for p in inspect.signature(entry.function).parameters.values()} | entry.defaults
-        own = [o for o in found if o in integrators.OPTIONS or (o == "last" and entry.last)]
-        found |= {"tol": "the smallest that the budget pays for"}
-        if own:
-            choice = {"last": ": " + " or ".join(_yaml(v) for v in entry.last)}
-            options[name] = ", ".join(f"{o}{choice.get(o, '')} ({_yaml(found[o])})" for o in own)
-    linear = {
-        sampler: ", ".join(f"{o} ({_yaml(found[o].default)})" for o in found if o in gddim.options_of(name) - {"last"})
-        for sampler, name in sampling_run.LINEAR_SAMPLERS.items()
-        if (found := inspect.signature(gddim.SAMPLERS[name]).parameters)
-    }
-    lines = []
-    for title, named in (
-        ("settings of every sampler, with their defaults", sampling_run.SETTINGS),
-        ("settings of the chains (dlg+NAME)", chains),
-        ("options of the integrators", options),
-        ("settings of linear diffusions (gddim, sde+NAME)", sampling_run.OF_LINEAR),
-        ("options of their samplers", linear),
-    ):
-        lines.append(f"\n{title}:")
-        for name, text in named.items():
-            lines += textwrap.wrap(f"{name:<20}  {text}", 118, initial_indent="  ", subsequent_indent=" " * 24)
-    return "\n".join(lines)
-
-
-def _yaml(value: Any) -> str:
-    """A value as --set takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def plan_made(manifest: dict[str, Any]) -> str:
@@ -338,7 +284,7 @@ def sample_arguments(p: argparse.ArgumentParser) -> None:
         required=True,
         metavar="S",
         help="NAME or dlg+NAME (chains first), NAME one of "
-        + SAMPLERS
+        + settings_help.SAMPLERS
         + "; dlg+auto, which finds its settings itself; auto, which does without chains where they are not better; "
         "or, of a linear diffusion (digits-cld, or a denoiser with --set sde=VP), gddim, sde+euler_maruyama, sde+heun, "
         "sde+sscs or sde+ancestral",
@@ -403,9 +349,10 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 def _tuned(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: bool) -> tuple[str, dict[str, Any]]:
     """The sampler and the settings that trials find best; kept in the folder, so that the same command finds them."""
     from dmcmc_core.checkpoints import load_model
-    from dmcmc_core.runs import sampling_run, tuning
+    from dmcmc_core.runs import tuning
+    from dmcmc_core.runs.settings import TUNING
 
-    path = a.out / sampling_run.TUNING
+    path = a.out / TUNING
     if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
         raise UserError(f"{a.out} is not empty: {a.sampler} begins in a new folder")
     model, plain = load_model(a.model, device), a.sampler == tuning.AUTO_OR_PLAIN
@@ -421,7 +368,7 @@ def sample(a: argparse.Namespace) -> int:
     from dmcmc_core.runs import ranks
 
     with _ended_like_ctrl_c():
-        us = ranks.here()
+        us = ranks.current()
         with us.together():
             return _sample(a, us)
 
@@ -435,22 +382,26 @@ def _sample(a: argparse.Namespace, us: Ranks) -> int:
     if a.out.exists() and not a.out.is_dir():
         raise UserError(f"--out {a.out} is a file: name a folder")
     from dmcmc_core.checkpoints import check_device
-    from dmcmc_core.runs import ranks, sampling_run, shards
+    from dmcmc_core.runs import ranks
+    from dmcmc_core.runs.folder import finished
+    from dmcmc_core.runs.make import run
+    from dmcmc_core.runs.pictures import check_pictures, write_grid, write_pngs
+    from dmcmc_core.runs.settings import SEARCHES
 
     if a.png or a.grid:
-        shards.check_pictures()
+        check_pictures()
     device = ranks.device(a.device)
     check_device(device)
     sampler = a.sampler
-    if sampler in sampling_run.SEARCHES:
+    if sampler in SEARCHES:
         if not us.leads:
-            us.meet()
+            us.barrier()
         sampler, chosen = _tuned(a, chosen, device, us.leads)
         if us.leads:
-            us.meet()
-    there = sampling_run.finished(a.out, a.num)
+            us.barrier()
+    there = finished(a.out, a.num)
     more = {name: value for name, value in (("shard", a.shard_size), ("share", share)) if value is not None}
-    manifest = sampling_run.run(
+    manifest = run(
         model=a.model,
         sampler=sampler,
         nfe=a.nfe,
@@ -468,7 +419,7 @@ def _sample(a: argparse.Namespace, us: Ranks) -> int:
         return 0
     done = "already complete, nothing was computed: " if there else ""
     print(f"{done}{manifest['images']} images in {a.out}, {plan_made(manifest)}")
-    for asked, write in ((a.png, shards.write_pngs), (a.grid, shards.write_grid)):
+    for asked, write in ((a.png, write_pngs), (a.grid, write_grid)):
         if asked:
             print(f"wrote {write(a.out)}")
     return 0
@@ -689,7 +640,7 @@ VERBS = {
         "--set n_skip=5 --set eta=0.3\n"
         "  torchrun --nproc-per-node=2 -m dmcmc_core sample -n 600 ... (its own parser stumbles over --num)\n"
         f"  {PROGRAM} sample ... --shard 0/4, and so on to 3/4, as the jobs of an array",
-        all_settings,
+        settings_help.all_settings,
     ),
     "evaluate": Verb(
         evaluate,

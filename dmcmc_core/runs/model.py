@@ -1,4 +1,4 @@
-"""The model as the settings of a run want it: held to a class, preconditioned, asked through a linear diffusion."""
+"""The model as the settings of a run want it: of one class, preconditioned, asked through a linear diffusion."""
 
 from __future__ import annotations
 
@@ -13,26 +13,20 @@ from torch import Tensor
 
 from dmcmc_core import gddim, preconditioning
 from dmcmc_core.data import load_images
-from dmcmc_core.denoiser import Adapter, Conditioned, CountNFE, Denoiser, InBlocks, Wrapper
+from dmcmc_core.denoiser import Adapter, CountNFE, Denoiser, InBlocks, Wrapper
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.guidance import Conditioned
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
-from dmcmc_core.runs import shards
+from dmcmc_core.runs import folder
+from dmcmc_core.runs.settings import CLASS, GAINS, LINEAR_SAMPLERS, STATISTICS
 
-CLASS = ("label", "guidance", "unconditional")
-"""Settings of a run that choose a class: they belong to the model, as all of these do; see :func:`conditioned`."""
-GAINS = {"preconditioner", "statistics", "alpha", "omega"}
-"""Settings that precondition; see :func:`preconditioned`."""
 PARTS = {"frequency": (True, False), "pixel": (False, True), "both": (True, True)}
-STATISTICS = 200  # images that gains of a preconditioner come from, as published
-LINEAR_SAMPLERS = {name if name == "gddim" else f"sde+{name}": name for name in gddim.SAMPLERS if name != "rk45"}
-"""Names in :data:`dmcmc_core.gddim.SAMPLERS` by those that a run has for them."""
+Model = Denoiser | gddim.Epsilon
 
 
-def prepared(
-    model: Denoiser | gddim.Epsilon, sampler: str, settings: dict[str, Any] | None
-) -> tuple[Denoiser | gddim.Epsilon, dict[str, Any]]:
-    """The model as a sampler takes it, held to a class or asked through a linear diffusion; the settings without these.
+def prepared(model: Model, sampler: str, settings: dict[str, Any] | None) -> tuple[Model, dict[str, Any]]:
+    """Return the model as a sampler takes it, of one class or asked through a linear diffusion; and other settings.
 
     Raises:
         UserError: see :func:`conditioned`; for a network of a linear diffusion under a sampler of denoisers, and a
@@ -60,11 +54,11 @@ def prepared(
     return model, rest
 
 
-def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoiser, dict[str, Any]]:
-    """The model held to the class and preconditioned as the settings tell, if they do, and the other settings.
+def conditioned(model: Model, settings: dict[str, Any] | None) -> tuple[Model, dict[str, Any]]:
+    """Return the model of the class and with the gains that the settings choose, if they do; and other settings.
 
     Raises:
-        UserError: see :class:`dmcmc_core.denoiser.Conditioned` and :mod:`dmcmc_core.preconditioning`; for a guidance
+        UserError: see :class:`dmcmc_core.guidance.Conditioned` and :mod:`dmcmc_core.preconditioning`; for a guidance
             without a label, and gains without images.
     """
     rest = dict(settings or {})
@@ -72,7 +66,7 @@ def conditioned(model: Denoiser, settings: dict[str, Any] | None) -> tuple[Denoi
     classes = getattr(model, "classes", 0)
     if chosen and not classes:
         raise UserError(f"this model has no classes: leave {next(iter(chosen))} out")
-    if classes and not chosen and not hasattr(model, "held_to") and getattr(model, "unconditional", None) is None:
+    if classes and not chosen and not hasattr(model, "condition") and getattr(model, "unconditional", None) is None:
         raise UserError(
             f"this model has classes and was never trained without: choose one by label, 0 to {classes - 1}"
         )
@@ -90,7 +84,7 @@ def preconditioned(
     alpha: float | None = None,
     omega: float = 0.0,
 ) -> Denoiser:
-    """The model with M, and S of strength omega: gains of its own images or of others, or those of a file.
+    """Return the model with M, and S of strength omega: gains of its own images or of others, or those of a file.
 
     Raises:
         UserError: for a setting out of its range, images of another shape, and where none are known.
@@ -112,7 +106,7 @@ def preconditioned(
         if statistics is not None or alpha is not None:
             raise UserError("a file has gains as they are: leave statistics and alpha out")
         m = Preconditioner.load(preconditioner)
-        if m.response is not None:
+        if m.skewed:
             if omega != 0:
                 raise UserError(f"{preconditioner} has a skew term of its own: leave omega out")
             about["omega"] = "of the file"
@@ -122,9 +116,9 @@ def preconditioned(
 
 
 def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
-    """Images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
+    """Return images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
     if name is not None:
-        images = shards.load_images(name, (0.0, 1.0)) if Path(name).is_dir() else load_images(name)
+        images = folder.load_images(name, (0.0, 1.0)) if Path(name).is_dir() else load_images(name)
     elif getattr(model, "images", None) is not None:
         low, high = model.data_range
         images = (model.images - low) / (high - low)
@@ -137,8 +131,8 @@ def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
     return images[some], name or "the model's own images"
 
 
-def in_blocks(model: Denoiser, block: int | None) -> Denoiser:
-    """The model, its network taking ``block`` rows at a time (None: as before); exact models keep their own blocks."""
+def in_blocks(model: Model, block: int | None) -> Model:
+    """Return the model with its network in blocks of so many rows (None: as before); exact models keep their own."""
     if block is None:
         return model
     if isinstance(model, Adapter):
@@ -151,14 +145,38 @@ def in_blocks(model: Denoiser, block: int | None) -> Denoiser:
     return model
 
 
-def fingerprint(model: Denoiser) -> str:
-    """SHA-256 over the tensors of a model, network weights, images or mixture; its class, gains, linear diffusion."""
+def check_model(model: Any) -> None:
+    """Raise UserError for what is no denoiser, as a bare network or function."""
+    needed = ("shape", "data_range", *(() if hasattr(model, "sde") else ("sigma_min", "sigma_max")))
+    missing = [n for n in needed if not hasattr(model, n)]
+    if not callable(model) or missing:
+        raise UserError(
+            f"the model, a {type(model).__name__}, is no denoiser: it has no {', '.join(missing) or 'call'}; "
+            "dmcmc_core.denoiser.Adapter makes one of a network or a function"
+        )
+
+
+def check_range(model: Model) -> None:
+    """Raise UserError unless images can be written as uint8 over the data range, an exact model's own among them."""
+    low, high = model.data_range
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise UserError(f"images cannot be written over the data range {low} to {high}: give the model a data_range")
+    images = getattr(model, "images", None)
+    if images is not None and not (low - 1e-3 <= images.min() and images.max() <= high + 1e-3):
+        raise UserError(
+            f"the model's images go from {images.min():g} to {images.max():g}, outside its data range {low} to {high}: "
+            "give it the right data_range"
+        )
+
+
+def fingerprint(model: Model) -> str:
+    """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
     if isinstance(model, gddim.FromDenoiser):
         return hashlib.sha256(repr((fingerprint(model.denoiser), model.sde)).encode()).hexdigest()
     if isinstance(model, CountNFE):
         return fingerprint(model.denoiser)
     if isinstance(model, Conditioned | WithPreconditioner):
-        more = model.held_to if isinstance(model, Conditioned) else model.preconditioner.sha256
+        more = model.condition if isinstance(model, Conditioned) else model.preconditioner.sha256
         return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()
     known = getattr(model, "_fingerprint", None)
     if known is None:
@@ -181,8 +199,8 @@ def fingerprint(model: Denoiser) -> str:
     return known
 
 
-def device_of(model: Denoiser) -> torch.device:
-    """Where a model computes: as it says, else as its weights or its mean tell."""
+def device_of(model: Model) -> torch.device:
+    """Return where a model computes: as it says, else as its weights or its mean tell."""
     weights = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     known = next(
         (t for t in (model, weights, getattr(model, "mean", None)) if getattr(t, "device", None) is not None), None

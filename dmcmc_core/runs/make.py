@@ -1,0 +1,385 @@
+"""n images from a model and a sampler onto disk, in shards: seeded per image, resumable, the same in any division.
+
+A run's folder holds ``manifest.json`` (the whole recipe, what it cost) and ``shard-*.npz`` (``arr_0``, uint8, NHWC).
+Image i of a seed is the same image however many are made, in whatever shards, by however many processes
+(:mod:`dmcmc_core.runs.ranks` tells which of the shards this one makes), before or after an interruption;
+:mod:`dmcmc_core.runs.folder` keeps the folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dmcmc_core import checkpoints, dmcmc, gddim
+from dmcmc_core.data import to_uint8
+from dmcmc_core.denoiser import CountNFE, count_nfe, per_row
+from dmcmc_core.dmcmc import AnyPosterior, Share
+from dmcmc_core.errors import UserError
+from dmcmc_core.files import key
+from dmcmc_core.runs import folder, layout, windows
+from dmcmc_core.runs.layout import Shard
+from dmcmc_core.runs.model import Model, check_model, check_range, device_of, fingerprint, in_blocks
+from dmcmc_core.runs.plan import ChainedPlan, IntegratorPlan, LinearPlan, Plan, Request, split
+from dmcmc_core.runs.ranks import Ranks, current
+from dmcmc_core.runs.settings import BLOCK, LINEAR_SAMPLERS
+from dmcmc_core.runs.tolerance import with_tolerance
+from dmcmc_core.streams import Streams
+
+SHARD = BLOCK
+"""Images of a shard, where no larger block is asked for."""
+
+
+@dataclass
+class Job:
+    """All that decides the images of a run, and where they go."""
+
+    model: Model
+    plan: Plan
+    posterior: AnyPosterior | None
+    nfe: float
+    num: int
+    seed: int
+    out: Path
+    chains_dir: Path
+    recipe: dict[str, Any]
+    ranks: Ranks
+
+
+@torch.no_grad()
+def run(  # noqa: PLR0913  what a command line may say of a run
+    model: str | Model | Request,
+    sampler: str,
+    nfe: float,
+    num: int,
+    seed: int = 0,
+    out: str | Path = "samples",
+    settings: dict[str, Any] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    chains_dir: str | Path | None = None,
+    shard: int | None = None,
+    trial: bool = False,
+    share: tuple[int, int] | None = None,
+    alone: bool = False,
+) -> dict[str, Any]:
+    """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
+
+    Args:
+        model: a name or path for :func:`dmcmc_core.checkpoints.load`, a denoiser, or a network of a linear diffusion;
+            or a :class:`dmcmc_core.runs.plan.Request` of that sampler, which has them with its settings.
+        sampler, nfe, settings: see :func:`dmcmc_core.runs.plan.plan`.
+        chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
+        seed: at least 0.
+        shard: images in a file (None: 64, or a larger block); with chains, as many whole windows as that holds, at
+            least one window of a group of chains.
+        trial: whether a seed below 0 is meant: those are for trials, so that no run shares their random numbers.
+        share: (i, n), 0 <= i < n: make one of n shares alone and wait for no other; whichever finds all images there
+            completes the manifest. By default what :func:`dmcmc_core.runs.ranks.current` tells.
+        alone: whether to make everything here whatever the environment tells, waiting for another that does the same.
+
+    Returns:
+        The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
+        window that several ranks walk through is counted once. ``sigmas`` is the integrator's grid from sigma_max;
+        with chains it begins at the ``start_sigma`` of each image, which its shard tells. ``times``, in its place, is
+        the grid of a linear diffusion. ``block_halved``: rows of a block, where all did not fit into the device's
+        memory.
+
+    Raises:
+        UserError: bad input (before anything is written), a folder that holds another run or that another process
+            holds, a full disk, or values that are not finite; where that is so from the first image on, nothing stays
+            of a run that began here.
+    """
+    _check_numbers(num, shard, seed, trial)
+    ranks, out = _ranks(share, alone), Path(out)
+    name, request = _resolved(model, sampler, settings, device)
+    plan = request.plan(nfe, num)
+    request.model = in_blocks(request.model, request.settings.get("block"))
+    recipe = {
+        "model": str(name),
+        "model_sha256": fingerprint(request.model),
+        "seed": int(seed),
+        "nfe": nfe,
+        "block": plan.block,
+        "shard": int(shard or max(SHARD, plan.block)),
+        "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
+    }
+    if plan.preconditioned_by:  # a file of gains may change under its name
+        recipe["gains_sha256"] = plan.preconditioned_by["sha256"]
+    posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
+    job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks)
+    before = folder.earlier(out, recipe, job.num, say=ranks.leads)
+    _check_same_plan(before, job)
+    if before and folder.finished(out, job.num):
+        return before  # before anything is written or held: it may be in use, or on a disk that is read only
+    return _in_folder(job, before, alone, progress)
+
+
+def _check_numbers(num: int, shard: int | None, seed: int, trial: bool) -> None:
+    if int(num) != num or num < 1:
+        raise UserError(f"num must be a whole number of images, at least 1, not {num}")
+    if shard is not None and (int(shard) != shard or shard < 1):
+        raise UserError(f"shard must be a whole number of images, at least 1, not {shard}")
+    if int(seed) != seed or (seed < 0 and not trial):
+        raise UserError(f"seed must be a whole number, at least 0, not {seed}")
+
+
+def _ranks(share: tuple[int, int] | None, alone: bool) -> Ranks:
+    """Return which of the processes that share the run this one is."""
+    if share is not None and current().world > 1:
+        raise UserError("a share i/n is for runs that nobody splits already: leave it out where ranks share the run")
+    return Ranks() if alone else current() if share is None else Ranks(*share)
+
+
+def _resolved(
+    model: str | Model | Request, sampler: str, settings: dict[str, Any] | None, device: str
+) -> tuple[str, Request]:
+    """Return the model's name, and the model with the settings as the sampler takes them."""
+    if isinstance(model, Request):
+        return getattr(model.model, "name", type(model.model).__name__), model
+    name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
+    if sampler not in LINEAR_SAMPLERS:
+        split(sampler)  # a wrong name should not wait for the model
+    model = checkpoints.load(model, device=device) if isinstance(model, str) else model
+    check_model(model)
+    request = Request(model, sampler, settings)
+    check_range(request.model)
+    return name, request
+
+
+def _check_same_plan(before: dict[str, Any] | None, job: Job) -> None:
+    """Raise UserError where more images would need another plan than those that are there."""
+    record = job.plan.record()
+    if before and any(before["plan"][name] != record[name] for name in ("chain", "levels")):
+        raise UserError(
+            f"{job.num} images at {job.nfe:g} NFE need other settings than the {before['num']} in {job.out}, as "
+            "warm-up is shared out differently: fix levels by a setting, or choose another folder"
+        )
+
+
+def _in_folder(job: Job, before: dict[str, Any] | None, wait: bool, progress: bool) -> dict[str, Any]:
+    """Hold the folder, make what is missing, and return the manifest at the end."""
+    out, ranks = job.out, job.ranks
+    with ExitStack() as stack:
+        stack.enter_context(folder.disk_errors(out, job.num))
+        if ranks.leads:
+            rank, world = (ranks.rank, ranks.world) if ranks.store is None else (0, 1)
+            stack.enter_context(folder.held(out, rank, world, wait=wait))
+        else:
+            ranks.barrier()
+        existed = folder.in_use(out)
+        try:
+            manifest = _open(job, before)
+            if ranks.leads:
+                ranks.barrier()
+            every = list(itertools.chain(*layout.layout_of(manifest)))
+            done = folder.whole_shards(out, every, manifest["recipe"])
+            _make_missing(job, manifest, done, progress)
+        except UserError:
+            if not existed and ranks.world == 1:
+                folder.take_back(out)
+            raise
+        ranks.barrier()
+        if ranks.leads:
+            manifest = folder.close(out, manifest, every, done)
+        ranks.barrier()
+        return manifest if ranks.leads else folder.read_manifest(out)
+
+
+def _open(job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the manifest of a run that begins or goes on, on disk, and settle in the plan what it settled."""
+    leads, out = job.ranks.leads, job.out
+    if folder.changed(out, before):  # by another process, before the folder was held
+        before = folder.earlier(out, job.recipe, job.num, say=leads)
+        _check_same_plan(before, job)
+    if before is None:
+        job.plan = with_tolerance(job.model, job.plan, job.nfe, job.num, job.posterior)
+        about = {"plan": job.plan.record(), "dtype": "float32"}
+        manifest = job.recipe | about | job.plan.grid(job.model) | _versions()
+    else:
+        job.plan = replace(job.plan, options=before["plan"]["options"])
+        manifest = dict(before)
+    record = job.plan.record()
+    manifest["recipe"] = key([job.recipe["model_sha256"], job.seed, job.recipe["shard"], record])
+    about = {"num": job.num, "shape": list(job.model.shape), "data_range": list(job.model.data_range)}
+    manifest |= about | {"complete": False}
+    if leads:
+        if before is None:
+            folder.check_strays(out, manifest["recipe"], job.num)
+        if job.ranks.world == 1 or job.ranks.store is not None:
+            folder.sweep(out)
+        if manifest != before:
+            folder.write_manifest(out, manifest)
+    return manifest
+
+
+def _versions() -> dict[str, Any]:
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"versions": versions | {"machine": platform.machine()}}
+
+
+def _make_missing(job: Job, manifest: dict[str, Any], done: dict[Shard, dict[str, Any]], progress: bool) -> None:
+    """Make those shards that are this process's and not ``done`` yet, and enter them there."""
+    if done:  # as it was for the images that are there
+        halved = min(about["block"] for about in done.values())
+        job.model = in_blocks(job.model, halved) if halved < job.plan.block else job.model
+    mine = list(layout.dealt(layout.layout_of(manifest), job.ranks.rank, job.ranks.world))
+    total, hidden = sum(len(s.images) for s in mine), not progress or job.ranks.rank > 0
+    with tqdm(total=total, unit="image", desc=job.plan.sampler, disable=hidden, mininterval=1) as bar:
+        bar.update(sum(len(s.images) for s in mine if s in done))
+        for shard, arrays, about in _shards(job, [shard for shard in mine if shard not in done]):
+            about |= {"recipe": manifest["recipe"], "block": getattr(job.model, "block", job.plan.block)}
+            done[shard] = folder.save(job.out, shard, arrays, about)
+            bar.update(len(shard.images))
+
+
+Made = tuple[Shard, dict[str, Any], dict[str, Any]]
+"""A shard, its arrays, and the rows and seconds that they took."""
+
+
+def _shards(job: Job, missing: Sequence[Shard]) -> Iterator[Made]:
+    """Yield the images of shards, by the kind of plan."""
+    counted = count_nfe(job.model)
+    if isinstance(job.plan, ChainedPlan):
+        for chains, group in itertools.groupby(missing, lambda shard: shard.group):
+            yield from _from_chains(job, job.plan, counted, chains, list(group))
+        return
+    for shard in missing:
+        measured, noise = Measured(job.plan), Streams(job.seed, "image", shard.images)
+        if isinstance(job.plan, LinearPlan):
+            images = measured.linear(
+                counted, gddim.prior(job.model, len(shard.images), noise, device_of(job.model)), noise
+            )
+        else:
+            images = _from_noise(job, job.plan, counted, measured, noise)
+        yield _made(job, shard, images, measured, {}, {"chains": 0, "warmup": 0}, 0.0)
+
+
+def _from_noise(job: Job, plan: IntegratorPlan, counted: CountNFE, measured: Measured, noise: Streams) -> Tensor:
+    """Return images from pure noise."""
+    device, filtered = device_of(job.model), plan.integrator.preconditioned
+    x = dmcmc.prior(counted, noise, len(noise.indices), plan.start, device, filtered)
+    sigma = x.new_full((len(x),), counted.sigma_max)
+    return measured(counted, x, plan.levels_from(counted, sigma), noise=noise)
+
+
+def _from_chains(
+    job: Job, plan: ChainedPlan, counted: CountNFE, chains: range, shards: Sequence[Shard]
+) -> Iterator[Made]:
+    """Yield the shards of a group of chains: those of Denoising MCMC."""
+    where, device = windows.group_folder(job.model, plan, job.seed, chains, job.chains_dir), device_of(job.model)
+    posterior, calibration = job.posterior, (0, 0.0)
+    if plan.posterior == "residual":
+        path = where.parent / "posterior.npz"
+        posterior, *calibration = windows.calibrated(counted, plan, job.seed, path)
+    measured, visits = Measured(plan), windows.WindowFiles(where, counted, device)
+    loop = dmcmc.denoising_mcmc(
+        counted,
+        posterior,
+        measured,
+        plan.levels or 2,
+        plan.chain,
+        seed=job.seed,
+        share=Share(chains, (shard.windows for shard in shards), job.num, visits),
+        schedule=plan.schedule,
+        device=device,
+    )
+    for shard, (images, window, _) in zip(shards, loop, strict=False):
+        rows, seconds = visits.cost(shard.windows)
+        warmup = 0
+        if shard.windows.start == 0:
+            first = chains.start == 0
+            if -1 not in visits:  # damaged, while the windows after it are whole
+                rng = Streams(job.seed, "chain", chains)
+                visits[-1] = None, dmcmc.warm_up(counted, posterior, plan.chain, rng, device)
+            warmup, more = visits.cost(range(-1, 0))
+            warmup, seconds = warmup + first * calibration[0], seconds + more + first * calibration[1]
+        arrays = {"start_sigma": window.start.sigma}
+        yield _made(job, shard, images, measured, arrays, {"chains": rows, "warmup": warmup}, seconds)
+
+
+def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa: PLR0913
+    """Return a shard with its arrays, and what it took."""
+    final = 0
+    if isinstance(job.plan, IntegratorPlan) and job.plan.tweedie is not None:
+        final = job.plan.rows_per_image * len(images)
+    rows |= {"integrator": measured.rows - final, "tweedie": final}
+    arrays = {"arr_0": to_uint8(images, job.model.data_range, job.plan.cast)} | arrays
+    return shard, arrays, {"rows": rows, "seconds": {"chains": seconds, "integrator": measured.seconds}}
+
+
+class Measured:
+    """The integrator of a plan, as :func:`dmcmc_core.dmcmc.denoising_mcmc` calls it: counted, timed, its images finite.
+
+    ``rows`` and ``seconds`` are those of the last call.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.schedule = plan, getattr(plan, "schedule", None)
+        self.rows, self.seconds = 0, 0.0
+
+    def __call__(self, counted: CountNFE, x: Tensor, sigmas: Tensor, *, noise: Streams) -> Tensor:
+        """Return images from x, down the grid."""
+        return self._measured(counted, noise, lambda **how: self.plan.integrate(counted, x, sigmas, noise, **how))
+
+    def linear(self, counted: CountNFE, u: Tensor, noise: Streams) -> Tensor:
+        """Return images from states of a linear diffusion's prior."""
+        plan, (low, high) = self.plan, counted.data_range
+
+        def sample(**_: Any) -> Tensor:
+            unit = gddim.images(counted, plan.name, u, plan.levels - 1, noise, **plan.options)
+            return low + (high - low) * unit
+
+        return self._measured(counted, noise, sample)
+
+    def _measured(self, counted: CountNFE, noise: Streams, sample: Callable[..., Tensor]) -> Tensor:
+        counted.reset()
+        started = time.perf_counter()
+        images = self._finite(noise, sample)
+        self.rows, self.seconds = counted.rows, time.perf_counter() - started
+        return images
+
+    def _finite(self, noise: Streams, sample: Callable[..., Tensor]) -> Tensor:
+        """Return the images; UserError with the sampler, the step and the level where one is not finite any more."""
+        plan, steps, drawn = self.plan, [], noise.state
+        try:
+            x = sample(callback=lambda step, *_: steps.append(step))
+        except UserError as error:
+            images = f"images {noise.indices[0]} to {noise.indices[-1]}"
+            step = "" if isinstance(plan, LinearPlan) else f", step {len(steps) + 1}"
+            raise UserError(f"{error} ({plan.sampler}, {images}{step})") from None
+        if torch.isfinite(x).all():
+            return x
+        raise UserError(
+            f"the sampler gave values that are not finite from image {noise.indices[0]} on: {plan.sampler}, "
+            f"{self._where(noise, drawn, sample)}; use more levels, or options nearer to their defaults"
+        )
+
+    def _where(self, noise: Streams, drawn: Any, sample: Callable[..., Tensor]) -> str:
+        """Say where values stop being finite, by sampling once more."""
+        bad: list[str] = []
+
+        def look(step: int, steps: int, sigma: Tensor, x: Tensor) -> None:
+            rows = (~torch.isfinite(x)).flatten(1).any(1).nonzero()[:, 0]
+            if len(rows) and not bad:
+                row = int(rows[0])
+                level = per_row(sigma, x)[row].item()
+                bad.append(f"image {noise.indices[row]} in step {step} of {steps}, to sigma = {level:g}")
+
+        noise.state = drawn
+        with suppress(UserError):
+            sample(callback=look)
+        tweedie = getattr(self.plan, "tweedie", None)
+        at_end = "at its end" if tweedie is None else f"in the denoising at sigma = {tweedie:g} after that"
+        return bad[0] if bad else at_end

@@ -1,0 +1,64 @@
+"""Settings of a run, by name, each with what it may be; it needs no torch, so that help is there at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BLOCK = 64
+LARGEST_BLOCK = 4096
+STATISTICS = 200
+"""Images that gains of a preconditioner come from, as published."""
+POSTERIORS = ("exact", "classifier", "residual")
+SEARCHES = ("dlg+auto", "auto")
+"""Samplers of the command line whose settings :mod:`dmcmc_core.runs.tuning` finds."""
+TUNING = "tuning.json"
+"""The file of a run's folder that tells how its settings were found, if they were."""
+CLASS = ("label", "guidance", "unconditional")
+"""Settings that choose a class: they belong to the model."""
+GAINS = ("preconditioner", "statistics", "alpha", "omega")
+"""Settings that precondition: they belong to the model too."""
+SCHEDULES = ("karras", "log_uniform", "time_uniform", "shifted_power")
+DIFFUSIONS = ("VP", "SubVP", "VE", "BDM", "CLD")
+CASTS = ("round", "truncate")
+
+SETTINGS = {
+    "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
+    "schedule": f"grid of noise levels: {', '.join(SCHEDULES)} (the integrator's own)",
+    "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
+    "speed_up": "k, for int(1000 / k) levels, as Preconditioned Diffusion Sampling counts them (none)",
+    "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",
+    "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
+    "block": f"rows of one network evaluation, 1 to {LARGEST_BLOCK}, on which last digits of images depend, and the "
+    f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
+    "cast": f"how values become 256 levels: {' or '.join(CASTS)}, as the code published with DMCMC does (round)",
+    "label": "class of every image, a whole number from 0, for a model with classes (none)",
+    "guidance": "w of classifier-free guidance, D_uncond + w (D_cond - D_uncond), at least 0; any but 0 and 1 "
+    "costs two network evaluations a call (1.0)",
+    "unconditional": "class that stands for none in guidance (what the checkpoint tells)",
+    "preconditioner": "M of the chains, of predictor_corrector and of reverse_diffusion: frequency, pixel or both, "
+    "gains from images, or a .safetensors file that Preconditioner.save wrote (none)",
+    "statistics": f"images that such gains come from, {STATISTICS} of them: a reference's name, an NPZ, or a "
+    "folder of samples, of the model's own too (the images that an exact model has)",
+    "alpha": "strength of such gains, above 1, the smaller the stronger, inf for none (5.0)",
+    "omega": "strength of a skew term beside M, for langevin, mala and those integrators (0.0)",
+}
+"""Settings of a run beside those of the chains and of the integrator: what each may be (and is by default)."""
+LINEAR_SETTINGS = {
+    "sde": f"diffusion through which a denoiser is asked: {', '.join(DIFFUSIONS)} (that of a network for one)",
+    "kappa": "of the grid of times, uniform in t^(1 / kappa), above 0 (2.0)",
+    "levels": "times of that grid, at least 2 (as many as the budget pays for)",
+    "last": "one more denoising, a call: clean, the predicted image; euler, as published; or null (clean)",
+    "cast": SETTINGS["cast"],
+}
+"""Settings of a run of a linear diffusion, beside the options of its sampler."""
+LINEAR_SAMPLERS: dict[str, Mapping[str, Any]] = {
+    "gddim": {"degree": None, "lam": 0.0, "corrector": False, "root": "R", "released": False},
+    "sde+euler_maruyama": {"lam": 1.0, "released": False},
+    "sde+heun": {},
+    "sde+sscs": {},
+    "sde+ancestral": {},
+}
+"""Samplers of linear diffusions that a run has, with their options and defaults; ``last`` is one of all."""
+LINEAR_NAMES = {name: name.removeprefix("sde+") for name in LINEAR_SAMPLERS}
+"""Their names in :data:`dmcmc_core.gddim.SAMPLERS`."""
