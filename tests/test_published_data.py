@@ -54,7 +54,7 @@ def no_data(monkeypatch, tmp_path) -> Path:
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.setenv(data.VARIABLE, str(place))
-    for module in (data, evaluation):
+    for module in (data.published, evaluation):
         monkeypatch.setattr(module, "root", lambda: tmp_path)
     return place
 
