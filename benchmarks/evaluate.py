@@ -27,8 +27,7 @@ import torch
 from torch import nn
 
 from dmcmc_core import metrics
-from dmcmc_core.data import open_images
-from dmcmc_core.metrics import evaluation, features
+from dmcmc_core.data import open_images, open_samples
 
 MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # in units of ru_maxrss
 
@@ -66,18 +65,18 @@ def write_weights(path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
-def extractor(weights: Path, kept: int, side: int) -> features.Extractor:
+def extractor(weights: Path, kept: int, side: int) -> metrics.Extractor:
     """Our path through the Inception network, its first ``kept`` features, images resized to ``side`` pixels."""
-    made = features.load_features("inception", weights, check_hash=False)
-    inception = made.network.network
+    published = metrics.load_features("inception", weights, check_hash=False)
+    inception = published.network.network
     inception.resize_input = False
 
     def network(images: torch.Tensor) -> torch.Tensor:
         resized = nn.functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
-        return made.network(resized)[:, :kept].contiguous()
+        return published.network(resized)[:, :kept].contiguous()
 
     name = f"{kept} features of inception with random weights at {side}x{side}"
-    return features.Extractor(name, network, f"{made.weights} {kept} {side}")
+    return metrics.Extractor(name, network, f"{published.weights} {kept} {side}")
 
 
 def one(arguments: argparse.Namespace) -> None:
@@ -87,9 +86,9 @@ def one(arguments: argparse.Namespace) -> None:
     reference = arguments.folder / "reference.npz"
     if arguments.one == 0:
         result = {"n": len(open_images(reference))}
-        evaluation.make_reference(open_images(reference), network, str(reference), cache_dir=cache)
+        metrics.make_reference(open_images(reference), network, str(reference), cache_dir=cache)
     else:
-        result = evaluation.evaluate(
+        result = metrics.evaluate(
             arguments.folder / f"images-{arguments.one}", reference, network, cache_dir=cache, bootstrap=0
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
@@ -102,8 +101,8 @@ def agreement(arguments: argparse.Namespace, n: int, result: dict) -> dict[str, 
     from torch_fidelity import metric_fid, metric_kid
 
     network, cache = extractor(arguments.folder / "weights.pth", arguments.kept, arguments.side), arguments.folder
-    folder, reference = evaluation.open_samples(cache / f"images-{n}").images, open_images(cache / "reference.npz")
-    tables = [evaluation.describe(images, network, "", cache_dir=cache / "cache") for images in (folder, reference)]
+    folder, reference = open_samples(cache / f"images-{n}").images, open_images(cache / "reference.npz")
+    tables = [metrics.describe(images, network, "", cache_dir=cache / "cache") for images in (folder, reference)]
     x, y = (torch.from_numpy(np.load(table.folder / "features.npy")).double() for table in tables)
     statistics = [(table.numpy().mean(0), np.cov(table.numpy(), rowvar=False)) for table in (x, y)]
     theirs = calculate_frechet_distance(*statistics[0], *statistics[1])

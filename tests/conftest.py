@@ -30,7 +30,7 @@ def _cuda() -> bool:
 
 def _weights() -> bool:
     from dmcmc_core.errors import UserError
-    from dmcmc_core.metrics.features import inception_file
+    from dmcmc_core.metrics import inception_file
 
     try:
         return inception_file().is_file()

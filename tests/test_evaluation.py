@@ -7,11 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from dmcmc_core.data import digits, glyphs32, load_images, to_uint8
+from dmcmc_core import metrics
+from dmcmc_core.data import ImageSet, digits, glyphs32, load_images, open_samples, to_uint8
 from dmcmc_core.errors import UserError
-from dmcmc_core.metrics import Rows, evaluation, frechet_distance, kid, prdc, statistics
-from dmcmc_core.metrics.evaluation import make_reference, measure
-from dmcmc_core.metrics.features import Extractor, extract
+from dmcmc_core.metrics import (
+    Extractor,
+    Rows,
+    by_protocol,
+    evaluation,
+    extract,
+    frechet_distance,
+    jpeg,
+    kid,
+    make_reference,
+    measure,
+    prdc,
+    statistics,
+)
 from dmcmc_core.runs.make import run
 
 PIXELS = Extractor("pixels", lambda x: x.flatten(1))
@@ -92,11 +104,11 @@ def test_what_is_kept_gives_the_same_bits_for_any_shards_and_is_computed_once(tm
 
 
 def test_no_more_than_some_blocks_of_images_are_in_memory(tmp_path, monkeypatch):
-    read, rows = evaluation.ImageSet.uint8, []
-    monkeypatch.setattr(evaluation.ImageSet, "uint8", lambda *a: (p := read(*a), rows.append(len(p)))[0])
+    read, rows = ImageSet.uint8, []
+    monkeypatch.setattr(ImageSet, "uint8", lambda *a: (p := read(*a), rows.append(len(p)))[0])
     x = images(5000, 0)
-    folder = evaluation.open_samples(sample_directory(tmp_path / "run", x, 500))
-    described = evaluation.describe(folder.images, known(), "the images", cache_dir=tmp_path)
+    folder = open_samples(sample_directory(tmp_path / "run", x, 500))
+    described = metrics.describe(folder.images, known(), "the images", cache_dir=tmp_path)
     assert max(rows) == 1024 and sum(rows) == 2 * 5000, "read for their hash, and for their features"
     expected = extract(x, known())
     assert isinstance(described.features, Rows)
@@ -107,7 +119,7 @@ def test_no_more_than_some_blocks_of_images_are_in_memory(tmp_path, monkeypatch)
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
     x = images(3000, 0)
-    whole = evaluation.describe(x, known(), "x", cache_dir=tmp_path / "whole")
+    whole = metrics.describe(x, known(), "x", cache_dir=tmp_path / "whole")
     calls = []
 
     def interrupted(block):
@@ -116,7 +128,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
             raise KeyboardInterrupt
         return block.flatten(1)
 
-    describe = lambda network: evaluation.describe(  # noqa: E731
+    describe = lambda network: metrics.describe(  # noqa: E731
         x, known()._replace(network=network), "x", cache_dir=tmp_path / "cache"
     )
     with pytest.raises(KeyboardInterrupt):
@@ -194,7 +206,7 @@ def test_the_published_protocol_is_what_pillow_saves(tmp_path):
     levels = to_uint8(colour, cast="truncate")
     assert (levels == np.floor(colour.clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255)).all()
     for pixels in (levels, levels[..., :1]):
-        through = evaluation.jpeg(pixels)
+        through = jpeg(pixels)
         assert through.shape == pixels.shape and through.dtype == np.uint8 and (through != pixels).any()
         for i, one in enumerate(pixels):
             image.fromarray(one.squeeze()).save(tmp_path / "a.jpg", quality=75, subsampling="4:2:0")
@@ -213,7 +225,7 @@ def test_the_truncating_cast_is_a_setting_of_the_run_and_told_by_the_protocol(tm
     )
     assert set(np.unique(near.astype(int) - below)) == {0, 1}
     for cast, word in {"round": "rounded", "truncate": "truncated"}.items():
-        folder = evaluation.open_samples(tmp_path / cast).by_protocol("dmcmc")
+        folder = by_protocol(open_samples(tmp_path / cast), "dmcmc")
         assert folder.encoding == f"jpeg (quality 75, 4:2:0) of {word} levels"
     with pytest.raises(UserError, match="cast must be one of 'round', 'truncate', not 'floor'"):
         run("digits", "euler", 4, 70, 0, tmp_path / "other", {"cast": "floor"})

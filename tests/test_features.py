@@ -9,7 +9,7 @@ from torch import nn
 
 from dmcmc_core.data import glyphs32
 from dmcmc_core.errors import UserError
-from dmcmc_core.metrics import features
+from dmcmc_core.metrics import features, inception_v3, random_features
 from dmcmc_core.metrics.features import Extractor
 
 PIXELS = Extractor("pixels", lambda x: x.flatten(1))
@@ -38,7 +38,7 @@ PUBLISHED = [-0.289475, 0.122738, 0.066131, 0.818305]
 def test_random_conv_has_its_weights_and_leaves_the_global_generator_alone(channels, start):
     """The weights are part of every reported distance: their SHA-256 is that of the first release."""
     before = torch.get_rng_state()
-    state = features.RandomConv(channels).state_dict()
+    state = random_features.RandomConv(channels).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     weights = b"".join(name.encode() + value.numpy().tobytes() for name, value in state.items())
     assert hashlib.sha256(weights).hexdigest().startswith(start)
@@ -103,13 +103,13 @@ def inception_state():
 
 @pytest.fixture
 def inception_folder(inception_state, tmp_path):
-    torch.save(inception_state, tmp_path / features.INCEPTION_FILE)
+    torch.save(inception_state, tmp_path / inception_v3.INCEPTION_FILE)
     return tmp_path
 
 
 @pytest.fixture
 def no_weights(monkeypatch, tmp_path_factory):
-    monkeypatch.delenv(features.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.delenv(inception_v3.WEIGHTS_VARIABLE, raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path_factory.mktemp("hub")))
 
 
@@ -132,38 +132,40 @@ def test_inception_is_pytorch_fids_network(inception_state, inception_folder):
 def test_inception_file_is_found_where_documented(no_weights, monkeypatch, tmp_path):
     for place in ("argument", "variable", "hub"):
         (tmp_path / place).mkdir()
-    file = lambda place: tmp_path / place / features.INCEPTION_FILE  # noqa: E731
-    with pytest.raises(UserError, match=f"{features.INCEPTION_FILE}.*{features.INCEPTION_SHA256}.*put it at"):
-        features.inception_file()
+    file = lambda place: tmp_path / place / inception_v3.INCEPTION_FILE  # noqa: E731
+    with pytest.raises(UserError, match=f"{inception_v3.INCEPTION_FILE}.*{inception_v3.INCEPTION_SHA256}.*put it at"):
+        inception_v3.inception_file()
 
     hub = tmp_path / "hub" / "checkpoints"
     hub.mkdir()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    (hub / features.INCEPTION_FILE).touch()
-    assert features.inception_file() == hub / features.INCEPTION_FILE
-    monkeypatch.setenv(features.WEIGHTS_VARIABLE, str(tmp_path / "variable"))
-    assert features.inception_file() == hub / features.INCEPTION_FILE, "a folder of other weights is passed over"
+    (hub / inception_v3.INCEPTION_FILE).touch()
+    assert inception_v3.inception_file() == hub / inception_v3.INCEPTION_FILE
+    monkeypatch.setenv(inception_v3.WEIGHTS_VARIABLE, str(tmp_path / "variable"))
+    assert inception_v3.inception_file() == hub / inception_v3.INCEPTION_FILE, (
+        "a folder of other weights is passed over"
+    )
     file("variable").touch()
-    assert features.inception_file() == file("variable")
-    monkeypatch.setenv(features.WEIGHTS_VARIABLE, str(file("variable")))
-    assert features.inception_file() == file("variable")
+    assert inception_v3.inception_file() == file("variable")
+    monkeypatch.setenv(inception_v3.WEIGHTS_VARIABLE, str(file("variable")))
+    assert inception_v3.inception_file() == file("variable")
     file("argument").touch()
-    assert features.inception_file(tmp_path / "argument") == file("argument")
-    assert features.inception_file(file("argument")) == file("argument")
+    assert inception_v3.inception_file(tmp_path / "argument") == file("argument")
+    assert inception_v3.inception_file(file("argument")) == file("argument")
     with pytest.raises(UserError, match="argument weights leads to no Inception weights.*gone"):
-        features.inception_file(tmp_path / "gone")
-    monkeypatch.setenv(features.WEIGHTS_VARIABLE, str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=f"{features.WEIGHTS_VARIABLE} leads to no Inception weights.*gone"):
-        features.inception_file()
+        inception_v3.inception_file(tmp_path / "gone")
+    monkeypatch.setenv(inception_v3.WEIGHTS_VARIABLE, str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=f"{inception_v3.WEIGHTS_VARIABLE} leads to no Inception weights.*gone"):
+        inception_v3.inception_file()
 
 
 def test_inception_refuses_other_files(inception_folder, tmp_path, monkeypatch):
-    assert features.INCEPTION_FILE.endswith(f"-{features.INCEPTION_SHA256[:8]}.pth")
-    path = inception_folder / features.INCEPTION_FILE
+    assert inception_v3.INCEPTION_FILE.endswith(f"-{inception_v3.INCEPTION_SHA256[:8]}.pth")
+    path = inception_folder / inception_v3.INCEPTION_FILE
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=f"its SHA-256 is {found}, not {features.INCEPTION_SHA256}"):
+    with pytest.raises(UserError, match=f"its SHA-256 is {found}, not {inception_v3.INCEPTION_SHA256}"):
         features.load_features("inception", path)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", found)
+    monkeypatch.setattr(inception_v3, "INCEPTION_SHA256", found)
     assert features.load_features("inception", path).name == "inception"
 
     truncated, other = tmp_path / "truncated.pth", tmp_path / "other.pth"

@@ -15,6 +15,7 @@ from dmcmc_core.metrics import (
     kid,
     kid_subsets,
     memorisation,
+    neighbours,
     prdc,
     statistics,
 )
@@ -237,11 +238,11 @@ def hard_tables():
 def test_neighbours_by_inner_products_are_those_by_differences(x, y):
     """Bit for bit: what is not sure is computed from the differences."""
     exact = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    assert torch.equal(metrics._nearest(x, y, 6), exact.topk(6, largest=False).values)
+    assert torch.equal(neighbours._nearest(x, y, 6), exact.topk(6, largest=False).values)
     own = torch.cdist(y.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(1).values[:, 3]
     for rows in (70, 2048):
         assert torch.equal(metrics.radii(y, 3, rows=rows), own)
-    closer = metrics._comparison(x, y)
+    closer = neighbours._comparison(x, y)
     for radius in (own.expand(len(x), -1), exact, exact.roll(1, 1), torch.zeros_like(exact)):
         assert torch.equal(closer(radius), exact < radius)
 
@@ -249,7 +250,7 @@ def test_neighbours_by_inner_products_are_those_by_differences(x, y):
 def test_inner_products_suffice_nearly_always():
     """The slow way is for the pairs that need it, or ten thousand images of 2,048 features would take hours."""
     x, y = draws(300, 32, 0).float(), draws(300, 32, 1).float()
-    with mock.patch.object(metrics, "_distances", wraps=metrics._distances) as slow:
+    with mock.patch.object(neighbours, "_distances", wraps=neighbours._distances) as slow:
         prdc(x, y)
     pairs = sum(len(call.args[0]) * call.args[0].shape[-2] * call.args[1].shape[-2] for call in slow.call_args_list)
     assert 0 < pairs < 0.2 * 3 * 300 * 300

@@ -13,7 +13,15 @@ from dmcmc_core import data, training
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.data import from_uint8, load_images, open_images, to_uint8
 from dmcmc_core.errors import UserError
-from dmcmc_core.metrics import evaluation, features, memorisation
+from dmcmc_core.metrics import (
+    evaluation,
+    features,
+    make_reference,
+    measure,
+    memorisation,
+    published_statistics,
+    random_features,
+)
 from dmcmc_core.report import testbed
 from dmcmc_core.workbench import doctor
 
@@ -54,7 +62,7 @@ def no_data(monkeypatch, tmp_path) -> Path:
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.setenv(data.VARIABLE, str(place))
-    for module in (data, evaluation):
+    for module in (data.published, evaluation):
         monkeypatch.setattr(module, "root", lambda: tmp_path)
     return place
 
@@ -255,12 +263,12 @@ def test_a_reference_is_computed_once_per_recipe(cifar, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     calls = []
     means = MEANS._replace(network=lambda x: calls.append(1) or x.mean((2, 3)))
-    make = lambda **more: evaluation.make_reference(  # noqa: E731
+    make = lambda **more: make_reference(  # noqa: E731
         open_images("cifar10-train"), more.pop("features", means), "x", **more
     )
     plain, first, again = make(), make(cache_dir=cache), make(cache_dir=cache)
     assert len(calls) == 2 and len(list(cache.iterdir())) == 1
-    in_memory = evaluation.make_reference(load_images("cifar10-train"), MEANS, "x")
+    in_memory = make_reference(load_images("cifar10-train"), MEANS, "x")
     for reference in (first, again, in_memory):
         assert torch.equal(reference.features[:], plain.features)
         for a, b in zip(plain[4:], reference[4:], strict=True):
@@ -298,8 +306,8 @@ def test_evaluate_and_testbed_take_the_names(cifar, tmp_path):
     result = evaluation.evaluate(folder, "cifar10-test", MEANS)
     assert result["reference"] == "cifar10-test" and result["reference_n"] == 6
     assert len(list((tmp_path / "exp" / "cache").iterdir())) == 2
-    reference = evaluation.make_reference(load_images("cifar10-test"), MEANS, "cifar10-test")
-    assert result.items() >= evaluation.measure(images, reference).items()
+    reference = make_reference(load_images("cifar10-test"), MEANS, "cifar10-test")
+    assert result.items() >= measure(images, reference).items()
     seen = memorisation(from_uint8(to_uint8(images)), load_images("cifar10-train"), load_images("cifar10-test"))
     assert result["memorisation"] == seen._asdict()
 
@@ -319,7 +327,7 @@ def test_encodings_are_not_mixed_unawares(faces, tmp_path):
     evaluate = lambda **more: evaluation.evaluate(run, "celebahq-256", TWO, **more)  # noqa: E731
     TWO = features.Extractor("two", lambda x: x.mean((2, 3))[:, :2], "no weights")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(evaluation.make_reference.__kwdefaults__, "k", 2)
+        patch.setitem(make_reference.__kwdefaults__, "k", 2)
         pure = evaluate()
         assert (pure["encoding"], pure["reference_encoding"], pure["mixed_encodings"]) == (*["lossless"] * 2, False)
         published = evaluate(protocol="dmcmc")
@@ -347,7 +355,7 @@ def test_encodings_are_not_mixed_unawares(faces, tmp_path):
 def test_a_large_reference_stays_on_disk(faces, tmp_path, monkeypatch):
     model = EmpiricalData(torch.zeros(2, 3, 8, 8))
     mean = features.Extractor("mean", lambda x: x.mean((1, 2, 3))[:, None])
-    monkeypatch.setitem(evaluation.make_reference.__kwdefaults__, "k", 2)
+    monkeypatch.setitem(make_reference.__kwdefaults__, "k", 2)
     small = testbed.load(model, mean, "celebahq-256", cache_dir=tmp_path)._replace(model=None)
     monkeypatch.setattr(testbed, "IN_MEMORY", 100)
     large = testbed.load(model, mean, "celebahq-256", cache_dir=tmp_path)._replace(model=None)
@@ -358,11 +366,11 @@ def test_a_large_reference_stays_on_disk(faces, tmp_path, monkeypatch):
 def test_statistics_alone_serve_for_the_frechet_distance(tmp_path):
     y = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     x = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    reference = evaluation.make_reference(y, MEANS)
+    reference = make_reference(y, MEANS)
     path = tmp_path / "stats.npz"
     np.savez(path, mu=reference.mu, sigma=reference.cov)
-    published = evaluation.measure(x, evaluation.published_statistics(path, MEANS))
-    whole = evaluation.measure(x, reference)
+    published = measure(x, published_statistics(path, MEANS))
+    whole = measure(x, reference)
     assert published["frechet"] == whole["frechet"] and published["n"] == 20 and published["reference_n"] is None
     others = {"kid", "precision", "recall", "density", "coverage"}
     assert all(published[name] is None and name in published["missing"] for name in others)
@@ -389,9 +397,9 @@ def test_weights_of_named_features_are_part_of_the_recipe():
     a, b = features.load_features("random-conv"), features.load_features("random-conv")
     assert a.weights == b.weights and len(a.weights) == 64
     assert (
-        features.weights_sha256(features.RandomConv(3, seed=1))
+        features.weights_sha256(random_features.RandomConv(3, seed=1))
         != a.weights
-        == features.weights_sha256(features.RandomConv(3))
+        == features.weights_sha256(random_features.RandomConv(3))
     )
 
 

@@ -17,9 +17,9 @@ import torch
 from exact import classes, images_mixture
 from torch.distributed import HashStore
 
+from dmcmc_core.data import load_samples, open_samples
 from dmcmc_core.denoiser import Adapter, InBlocks
 from dmcmc_core.errors import UserError
-from dmcmc_core.metrics import evaluation
 from dmcmc_core.runs import make as make_run
 from dmcmc_core.runs import ranks
 from dmcmc_core.runs.folder import Damaged, finished, held, load_images, read_manifest, read_whole
@@ -178,7 +178,7 @@ def test_no_manifest_that_is_damaged_is_believed(tmp_path, capsys):
         with pytest.raises(Damaged):
             read_manifest(tmp_path)
         with suppress(UserError):  # evaluate takes folders without a checksum too: the name of ours may be what broke
-            told = evaluation.open_samples(tmp_path).manifest
+            told = open_samples(tmp_path).manifest
             assert manifest.items() <= told.items() and "checksum" not in told
     for broken in (content[:-30], b"", b"[]", json.dumps(manifest).encode(), None):
         path.write_bytes(broken) if broken is not None else path.unlink()
@@ -194,12 +194,12 @@ def test_shards_of_another_run_or_place_are_not_believed(tmp_path):
     for other in (tmp_path / "b" / first, tmp_path / "c" / first, tmp_path / "a" / "shard-00000008.npz"):
         (tmp_path / "a" / first).write_bytes(other.read_bytes())
         assert not finished(tmp_path / "a", 20)
-        for read in (load_images, evaluation.load_samples):
+        for read in (load_images, load_samples):
             with pytest.raises(UserError, match="shard-00000000.npz is .*of another run.*same sample command again"):
                 read(tmp_path / "a")
         make("heun_churn", tmp_path / "a", shard=8)
         assert torch.equal(load_images(tmp_path / "a"), right)
-        assert torch.equal(evaluation.load_samples(tmp_path / "a"), right)
+        assert torch.equal(load_samples(tmp_path / "a"), right)
     (tmp_path / "a" / "manifest.json").unlink()
     before = sorted(os.listdir(tmp_path / "a"))
     for message, options in (

@@ -17,7 +17,6 @@ from dmcmc_core import data, metrics
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.files import key, write_json
-from dmcmc_core.metrics import evaluation, features
 from dmcmc_core.report.tables import Spread, mean_and_spread
 from dmcmc_core.runs.cache import Samples, cached, code_key
 from dmcmc_core.runs.model import fingerprint
@@ -85,7 +84,7 @@ class Testbed(NamedTuple):
         arrays = [
             None if t is None else hashlib.sha256(t.cpu().numpy()).hexdigest() for t in (ref.mu, ref.cov, ref.radii)
         ]
-        about = [evaluation.content(some) for some in (self.unit(images), *others)]
+        about = [metrics.content(some) for some in (self.unit(images), *others)]
         about += [ref.name, ref.n, ref.k, ref.extractor.name, ref.extractor.weights, arrays]
         return key([*about, fingerprint(self.model), _code()])
 
@@ -131,7 +130,7 @@ class Testbed(NamedTuple):
 @functools.cache
 def _code() -> str:
     """Hash of the modules that decide what a measurement is, beside those of :func:`code_key`."""
-    files = [__file__, *(module.__file__ for module in (evaluation, features, metrics))]
+    files = [__file__, *metrics.SOURCES]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 

@@ -23,12 +23,12 @@ import numpy as np
 from torch import Tensor
 
 from dmcmc_core.data import from_uint8
+from dmcmc_core.data.samples import AGAIN, MANIFEST, SHARDS, about_shard, belongs, checksum
 from dmcmc_core.errors import LOG, UserError
-from dmcmc_core.files import PART, key, read_npz, write_json, write_npz
+from dmcmc_core.files import PART, read_npz, write_json, write_npz
 from dmcmc_core.runs.layout import Shard, layout_of
 from dmcmc_core.runs.settings import TUNING
 
-AGAIN = "run the same sample command again"
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -97,7 +97,7 @@ def disk_errors(out: Path, num: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = map(read_about, out.glob("shard-*.npz"))
+        found = map(read_about, out.glob(SHARDS))
         whole = [about["images"] for about in found if about and about["images"]]
         safe = f"{sum(last - first for first, last in whole)} of {num} images are safe in it"
         if error.errno in _FULL:
@@ -125,9 +125,9 @@ def sweep(out: Path) -> None:
 
 def take_back(out: Path) -> None:
     """Remove what a run wrote that failed before its first images; the folder too, if nothing else is in it."""
-    if any(out.glob("shard-*.npz")):
+    if any(out.glob(SHARDS)):
         return
-    (out / "manifest.json").unlink(missing_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(out / "chains", ignore_errors=True)
     for lock in out.glob(f"{_LOCK}*"):
         lock.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def take_back(out: Path) -> None:
 
 def save(out: Path, shard: Shard, arrays: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     """Write a shard and what it tells of itself, which is returned: recipe, images, rows, block."""
-    about |= {"images": [shard.images.start, shard.images.stop]}
+    about |= {"images": ends(shard)}
     arrays = {name: a.cpu().numpy() if isinstance(a, Tensor) else a for name, a in arrays.items()}
     write_npz(out / shard.name, **arrays, about=np.array(json.dumps(about)))
     return about
@@ -149,17 +149,18 @@ def save(out: Path, shard: Shard, arrays: dict[str, Any], about: dict[str, Any])
 def whole_shards(out: Path, shards: Iterable[Shard], recipe: str) -> dict[Shard, dict[str, Any]]:
     """Return those shards that are whole and of this recipe, with what they tell of themselves."""
     found = {shard: read_about(out / shard.name) for shard in shards}
-    return {shard: about for shard, about in found.items() if about and _is(shard, about, recipe)}
+    return {shard: about for shard, about in found.items() if about and belongs(about, recipe, ends(shard))}
 
 
-def _is(shard: Shard, about: dict[str, Any], recipe: str) -> bool:
-    return about["recipe"] == recipe and about["images"] == [shard.images.start, shard.images.stop]
+def ends(shard: Shard) -> list[int]:
+    """Return the first image of a shard and the one after its last, as files have them."""
+    return [shard.images.start, shard.images.stop]
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
     """Read what a shard tells of itself: None where it is not there or damaged, no recipe where it is none of ours."""
     data = read_whole(path)
-    return None if data is None else _about(data)
+    return None if data is None else about_shard(data) or {"recipe": None, "images": None}
 
 
 def read_whole(path: Path) -> dict[str, np.ndarray] | None:
@@ -170,13 +171,9 @@ def read_whole(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _about(data: dict[str, np.ndarray]) -> dict[str, Any]:
-    return json.loads(str(data["about"])) if "about" in data else {"recipe": None, "images": None}
-
-
 def check_strays(out: Path, recipe: str, num: int) -> None:
     """Raise UserError where a folder without a manifest holds whole shards of another run, or of more images."""
-    for path in sorted(out.glob("shard-*.npz")):
+    for path in sorted(out.glob(SHARDS)):
         about = read_about(path)
         if about and about["recipe"] != recipe:
             raise UserError(
@@ -210,7 +207,8 @@ def arrays_of(folder: str | Path, manifest: dict[str, Any]) -> Iterator[np.ndarr
     for shard in sorted(itertools.chain(*layout_of(manifest)), key=lambda shard: shard.images.start):
         path = Path(folder) / shard.name
         data = read_whole(path)
-        if data is None or not _is(shard, _about(data), manifest["recipe"]):
+        about = None if data is None else about_shard(data)
+        if about is None or not belongs(about, manifest["recipe"], ends(shard)):
             raise UserError(f"{path} is missing, damaged or of another run: {AGAIN} to make it")
         yield data["arr_0"]
 
@@ -229,10 +227,10 @@ def load_images(folder: str | Path, data_range: tuple[float, float] | None = Non
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Read the manifest of a run; UserError if there is none, :class:`Damaged` if it is not as it was written."""
-    path = Path(folder) / "manifest.json"
+    path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        if manifest.pop("checksum") == key(manifest):
+        if manifest.pop("checksum") == checksum(manifest):
             return manifest
     except FileNotFoundError:
         raise UserError(f"{folder} holds no manifest.json: it is not a folder of samples") from None
@@ -243,7 +241,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest with a checksum of its own, which :func:`read_manifest` takes out again."""
-    write_json(folder / "manifest.json", manifest | {"checksum": key(manifest)}, default=str)
+    write_json(folder / MANIFEST, manifest | {"checksum": checksum(manifest)}, default=str)
 
 
 # What an earlier run left
@@ -262,7 +260,7 @@ def earlier(out: Path, recipe: dict[str, Any], num: int, say: bool = True) -> di
             LOG.warning(f"{out / 'manifest.json'} is damaged: it is made again")
         return None
     except UserError:
-        if in_use(out) and not any(out.glob("shard-*.npz")):
+        if in_use(out) and not any(out.glob(SHARDS)):
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder") from None
         return None
     was, now = _flat(manifest, recipe), _flat(json.loads(json.dumps(recipe)), recipe)

@@ -182,7 +182,7 @@ def _shipped(project: Project) -> list[Finding]:
 def _inception(weights: str | Path | None) -> Finding:
     cost = "no FID; distances in other features are not comparable with published ones"
     try:
-        from dmcmc_core.metrics.features import INCEPTION_SHA256, inception_file
+        from dmcmc_core.metrics import INCEPTION_SHA256, inception_file
 
         path = inception_file(weights)
     except (UserError, ImportError) as error:
