@@ -73,11 +73,11 @@ class GaussianMixture:
         return self._in_blocks(self._posterior_mean, x, sigma).reshape(x.shape).to(x)
 
     def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
+        """Return log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
         return self._in_blocks(lambda r, s: self._log_joint(*self._offsets(r), s).logsumexp(-1), x, sigma).to(x)
 
     def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
-        """log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
+        """Return log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
         check_shape(x, self.shape)
         x = x.to(self.means)
         some = levels.to(x)[:, None].split(max(1, _NUMBERS // (8 * self._block * self.means.numel())))
@@ -89,7 +89,7 @@ class GaussianMixture:
         return apply_in_blocks(block, self._block, x.flatten(1))
 
     def sample(self, n: int, sigma: float | Tensor = 0.0, *, seed: int = 0, purpose: str = "exact") -> Tensor:
-        """n exact draws at noise level ``sigma``, () or (n,): (n, *shape) in the means' dtype."""
+        """Return n exact draws at noise level ``sigma``, () or (n,): (n, *shape) in the means' dtype."""
         if n < 0:
             raise UserError(f"n must be a number of draws, at least 0, not {n}")
         rng = Streams(seed, purpose, range(n))
@@ -108,12 +108,12 @@ class GaussianMixture:
         return apply_in_blocks(function, self._block, x.flatten(1), per_row(sigma, x))
 
     def _offsets(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x - mean of each component, plain and in its principal axes: both (B, K, d)."""
+        """Return x - mean of each component, plain and in its principal axes: both (B, K, d)."""
         r = x[:, None] - self.means
         return r, r if self.axes is None else torch.einsum("bki,kij->bkj", r, self.axes)
 
     def _log_joint(self, r: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-        """log (weight_k N(x; mean_k, C_k + sigma^2 I)), (B, K); (L, B, K) for sigma of shape (L, 1)."""
+        """Return log (weight_k N(x; mean_k, C_k + sigma^2 I)), (B, K); (L, B, K) for sigma of shape (L, 1)."""
         v = self.variances + sigma[..., None, None] ** 2
         return self.weights.log() - (z**2 / v + v.log() + math.log(2 * math.pi)).sum(-1) / 2
 
@@ -184,12 +184,12 @@ class EmpiricalData:
         return (out.reshape(x.shape) + self.mean).to(x)
 
     def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
+        """Return log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
         s = per_row(sigma, self._norms.new_empty(len(x)))
         return self._log_prob(self.squared_distances(x), s).to(x)
 
     def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
-        """log p(x; sigma) at each of ``levels`` (L,): (B, L), -inf where it is surely e^30 below the row's largest.
+        """Return log p(x; sigma) at each of ``levels`` (L,): (B, L), -inf where surely e^30 below a row's largest.
 
         The nearest image alone bounds log p from below, K such images bound it from above: in high dimension that
         leaves few levels to compute.
@@ -211,7 +211,7 @@ class EmpiricalData:
         return out
 
     def squared_distances(self, x: Tensor) -> Tensor:
-        """(B, K) squared distances of ``x`` (B, *shape) to every image, in the images' dtype."""
+        """Return the (B, K) squared distances of ``x`` (B, *shape) to every image, in the images' dtype."""
         check_shape(x, self.shape)
         if self._last is not None and self._last[0] is x and self._last[1] == _version(x):
             return self._last[2]
@@ -242,7 +242,7 @@ class EmpiricalData:
 
 
 def _logsumexp(rows: Tensor) -> Tensor:
-    """(B, K) -> (B,): torch's own takes several times as long where most terms underflow, as they do here."""
+    """Return the log of the sum of exp, (B, K) -> (B,); torch's own takes several times as long where terms underflow."""
     return rows.amax(1) - rows.log_softmax(1).amax(1)
 
 

@@ -45,7 +45,7 @@ def like(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Noise levels of shape () or (B,) as (B,), in the dtype and on the device of ``x``."""
+    """Return noise levels of shape () or (B,) as (B,), in the dtype and on the device of ``x``."""
     sigma = torch.as_tensor(sigma).to(x)
     if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
         raise UserError(f"sigma must be one noise level or one per row, ({len(x)},), not {tuple(sigma.shape)}")
@@ -53,12 +53,12 @@ def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
 
 
 def score(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
-    """Tweedie: grad log p(x; sigma) = (D(x, sigma) - x) / sigma^2; shape of ``x``."""
+    """Return grad log p(x; sigma) = (D(x, sigma) - x) / sigma^2, by Tweedie's formula; shape of ``x``."""
     return (denoiser(x, sigma.to(x)) - x) / like(sigma, x) ** 2
 
 
 def epsilon(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
-    """The noise that the model sees in x, (x - D(x, sigma)) / sigma; also dx/dsigma of the probability-flow ODE."""
+    """Return the noise that the model sees in x, (x - D(x, sigma)) / sigma; also dx/dsigma of the probability flow."""
     return (x - denoiser(x, sigma.to(x))) / like(sigma, x)
 
 
@@ -71,17 +71,17 @@ class Identity:
     skewed = False
 
     def apply(self, x: Tensor) -> Tensor:
-        """M x, what becomes of noise."""
+        """Return M x, what becomes of noise."""
         return x
 
     apply_transpose = drift = apply
 
     def move(self, x: Tensor, gradient: Tensor, noise: Tensor) -> Tensor:
-        """x + (M M^T + S) gradient + M noise, a step of Langevin dynamics."""
+        """Return x + (M M^T + S) gradient + M noise, a step of Langevin dynamics."""
         return x + gradient + noise
 
     def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
-        """x + e (M M^T + S) gradient + f M noise with (e, f) = lengths(|(M M^T + S) gradient|, |M noise|), all (B,)."""
+        """Return x + e g + f n with g = (M M^T + S) gradient, n = M noise and (e, f) = lengths(|g|, |n|), all (B,)."""
         e, f = lengths(norm(gradient), norm(noise))
         return x + like(e, x) * gradient + like(f, x) * noise
 
@@ -95,18 +95,18 @@ def walk(denoiser: Denoiser) -> Any:
 
 
 def norm(x: Tensor) -> Tensor:
-    """|x| of each row, (B,), in double precision, as gains may be large and what they act on as well."""
+    """Return |x| of each row, (B,), in double precision, as gains may be large and what they act on as well."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
 
 
 def check_shape(x: Tensor, shape: Sequence[int]) -> None:
-    """UserError unless ``x`` is a batch of images of this shape."""
+    """Raise UserError unless ``x`` is a batch of images of this shape."""
     if tuple(x.shape[1:]) != tuple(shape):
         raise UserError(f"x must have shape {batch_of(shape)}, not {tuple(x.shape)}")
 
 
 def batch_of(shape: Sequence[int]) -> str:
-    """``(B, *shape)`` as text."""
+    """Write ``(B, *shape)`` as text."""
     return f"({', '.join(['B', *map(str, shape)])})"
 
 
@@ -184,13 +184,13 @@ class Adapter:
         return torch.device("cpu") if known is None else known.device
 
     def _weights(self) -> Iterator[Tensor]:
-        """Parameters and buffers that are numbers; none of a plain function."""
+        """Yield parameters and buffers that are numbers; none of a plain function."""
         if isinstance(self.function, torch.nn.Module):
             tensors = chain(self.function.parameters(), self.function.buffers())
             yield from (t for t in tensors if t.is_floating_point())
 
     def _checked(self, out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """The answer in the dtype of x, if it is one."""
+        """Return the answer in the dtype of x, if it is one."""
         if not isinstance(out, Tensor):
             raise UserError(f"the network must answer with a tensor of the shape of x, not a {type(out).__name__}")
         if out.shape != x.shape:
@@ -251,7 +251,7 @@ class InBlocks(Wrapper):
         return answer
 
     def _fitting(self, asked: int, *tensors: Tensor) -> Tensor | None:
-        """The answer, or None where a block is too large."""
+        """Return the answer, or None where a block is too large."""
         try:
             return apply_in_blocks(self.denoiser, self.block, *tensors)
         except torch.OutOfMemoryError as error:
@@ -265,7 +265,7 @@ class InBlocks(Wrapper):
 
 
 def apply_in_blocks(function: Callable[..., Tensor], block: int, *tensors: Tensor) -> Tensor:
-    """``function`` of tensors of shape (B, ...), evaluated ``block`` rows at a time and put together again."""
+    """Evaluate ``function`` of tensors of shape (B, ...) ``block`` rows at a time, and put the parts together."""
     rows = tensors[0].shape[0]
     parts = []
     for start in range(0, rows, block):
@@ -287,6 +287,7 @@ class CountNFE(Wrapper):
         self.reset()
 
     def reset(self) -> None:
+        """Begin to count anew."""
         self.calls = self.rows = self.batch = 0
 
     @property

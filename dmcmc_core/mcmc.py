@@ -162,7 +162,7 @@ def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
 
 
 def _reversible(model: Denoiser) -> Any:
-    """The preconditioner of a model, for kernels that need one without a skew term."""
+    """Return the walk of a model, for kernels that need one without a skew term."""
     m = walk(model)
     if not hasattr(m, "apply_transpose"):
         raise UserError("noise alone through a filter keeps no law, so no test mends it: use langevin for that control")
@@ -172,7 +172,7 @@ def _reversible(model: Denoiser) -> Any:
 
 
 def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
-    """The noise level anew, x as it is: sigma ~ p(sigma | x), or its most likely value (``argmax``), as in the code.
+    """Draw the noise level anew, x as it is: sigma ~ p(sigma | x), or take the most likely (``argmax``), as the code.
 
     A step raises UserError where the posterior is NaN: for chains that diverged, or a classifier that is broken. A
     :class:`dmcmc_core.noise_level.ResidualPosterior`, which is not a function of x, is refused.
@@ -189,7 +189,7 @@ def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
 
 
 def residual_gibbs(denoiser: Denoiser, posterior: ResidualPosterior, rule: str = "draw") -> Kernel:
-    """The noise level anew from the residual of the denoiser at the present one: no classifier, nothing trained.
+    """Draw the noise level anew from the residual of the denoiser at the present one: no classifier, nothing trained.
 
     One network call, whose answer stays in the state for a Langevin step: both together still cost one. That step then
     divides D(x, sigma before) - x by the new sigma^2: exact where D does not change from the one level to the other.
@@ -211,7 +211,7 @@ def _rule(name: str) -> Callable[[Tensor, Randomness], Tensor]:
 
 
 def _sound(log_probs: Tensor, x: Tensor, levels: Tensor) -> Tensor:
-    """The log probabilities, unless there are NaN among them; then the error says whose fault that is."""
+    """Return the log probabilities, unless there are NaN among them; then an error says whose fault that is."""
     if not log_probs.isnan().any():
         return log_probs
     size = x.abs().max().item()
@@ -226,7 +226,7 @@ def _at_level(state: ChainState, levels: Tensor, level: Tensor) -> tuple[ChainSt
 
 
 def then(first: Kernel, second: Kernel) -> Kernel:
-    """Both kernels, one after the other; the info is the first one's."""
+    """Return both kernels, one after the other; the info is the first one's."""
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         state, info = first(state, rng)
@@ -243,7 +243,7 @@ def langevin_gibbs(
 
 
 def step_size(eta: StepSize, step: str) -> Callable[[Tensor], Tensor]:
-    """sigma (B,) -> step size (B,) in squared data units; what already is such a function is taken as it is."""
+    """Return sigma (B,) -> step size (B,) in squared data units; what already is such a function stays as it is."""
     if callable(eta):
         return eta
     if not 0 < eta < float("inf"):

@@ -19,10 +19,10 @@ from dmcmc_core.streams import Randomness
 
 
 def log_levels(sigma_max: float, sigma_min: float, n: int = 1000) -> Tensor:
-    """The n levels of the DMCMC code, (n,) float64: sigma_min (sigma_max / sigma_min)^t, t evenly from 1 to 1/1000.
+    """Return n levels, (n,) float64: sigma_min (sigma_max / sigma_min)^t, t evenly from 1 to 1/1000.
 
-    Kim & Ye 2023 (arXiv 2209.14593). Evenly spaced in log sigma: the uniform prior over them is p(sigma) ~ 1 / sigma.
-    Class 0 is sigma_max, the last just above sigma_min.
+    Those of the DMCMC code, Kim & Ye 2023 (arXiv 2209.14593). Evenly spaced in log sigma: the uniform prior over them
+    is p(sigma) ~ 1 / sigma. Class 0 is sigma_max, the last just above sigma_min.
 
     Raises:
         UserError: unless 0 < sigma_min < sigma_max.
@@ -39,7 +39,7 @@ class NoiseLevelPosterior(Protocol):
     levels: Tensor  # (L,), descending
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """log p(levels | x), (B, *shape) -> (B, L), normalised over L."""
+        """Return log p(levels | x), (B, *shape) -> (B, L), normalised over L."""
         ...
 
 
@@ -102,14 +102,14 @@ class ResidualPosterior:
         self._integral = torch.cat([expected.new_zeros(1), torch.cumulative_trapezoid(expected, levels.log())])
 
     def log_probs(self, residual: Tensor) -> Tensor:
-        """log p(levels | x), (B, L) float64, given the residual x - D(x, sigma near by), (B, *shape)."""
+        """Return log p(levels | x), (B, L) float64, given the residual x - D(x, sigma near by), (B, *shape)."""
         square = residual.flatten(1).double().square().sum(1, keepdim=True)
         levels, integral = (t.to(square) for t in (self.levels, self._integral))
         return (-square / (2 * levels**2) - integral).log_softmax(-1)
 
 
 def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: Randomness, nodes: int = 8) -> Tensor:
-    """Mean of d - tr dD/dx over noised ``images`` (n, *shape) at ``levels`` (L,): (L,) float64.
+    """Measure the mean of d - tr dD/dx over noised ``images`` (n, *shape) at ``levels`` (L,): (L,) float64.
 
     By Stein's lemma it is d - E z.(D(x, sigma) - x0) / sigma, which has no spread where D recovers x0; for a posterior
     mean it is E |x - D(x, sigma)|^2 / sigma^2, the residual's own size. Measured at
@@ -127,7 +127,7 @@ def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: R
 
 
 def draw(log_probs: Tensor, rng: Randomness) -> Tensor:
-    """Indices (B,) with the probabilities of ``log_probs`` (B, L): one uniform per row through their cumulative sum."""
+    """Draw indices (B,) with the probabilities of ``log_probs`` (B, L), by one uniform per row."""
     cumulative = log_probs.softmax(-1).cumsum(-1)  # exp of what underflows takes ten times as long
     total = cumulative[:, -1:]
     reached = (1 - rng.uniform(total)) * total  # above 0, so that no index without probability is ever the first
@@ -135,7 +135,7 @@ def draw(log_probs: Tensor, rng: Randomness) -> Tensor:
 
 
 def argmax(log_probs: Tensor, rng: Randomness | None = None) -> Tensor:
-    """The most likely index, (B,): what the DMCMC code does instead of drawing."""
+    """Return the most likely index, (B,): what the DMCMC code does instead of drawing."""
     return log_probs.argmax(-1)
 
 
@@ -143,5 +143,5 @@ RULES = {"draw": draw, "argmax": argmax}
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats of rows of normalised log probabilities, (B, L) -> (B,)."""
+    """Return the entropy in nats of rows of normalised log probabilities, (B, L) -> (B,)."""
     return torch.special.entr(log_probs.double().exp()).sum(-1)

@@ -22,7 +22,7 @@ Level = float | Tensor
 
 
 def karras(n: int, sigma_max: Level, sigma_min: float, rho: float = 7.0) -> Tensor:
-    """Uniform in sigma^(1/rho), Karras et al. 2022 (arXiv 2206.00364), eq. 5.
+    """Return a grid uniform in sigma^(1/rho), Karras et al. 2022 (arXiv 2206.00364), eq. 5.
 
     Args:
         n: number of levels above 0, at least 1; ``n = 1`` is sigma_max alone.
@@ -42,12 +42,12 @@ def karras(n: int, sigma_max: Level, sigma_min: float, rho: float = 7.0) -> Tens
 
 
 def log_uniform(n: int, sigma_max: Level, sigma_min: float) -> Tensor:
-    """Uniform in log sigma: the grid of Song et al. 2021 (arXiv 2011.13456) for VE. Arguments as :func:`karras`."""
+    """Return a grid uniform in log sigma, Song et al. 2021 (arXiv 2011.13456) for VE. Arguments as :func:`karras`."""
     return _between(n, sigma_max, sigma_min, torch.log, torch.exp)
 
 
 def time_uniform(n: int, sigma_max: Level, sigma_min: float, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """Uniform in the time t of the VP diffusion whose beta grows linearly from beta_min to beta_max.
+    """Return a grid uniform in the time t of the VP diffusion whose beta grows linearly from beta_min to beta_max.
 
     sigma(t)^2 = exp(beta_min t + (beta_max - beta_min) t^2 / 2) - 1: the grid of DDPM and DDIM in VE terms (Song et al.
     2021, arXiv 2011.13456, eq. 33). Arguments as :func:`karras`.
@@ -58,13 +58,13 @@ def time_uniform(n: int, sigma_max: Level, sigma_min: float, beta_min: float = 0
 
 
 def vp_time(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """The time t of that diffusion at a noise level of any shape; the inverse of sigma(t), without its cancellation."""
+    """Return the time t of that diffusion at a noise level of any shape; the inverse of sigma(t), without its cancellation."""
     b, grown = (beta_max - beta_min) / 2, torch.log1p(sigma**2)
     return 2 * grown / (beta_min + (beta_min**2 + 4 * b * grown).sqrt())
 
 
 def shifted_power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 2.0) -> Tensor:
-    """sigma_min + (sigma_max - sigma_min) u^exponent, u uniform from 1 to 0; exponent 1 is uniform in sigma."""
+    """Return sigma_min + (sigma_max - sigma_min) u^exponent, u uniform from 1 to 0; exponent 1 is uniform in sigma."""
     if not exponent > 0:
         raise UserError(f"exponent must be above 0, not {exponent}")
     start, end = _ends(n, sigma_max, sigma_min)
@@ -73,7 +73,7 @@ def shifted_power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 
 
 
 def power(n: int, t_max: float, t_min: float, kappa: float = 2.0) -> Tensor:
-    """Times of a diffusion, uniform in t^(1/kappa): n + 1 of them for n steps, (n + 1,) float64, from t_max to t_min.
+    """Return times of a diffusion, uniform in t^(1/kappa): n + 1 of them for n steps, (n + 1,) float64, from t_max to t_min.
 
     The grid of gDDIM and DEIS (arXiv 2206.05564, 2204.13902), published with kappa = 2.
 
@@ -92,7 +92,7 @@ def power(n: int, t_max: float, t_min: float, kappa: float = 2.0) -> Tensor:
 
 
 def sped_up(speed_up: float, base: int = 1000) -> int:
-    """Levels of a predictor-corrector ``speed_up`` times as fast as published with ``base`` of them: int(base / k).
+    """Return the levels of a predictor-corrector ``speed_up`` times as fast as published with ``base`` of them: int(base / k).
 
     Preconditioned Diffusion Sampling (arXiv 2207.02196) makes a new grid of so many levels and changes nothing else.
 
@@ -105,7 +105,7 @@ def sped_up(speed_up: float, base: int = 1000) -> int:
 
 
 def explicit(levels: Sequence[float] | Tensor) -> Tensor:
-    """Any strictly descending list of levels, (N + 1,) or (B, N + 1), as a checked float64 grid."""
+    """Return any strictly descending list of levels, (N + 1,) or (B, N + 1), as a checked float64 grid."""
     try:
         grid = torch.as_tensor(levels, dtype=torch.float64)
     except (TypeError, ValueError) as error:
@@ -122,7 +122,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 
 
 def check(sigmas: Tensor, rows: int | None = None) -> Tensor:
-    """The grid itself, if an integrator can walk it.
+    """Return the grid itself, if an integrator can walk it.
 
     Args:
         sigmas: (N + 1,) or (B, N + 1).
@@ -153,7 +153,7 @@ def check(sigmas: Tensor, rows: int | None = None) -> Tensor:
 
 
 def _between(n: int, sigma_max: Level, sigma_min: float, to: Callable, back: Callable) -> Tensor:
-    """n levels whose images under ``to`` are evenly spaced; the two ends are met exactly."""
+    """Return n levels whose images under ``to`` are evenly spaced; the two ends are met exactly."""
     start, end = _ends(n, sigma_max, sigma_min)
     u = torch.linspace(0, 1, n, dtype=torch.float64, device=start.device) if n > 1 else start.new_zeros(1)
     levels = back(to(start)[..., None] + (to(end) - to(start))[..., None] * u)

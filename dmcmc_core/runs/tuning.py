@@ -66,7 +66,7 @@ class Tuned:
     finals: list[dict[str, Any]] = field(default_factory=list)
 
     def or_plain(self) -> Tuned:
-        """What ``auto`` makes of the same search: the best plain integrator, where chains are not surely better."""
+        """Return what ``auto`` makes of the same search: a plain integrator, where chains are not surely better."""
         best = min(self.finals[1:], key=lambda row: row["distance"])
         if surely_less(self.finals[0], best):
             return self
@@ -89,7 +89,7 @@ class Tuned:
 
 
 def surely_less(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether trial a has the lower distance by two standard errors of the difference, by the jackknife over chains."""
+    """Tell whether trial a has the lower distance by two standard errors of a jackknife over chains."""
     one, other = torch.tensor(a["without"]), torch.tensor(b["without"])
     parts = [one - other] if len(one) == len(other) else [one, other]  # fewer chains than groups: no pairs
     error = sum((len(part) - 1) * part.var(correction=0) for part in parts).sqrt().item()
@@ -97,7 +97,7 @@ def surely_less(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def choices(model: Denoiser, nfe: float) -> dict[str, tuple[list[Any], int]]:
-    """The values of each setting in their order, and which of them the search begins with.
+    """Return the values of each setting in their order, and which of them the search begins with.
 
     ``renoise`` is where chains start, in shares of sigma_max: high, they forget their image, low, they keep it.
     ``n_skip`` splits the budget between chain and integrator.
@@ -122,7 +122,7 @@ def auto(
     cache_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuned:
-    """The best of the settings tried for ``num`` images at a full budget of ``nfe``: two rounds, one setting at a time.
+    """Find the best settings for ``num`` images at a full budget of ``nfe``: two rounds, one setting at a time.
 
     Args:
         fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
@@ -182,7 +182,7 @@ class _Search:
         return f"dlg+{settings.pop('integrator')}", settings
 
     def levels(self, sampler: str, settings: dict[str, Any]) -> int:
-        """Of the integrator at the budget, with the warm-up shared by all ``num``."""
+        """Return the levels of the integrator at the budget, with the warm-up shared by all ``num``."""
         return plan(self.model, sampler, self.nfe, self.num, settings).levels
 
     def run(self, cache_dir: Path, asked: dict[str, Any]) -> Tuned:
@@ -226,7 +226,7 @@ class _Search:
             return False
 
     def measured(self, sampler: str, settings: dict[str, Any], seed: int = TRIAL) -> dict[str, Any]:
-        """A trial, made or remembered: its distance, and those ``without`` each group of chains in turn."""
+        """Return a trial, made or remembered: its distance, and those ``without`` each group of chains in turn."""
         settings = settings | {"levels": self.levels(sampler, settings)}
         known, name = self.notes.content["measured"], json.dumps([sampler, settings, seed], sort_keys=True)
         if name not in known:
@@ -278,7 +278,7 @@ class _Notes:
 
 @torch.no_grad()
 def slow_images(model: Denoiser, n: int) -> tuple[Tensor, int]:
-    """n images that stand for the data, (n, *shape), and the rows evaluated for them.
+    """Return n images that stand for the data, (n, *shape), and the rows evaluated for them.
 
     An exact model's own draws cost nothing; a network makes them by ancestral sampling, which forgets its start.
     """
