@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.files import read_npz, sha256
+from dmcmc_core.files import read_npz, root, sha256
 
 HELD_OUT = 600
 """Digits kept out of training; the other 1,197 are the training images."""
@@ -328,12 +328,6 @@ class ImageSet:
             digest.update(f"{content}  {name}\n".encode())
         about = {"name": self.name, "shape": list(self.shape), "files": len(names), "sha256": digest.hexdigest()}
         return about | {"resize": self.resize, "reader": self.reader}
-
-
-def root() -> Path:
-    """The checkout around the working directory, or else the one that this package lies in."""
-    cwd = Path.cwd()
-    return cwd if (cwd / "exp" / "manifest.yaml").is_file() else Path(__file__).resolve().parents[2]
 
 
 def places() -> list[Path]:

@@ -31,12 +31,13 @@ from dmcmc_core.data import digits, glyphs32, open_images
 from dmcmc_core.denoiser import like
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.linear_sde import make_sde
-from dmcmc_core.nets.features import DigitsCNN, GlyphsCNN
+from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
 from dmcmc_core.nets.linear import EpsilonNet
-from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, cross_entropy, log_levels
-from dmcmc_core.nets.preconditioning import Preconditioned
+from dmcmc_core.nets.noise_level_classifier import LightClassifier, PublishedClassifier, cross_entropy
+from dmcmc_core.nets.scalings import ScaledUNet
 from dmcmc_core.nets.song import begin
-from dmcmc_core.nets.unet import Denoiser
+from dmcmc_core.nets.unet import DenoisingUNet
+from dmcmc_core.noise_level import log_levels
 from dmcmc_core.training.trackers import tracking
 
 
@@ -257,15 +258,15 @@ def score_net(shape: Sequence[int], sigma_data: float, augment: int = 0, kind: s
     Args:
         shape: (C, H, W) of the images, whose root mean square about their mean is ``sigma_data``.
         augment: number of augmentation labels.
-        kind: ``unet`` for :class:`dmcmc_core.nets.unet.Denoiser`, or ``ncsnpp`` for NCSN++ as in the paper but for what
-            ``net`` says, preconditioned as in Karras et al. 2022 (arXiv 2206.00364).
+        kind: ``unet`` for :class:`dmcmc_core.nets.unet.DenoisingUNet`, or ``ncsnpp`` for NCSN++ as in the paper but
+            for what ``net`` says, scaled as in Karras et al. 2022 (arXiv 2206.00364).
         net: further arguments of that class or of :class:`dmcmc_core.nets.song.UNet`.
 
     Raises:
         UserError: for an unknown kind, or for ``ncsnpp`` images that are not square or augmentation labels.
     """
     if kind == "unet":
-        return Denoiser(shape, sigma_data, augment=augment, **net)
+        return DenoisingUNet(shape, sigma_data, augment=augment, **net)
     if kind != "ncsnpp":
         raise unknown("kind of net", kind, ("unet", "ncsnpp"))
     channels, height, width = shape
@@ -273,7 +274,7 @@ def score_net(shape: Sequence[int], sigma_data: float, augment: int = 0, kind: s
         raise UserError(f"net of kind 'ncsnpp' takes square images and no augment, not {height}x{width} with {augment}")
     published = {"waves": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1)}
     sizes = {"size": height, "in_channels": channels, "out_channels": channels}
-    made = Preconditioned("edm", {"sigma_data": sigma_data}, {**sizes, **published, **net}, about_mean=True)
+    made = ScaledUNet("edm", {"sigma_data": sigma_data}, {**sizes, **published, **net}, about_mean=True)
     begin(made.net)
     return made
 
