@@ -38,9 +38,9 @@ from torch import nn
 from dmcmc_core.checkpoints import edm as edm_reader
 from dmcmc_core.checkpoints import load_model, load_noise_level, published, save, score_sde
 from dmcmc_core.errors import UserError
-from dmcmc_core.nets.noise_level import PublishedClassifier
-from dmcmc_core.nets.preconditioning import Preconditioned
-from dmcmc_core.nets.unet import Denoiser
+from dmcmc_core.nets.noise_level_classifier import PublishedClassifier
+from dmcmc_core.nets.scalings import ScaledUNet
+from dmcmc_core.nets.unet import DenoisingUNet
 
 LIMIT = 4 * 2**30
 GROWTH = 2**30
@@ -99,7 +99,7 @@ def edm_content() -> dict[str, Any]:
     arguments = {"img_resolution": 16, "in_channels": 3, "out_channels": 3, "model_channels": 16, "num_blocks": 1}
     arguments |= {"channel_mult": [1, 2], "attn_resolutions": [8]}
     inner = Kept("SongUNet", _init_args=(), _init_kwargs=arguments, _parameters={}, _buffers={}, _modules={})
-    net = Preconditioned("edm", {}, edm_reader._network(edm_reader.Inert("SongUNet", inner.meta["state"]), Path())).net
+    net = ScaledUNet("edm", {}, edm_reader._network(edm_reader.Inert("SongUNet", inner.meta["state"]), Path())).net
     own = net.state_dict()
     for theirs, mine in edm_reader.names(net):
         into, *parts = inner.meta["state"]["_modules"], *theirs.split(".", 1)
@@ -170,7 +170,7 @@ def write_classifier(folder: Path) -> Path:
 
 def write_own(folder: Path) -> Path:
     torch.manual_seed(0)
-    net = Denoiser((1, 8, 8), 0.3, channels=(8, 16), blocks=(1, 1), embedding=16)
+    net = DenoisingUNet((1, 8, 8), 0.3, channels=(8, 16), blocks=(1, 1), embedding=16)
     card = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
     save(net, folder / "a.safetensors", card)
     return folder / "a.safetensors"

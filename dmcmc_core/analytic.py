@@ -242,7 +242,7 @@ class EmpiricalData:
 
 
 def _logsumexp(rows: Tensor) -> Tensor:
-    """Return the log of the sum of exp, (B, K) -> (B,); torch's own takes several times as long where terms underflow."""
+    """Return the log of the sum of exp, (B, K) -> (B,); torch's own takes much longer where terms underflow."""
     return rows.amax(1) - rows.log_softmax(1).amax(1)
 
 

@@ -23,6 +23,15 @@ PART = ".part"
 _number = itertools.count()
 
 
+def root() -> Path:
+    """Return the folder that exp/ is looked for in: a checkout, or the working directory where there is none.
+
+    The checkout is the one of the working directory, or else the one that this package lies in.
+    """
+    places = (Path.cwd(), Path(__file__).resolve().parents[1])
+    return next((place for place in places if (place / "exp" / "manifest.yaml").is_file()), places[0])
+
+
 def part_name(path: Path) -> Path:
     """Return a name beside ``path`` that no other process, thread or machine writes to."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{next(_number)}{PART}")

@@ -58,7 +58,7 @@ def time_uniform(n: int, sigma_max: Level, sigma_min: float, beta_min: float = 0
 
 
 def vp_time(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """Return the time t of that diffusion at a noise level of any shape; the inverse of sigma(t), without its cancellation."""
+    """Return the time t of that diffusion at a noise level of any shape: the inverse of sigma(t)."""
     b, grown = (beta_max - beta_min) / 2, torch.log1p(sigma**2)
     return 2 * grown / (beta_min + (beta_min**2 + 4 * b * grown).sqrt())
 
@@ -73,7 +73,7 @@ def shifted_power(n: int, sigma_max: Level, sigma_min: float, exponent: float = 
 
 
 def power(n: int, t_max: float, t_min: float, kappa: float = 2.0) -> Tensor:
-    """Return times of a diffusion, uniform in t^(1/kappa): n + 1 of them for n steps, (n + 1,) float64, from t_max to t_min.
+    """Return times of a diffusion for n steps, uniform in t^(1/kappa) from t_max to t_min: (n + 1,) float64.
 
     The grid of gDDIM and DEIS (arXiv 2206.05564, 2204.13902), published with kappa = 2.
 
@@ -92,7 +92,7 @@ def power(n: int, t_max: float, t_min: float, kappa: float = 2.0) -> Tensor:
 
 
 def sped_up(speed_up: float, base: int = 1000) -> int:
-    """Return the levels of a predictor-corrector ``speed_up`` times as fast as published with ``base`` of them: int(base / k).
+    """Return int(base / k), the levels of a predictor-corrector k = ``speed_up`` times as fast as published.
 
     Preconditioned Diffusion Sampling (arXiv 2207.02196) makes a new grid of so many levels and changes nothing else.
 

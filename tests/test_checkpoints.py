@@ -10,9 +10,10 @@ from dmcmc_core import checkpoints
 from dmcmc_core.checkpoints import ARCHITECTURES, load_model, load_noise_level, read_card, save
 from dmcmc_core.denoiser import InBlocks, count_nfe
 from dmcmc_core.errors import UserError
-from dmcmc_core.nets.noise_level import LightClassifier, PublishedClassifier, log_levels
-from dmcmc_core.nets.preconditioning import Preconditioned
-from dmcmc_core.nets.unet import Denoiser
+from dmcmc_core.nets.noise_level_classifier import LightClassifier, PublishedClassifier
+from dmcmc_core.nets.scalings import ScaledUNet
+from dmcmc_core.nets.unet import DenoisingUNet
+from dmcmc_core.noise_level import log_levels
 
 GLYPHS_BOUNDS = {0.05: 0.08, 0.2: 0.18, 1.0: 0.4, 5.0: 0.22, 20.0: 0.3}
 """Noise level -> relative error about the mean."""
@@ -22,7 +23,7 @@ CARD = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max"
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    net = Denoiser((1, 8, 8), 0.3, channels=(8, 16), blocks=(1, 1), embedding=16, dropout=0.5, augment=6)
+    net = DenoisingUNet((1, 8, 8), 0.3, channels=(8, 16), blocks=(1, 1), embedding=16, dropout=0.5, augment=6)
     for parameter in net.parameters():  # the last layers start as zero, which would hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
     net.mean += torch.rand(1, 8, 8)
@@ -144,7 +145,7 @@ def test_shipped_glyphs_net_is_near_the_exact_denoiser():
 def test_network_about_the_mean_is_the_plain_one_shifted():
     torch.manual_seed(0)
     sizes = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}
-    about, plain = (Preconditioned("edm", {"sigma_data": 0.3}, sizes, about_mean=here).eval() for here in (True, False))
+    about, plain = (ScaledUNet("edm", {"sigma_data": 0.3}, sizes, about_mean=here).eval() for here in (True, False))
     mean = torch.rand(1, 8, 8)
     plain.load_state_dict({k: v for k, v in about.state_dict().items() if k != "mean"})
     about.mean.copy_(mean)
@@ -220,13 +221,13 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
 
 
 def test_every_architecture_makes_itself_again_from_its_config(tmp_path, net):
-    from dmcmc_core.nets.features import DigitsCNN, GlyphsCNN
+    from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
     from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
 
     arguments = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}
     made = [net, LightClassifier((1, 8, 8), 0.01, 10.0), PublishedClassifier((1, 16, 16)), DigitsCNN(features=32)]
     made.append(GlyphsCNN(width=4))
-    made.append(Preconditioned("ve", {}, arguments, centre=True))
+    made.append(ScaledUNet("ve", {}, arguments, centre=True))
     made.append(EpsilonNet((1, 8, 8), {"name": "CLD"}, 0.5, channels=(8, 16), blocks=(1, 1), embedding=16))
     made.append(PublishedEpsilonNet({"name": "CLD"}, arguments | {"in_channels": 2, "out_channels": 2}))
     assert {type(module) for module in made} == set(ARCHITECTURES.values())

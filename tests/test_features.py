@@ -53,7 +53,7 @@ def test_random_conv_is_the_one_that_was_published():
 
 def test_digits_cnn_features():
     pytest.importorskip("safetensors")
-    from dmcmc_core.nets.features import SHIPPED
+    from dmcmc_core.nets.classifiers import SHIPPED
 
     if not SHIPPED.is_file():
         pytest.skip(f"{SHIPPED.name} is not trained yet")
@@ -66,7 +66,7 @@ def test_digits_cnn_features():
 
 
 def test_glyphs_cnn_features():
-    from dmcmc_core.nets.features import load_glyphs_cnn
+    from dmcmc_core.nets.classifiers import load_glyphs_cnn
 
     glyphs = glyphs32(500, seed=3)  # another seed than those that it was trained on or chosen by
     assert (load_glyphs_cnn().classify(glyphs.images) == glyphs.labels).float().mean() > 0.98

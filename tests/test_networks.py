@@ -19,10 +19,10 @@ from dmcmc_core import checkpoints, integrators, schedules
 from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
 from dmcmc_core.errors import UserError
 from dmcmc_core.guidance import Conditioned
-from dmcmc_core.nets import preconditioning
+from dmcmc_core.nets import scalings
 from dmcmc_core.nets.blocks import Block
-from dmcmc_core.nets.noise_level import PublishedClassifier
-from dmcmc_core.nets.preconditioning import Preconditioned
+from dmcmc_core.nets.noise_level_classifier import PublishedClassifier
+from dmcmc_core.nets.scalings import ScaledUNet
 from dmcmc_core.runs.make import run
 from dmcmc_core.workbench import cli
 
@@ -57,7 +57,7 @@ def test_networks_of_score_sde_answer_as_published(name):
             score = (model(x, label) - x) / label[:, None, None, None] ** 2
             assert relative(score, output) < 1e-5 and model.data_range == (0.0, 1.0)
         else:  # label is 999 t: asked at the noise level of that time, of x over alpha
-            sigma = torch.tensor([preconditioning.vp_sigma(t) for t in (label.double() / 999).tolist()])
+            sigma = torch.tensor([scalings.vp_sigma(t) for t in (label.double() / 999).tolist()])
             scaled = x * (1 + sigma**2).sqrt()[:, None, None, None].float()
             epsilon = (scaled - model(scaled, sigma.float())) / sigma[:, None, None, None].float()
             assert relative(epsilon, output) < 1e-5 and model.data_range == (-1.0, 1.0)
@@ -145,7 +145,7 @@ def config(**model) -> dict:
     return made
 
 
-def written(path: Path, made: dict, prefix: str = "module.", scales: int = 7) -> Preconditioned:
+def written(path: Path, made: dict, prefix: str = "module.", scales: int = 7) -> ScaledUNet:
     """A file of score_sde for a random network of that configuration; its raw weights are not the averaged ones."""
     torch.manual_seed(0)
     net, _ = score_sde.build(made)
@@ -214,7 +214,7 @@ def test_a_residual_encoder_without_filter_strides_in_its_convolution():
     torch.testing.assert_close(pyramid(x), expected)
 
 
-# ---- preconditioning
+# ---- scalings
 
 
 @pytest.mark.parametrize("scales", [1000, 30])
@@ -222,12 +222,12 @@ def test_networks_of_discrete_times_are_told_the_index_of_their_level(scales):
     """sigma_i^2 = (1 - abar_i) / abar_i, abar the product of 1 - beta; log sigma between two is linear in the index."""
     kept = np.cumprod(1 - np.linspace(0.1 / scales, 20.0 / scales, scales))
     levels = torch.from_numpy(np.sqrt((1 - kept) / kept))
-    c = preconditioning.ddpm(levels, scales=scales)
+    c = scalings.ddpm(levels, scales=scales)
     torch.testing.assert_close(c.c_noise, torch.arange(scales, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(c.c_in, torch.from_numpy(np.sqrt(kept)), rtol=1e-9, atol=0)
     between = (levels[7] * levels[8]).sqrt()[None]
-    assert abs(preconditioning.ddpm(between, scales=scales).c_noise.item() - 7.5) < 1e-9
-    outside = preconditioning.ddpm(torch.tensor([1e-3, 1e6]), scales=scales)
+    assert abs(scalings.ddpm(between, scales=scales).c_noise.item() - 7.5) < 1e-9
+    outside = scalings.ddpm(torch.tensor([1e-3, 1e6]), scales=scales)
     assert outside.c_noise.tolist() == [0, scales - 1]
     made = config(embedding_type="positional", num_scales=scales, **VP)
     made["training"] |= {"sde": "vpsde", "continuous": False}
@@ -237,7 +237,7 @@ def test_networks_of_discrete_times_are_told_the_index_of_their_level(scales):
 
 def test_waves_of_a_fourier_embedding_see_the_log_of_times():
     made = config(**VP)
-    for sde, kind in (("vpsde", preconditioning.vp), ("subvpsde", preconditioning.sub_vp)):
+    for sde, kind in (("vpsde", scalings.vp), ("subvpsde", scalings.sub_vp)):
         net, _ = score_sde.build(made | {"training": {"sde": sde, "continuous": True}})
         sigma = torch.tensor([0.1, 3.0])
         torch.testing.assert_close(kind(sigma, **net.options).c_noise, kind(sigma).c_noise.log())
@@ -247,7 +247,7 @@ def test_waves_of_a_fourier_embedding_see_the_log_of_times():
 
 def test_few_channels_of_adm_have_no_heads():
     net = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 32, "multipliers": [1, 2], "blocks": 1, "adm": True}
-    made = Preconditioned("edm", {}, net | {"attention": [8, 4]}).net
+    made = ScaledUNet("edm", {}, net | {"attention": [8, 4]}).net
     heads = [module.attention for module in made.modules() if isinstance(module, Block)]
     assert sum(h is not None for h in heads) == 4  # of 64 channels: one on the way down, the middle, two on the way up
 
@@ -255,8 +255,8 @@ def test_few_channels_of_adm_have_no_heads():
 @pytest.mark.parametrize("sub", [False, True])
 def test_times_and_noise_levels_of_variance_preserving_processes_are_inverse(sub):
     times = torch.linspace(1e-3, 1, 50, dtype=torch.float64)
-    sigma = torch.tensor([preconditioning.vp_sigma(t, sub=sub) for t in times.tolist()], dtype=torch.float64)
-    c = (preconditioning.sub_vp if sub else preconditioning.vp)(sigma, steps=1.0)
+    sigma = torch.tensor([scalings.vp_sigma(t, sub=sub) for t in times.tolist()], dtype=torch.float64)
+    c = (scalings.sub_vp if sub else scalings.vp)(sigma, steps=1.0)
     torch.testing.assert_close(c.c_noise, times, rtol=1e-9, atol=0)
     alpha, spread = c.c_in, sigma * c.c_in  # x_t = alpha x0 + spread noise
     torch.testing.assert_close(spread, 1 - alpha**2 if sub else (1 - alpha**2).sqrt(), rtol=1e-9, atol=0)
@@ -264,9 +264,9 @@ def test_times_and_noise_levels_of_variance_preserving_processes_are_inverse(sub
 
 def test_a_network_that_counts_its_levels_is_told_the_nearest():
     levels = [10.0, 1.0, 0.1]
-    c = preconditioning.ve_index(torch.tensor([20.0, 9.0, 3.0, 3.3, 0.01]), levels)
+    c = scalings.ve_index(torch.tensor([20.0, 9.0, 3.0, 3.3, 0.01]), levels)
     assert c.c_noise.tolist() == [0, 0, 1, 0, 2]
-    c = preconditioning.improved_ddpm(torch.tensor([9.0, 0.9, 0.01]), [10.0, 1.0, 0.1, 0.0])
+    c = scalings.improved_ddpm(torch.tensor([9.0, 0.9, 0.01]), [10.0, 1.0, 0.1, 0.0])
     assert c.c_noise.tolist() == [2, 1, -1]
 
 
@@ -275,7 +275,7 @@ def test_labels_reach_the_networks_that_take_them():
     net = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 16, "multipliers": [1], "blocks": 1, "labels": 3}
     x, sigma = torch.randn(2, 1, 8, 8), torch.ones(2)
     for adm in (False, True):
-        model = Preconditioned("edm", {}, net | {"adm": adm}).eval()
+        model = ScaledUNet("edm", {}, net | {"adm": adm}).eval()
         none, first = model(x, sigma), model(x, sigma, torch.tensor([0, 0]))
         assert not torch.equal(none, first)
         assert torch.equal(first, model(x, sigma, torch.eye(3)[[0, 0]]))
@@ -283,7 +283,7 @@ def test_labels_reach_the_networks_that_take_them():
             with pytest.raises(UserError, match="labels must be"):
                 model(x, sigma, labels)
     with pytest.raises(UserError, match="this network has no classes"):
-        Preconditioned("edm", {}, net | {"labels": 0})(x, sigma, torch.tensor([0, 0]))
+        ScaledUNet("edm", {}, net | {"labels": 0})(x, sigma, torch.tensor([0, 0]))
 
 
 @pytest.mark.parametrize("dropout", [0, 0.1])
@@ -487,14 +487,14 @@ def test_a_part_of_an_archive_is_not_larger_than_it(tmp_path):
 
 def test_a_published_place_tells_configuration_and_classifier(tmp_path, monkeypatch):
     """As the paper profile finds them: neither a .json nor a classifier's path has to be given."""
-    from dmcmc_core import data
+    from dmcmc_core import files
     from dmcmc_core.runs.plan import Request
 
     name = "ve_cifar10_ncsnpp_continuous"
     made = config()
     made["data"]["image_size"] = 32
     monkeypatch.setitem(published.CONFIGS, name, made)
-    monkeypatch.setattr(data, "root", lambda: tmp_path)
+    monkeypatch.setattr(files, "root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     path = Path(published.FILES[name])
     path.parent.mkdir(parents=True)

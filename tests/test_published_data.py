@@ -23,6 +23,7 @@ from dmcmc_core.metrics import (
     random_features,
 )
 from dmcmc_core.report import testbed
+from dmcmc_core.training import datasets
 from dmcmc_core.workbench import doctor
 
 CIFAR_TRAIN, CIFAR_TEST = 20, 6
@@ -404,5 +405,6 @@ def test_weights_of_named_features_are_part_of_the_recipe():
 
 
 def test_cifar10_can_be_trained_on(cifar):
-    seen, unseen = training._data(training.make_config("score", {"name": "x", "steps": 1, "data": "cifar10-train"}))
+    config = training.make_config("score", {"name": "x", "steps": 1, "data": "cifar10-train"})
+    seen, unseen = datasets.seen_and_unseen(config)
     assert torch.equal(seen.images, load_images("cifar10-train")) and len(seen.labels) == 20 and len(unseen.images) == 6

@@ -58,8 +58,8 @@ def test_every_setting_of_the_chains_says_what_it_is():
     assert all(field.metadata["help"] for field in fields(ChainSettings))
 
 
-@pytest.mark.parametrize("words", [["sample", "--help"], ["--help"]])
-def test_help_does_without_torch(words):
+@pytest.mark.parametrize("words", [["models"], ["sample", "--help"], ["--help"]])
+def test_help_and_models_do_without_torch(words):
     code = (
         "import sys\nsys.modules['torch'] = None\n"
         "from dmcmc_core.workbench.cli import main\n"

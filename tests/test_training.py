@@ -16,6 +16,7 @@ from dmcmc_core import training
 from dmcmc_core.checkpoints import NETS, load_model, load_noise_level, read_card
 from dmcmc_core.data import digits, glyphs32
 from dmcmc_core.errors import UserError
+from dmcmc_core.training import datasets, loop, noise_level_classifier, score
 
 SCORE = {
     "name": "tiny",
@@ -47,7 +48,7 @@ def write(folder, config):
 @pytest.fixture(autouse=True)
 def small_measurements(monkeypatch):
     """The exact posterior of 10,000 images is not what is tested here."""
-    monkeypatch.setattr(training, "_exact_cross_entropy", lambda *_: 4.0)
+    monkeypatch.setattr(noise_level_classifier, "_exact_cross_entropy", lambda *_: 4.0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_tracker_gets_the_numbers_of_the_log(tmp_path, undisturbed):
 
 
 def test_ctrl_c_saves_and_the_same_command_continues_to_the_same_bits(tmp_path, undisturbed, monkeypatch, capsys):
-    config, calls, draw = write(tmp_path, SCORE), [], training.draw_sigma
+    config, calls, draw = write(tmp_path, SCORE), [], score.draw_sigma
 
     def interrupted(*arguments):
         calls.append(1)
@@ -80,7 +81,7 @@ def test_ctrl_c_saves_and_the_same_command_continues_to_the_same_bits(tmp_path, 
             os.kill(os.getpid(), signal.SIGINT)
         return draw(*arguments)
 
-    monkeypatch.setattr(training, "draw_sigma", interrupted)
+    monkeypatch.setattr(score, "draw_sigma", interrupted)
     with pytest.raises(KeyboardInterrupt):
         training.train("score", config, progress=False)
     assert "stopped at step 5 of 8; the same command continues" in capsys.readouterr().err
@@ -100,13 +101,14 @@ def test_sigkill_in_the_middle_changes_nothing(tmp_path, undisturbed):
     program = f"""
 import os, signal
 from dmcmc_core import training
-calls, draw = [], training.draw_sigma
+from dmcmc_core.training import score
+calls, draw = [], score.draw_sigma
 def killed(*arguments):
     calls.append(1)
     if len(calls) == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(*arguments)
-training.draw_sigma = killed
+score.draw_sigma = killed
 training.train("score", {str(config)!r}, progress=False)
 """
     root = Path(training.__file__).resolve().parents[2]
@@ -118,7 +120,8 @@ training.train("score", {str(config)!r}, progress=False)
 def test_the_config_of_glyphs32_continues_to_the_same_bits(tmp_path, monkeypatch):
     """Its network on a few glyphs and for three steps, stopped after the second."""
     images = glyphs32(12).images
-    monkeypatch.setattr(training, "_data", lambda _: (training._Set(images, None), training._Set(images[:4], None)))
+    few = tuple(datasets.Labelled(part, None) for part in (images, images[:4]))
+    monkeypatch.setattr(datasets, "seen_and_unseen", lambda _: few)
     config = yaml.safe_load((NETS / "glyphs32.yaml").read_text())
     config |= {"name": "tiny", "steps": 3, "batch": 4, "warmup": 1, "exact_above": 0.1, "save_every": 0.0}
     config = write(tmp_path, config)
@@ -126,17 +129,16 @@ def test_the_config_of_glyphs32_continues_to_the_same_bits(tmp_path, monkeypatch
     assert torch.allclose(whole["mean"], images.mean(0)) and all(t.isfinite().all() for t in whole.values())
     assert whole["net.up.3.out.2.weight"].abs().max() > 0, "the image begins at zero and is learned at once"
 
-    replace, states = training._replace, []
+    save, states = loop.Run.save, []
 
-    def stop_after_the_second(path, write_to):
-        replace(path, write_to)
-        if path.suffix == ".state":
-            states.append(path)
+    def stop_after_the_second(run, path):
+        save(run, path)
+        states.append(path)
         if len(states) == 2:
             raise RuntimeError("stop here")
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="stop here"):
-        patched.setattr(training, "_replace", stop_after_the_second)
+        patched.setattr(loop.Run, "save", stop_after_the_second)
         training.train("score", config, progress=False)
     assert torch.load(tmp_path / "tiny.state", weights_only=True)["step"] == 2
     (tmp_path / "tiny.safetensors").unlink()
@@ -144,14 +146,13 @@ def test_the_config_of_glyphs32_continues_to_the_same_bits(tmp_path, monkeypatch
 
 
 def test_another_config_does_not_continue_a_state(tmp_path, monkeypatch):
-    config, replace = write(tmp_path, SCORE), training._replace
+    config, save = write(tmp_path, SCORE), loop.Run.save
 
-    def stop_after_state(path, write_to):
-        replace(path, write_to)
-        if path.suffix == ".state":
-            raise RuntimeError("stop here")
+    def stop_after_state(run, path):
+        save(run, path)
+        raise RuntimeError("stop here")
 
-    monkeypatch.setattr(training, "_replace", stop_after_state)
+    monkeypatch.setattr(loop.Run, "save", stop_after_state)
     with pytest.raises(RuntimeError, match="stop here"):
         training.train("score", config, progress=False)
     with pytest.raises(UserError, match="lr = 0.001, not 0.5"):

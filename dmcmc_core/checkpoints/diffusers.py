@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints import read_card
-from dmcmc_core.checkpoints.content import check_finite, sentence, without_memory
+from dmcmc_core.checkpoints.card import UNET_2D, read_card, sentence
+from dmcmc_core.checkpoints.catalogue import DIFFUSERS_WEIGHTS as WEIGHTS
+from dmcmc_core.checkpoints.weights import check_finite, without_memory
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.blocks import check_whole
-from dmcmc_core.nets.preconditioning import Coefficients, index_of
+from dmcmc_core.nets.scalings import Scalings, index_of
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-NETWORK = "UNet2DModel"
 EXPLODING = "ScoreSdeVeScheduler"
 PRESERVING = (
     "DDPMScheduler",
@@ -44,37 +43,37 @@ PRESERVING = (
 )
 
 
-def score(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
-    """Variance exploding: the network is told sigma and answers with the score."""
+def score(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of a variance-exploding network: it takes sigma and answers with the score."""
     one = torch.ones_like(sigma)
-    return Coefficients(one, sigma**2, one, sigma)
+    return Scalings(one, sigma**2, one, sigma)
 
 
-def epsilon(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
-    """Ho et al. 2020 (arXiv 2006.11239): x0 = x - sigma epsilon."""
-    return Coefficients(torch.ones_like(sigma), -sigma, c_in, time)
+def epsilon(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of Ho et al. 2020 (arXiv 2006.11239): x0 = x - sigma epsilon."""
+    return Scalings(torch.ones_like(sigma), -sigma, c_in, time)
 
 
-def velocity(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
-    """Salimans & Ho 2022 (arXiv 2202.00512): v = alpha epsilon - sigma alpha x0, with alpha = c_in."""
-    return Coefficients(c_in**2, -sigma * c_in, c_in, time)
+def velocity(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of Salimans & Ho 2022 (arXiv 2202.00512): v = alpha (epsilon - sigma x0), alpha = c_in."""
+    return Scalings(c_in**2, -sigma * c_in, c_in, time)
 
 
-def sample(sigma: Tensor, c_in: Tensor, time: Tensor) -> Coefficients:
-    """The network answers with x0."""
-    return Coefficients(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, time)
+def sample(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of a network that answers with x0."""
+    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, time)
 
 
-PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Coefficients]] = {
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Scalings]] = {
     "epsilon": epsilon,
     "v_prediction": velocity,
     "sample": sample,
 }
-"""What a variance-preserving network predicts -> (sigma, alpha, time), each (B,), -> its preconditioning."""
+"""What a variance-preserving network predicts -> (sigma, alpha, time), each (B,), -> its scalings."""
 
 
 class Unet(nn.Module):
-    """A network of diffusers as a denoiser: x (B, C, H, W), sigma () or (B,), and labels (B,) -> E[x0 | x, sigma].
+    """A denoiser that is a network of diffusers: x (B, C, H, W), sigma () or (B,), and labels (B,) -> E[x0 | x, sigma].
 
     What a variance-preserving network knows as x_t = alpha (x0 + sigma n) is alpha x here, with
     sigma = sqrt(1 - abar) / sqrt(abar) and alpha = 1 / sqrt(1 + sigma^2): exact at every level. Its timestep is that of
@@ -83,46 +82,48 @@ class Unet(nn.Module):
 
     Args:
         unet: a ``UNet2DModel``.
-        coefficients: :func:`score` or one of :data:`PREDICTIONS`.
-        levels: (T,) float64, sigma at the timesteps 0 to T - 1, rising; empty where the network is told sigma itself.
+        scalings: :func:`score` or one of :data:`PREDICTIONS`.
+        levels: (T,) float64, sigma at the timesteps 0 to T - 1, rising; empty where the network takes sigma itself.
         recipe: what else makes this function, as JSON; by default it is put together here.
     """
 
     def __init__(
-        self, unet: nn.Module, coefficients: Callable[..., Coefficients], levels: Tensor, recipe: str | None = None
+        self, unet: nn.Module, scalings: Callable[..., Scalings], levels: Tensor, recipe: str | None = None
     ) -> None:
         super().__init__()
-        self.unet, self.coefficients = unet, coefficients
+        self.unet, self.scalings = unet, scalings
         self.register_buffer("log_levels", levels.log())
         # A run is named by the hash of its tensors; what else makes this function is therefore one of them.
-        recipe = recipe or json.dumps([coefficients.__name__, dict(unet.config)], sort_keys=True, default=str)
+        recipe = recipe or json.dumps([scalings.__name__, dict(unet.config)], sort_keys=True, default=str)
         self.config = {"recipe": recipe, "timesteps": len(levels)}
         self.register_buffer("recipe", torch.tensor(list(recipe.encode()), dtype=torch.uint8))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
+        """The shape (C, H, W) of the images."""
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, *((side, side) if isinstance(side, int) else side)
 
     @property
     def classes(self) -> int:
-        """How many classes labels choose from, 0 for none."""
+        """The number of classes that labels choose from, 0 for none."""
         return self.unet.config.num_class_embeds or 0
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The real-valued timestep (B,), float64, of noise levels (B,)."""
+        """Return the real-valued timestep (B,), float64, of noise levels (B,)."""
         return index_of(sigma, self.log_levels)
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``labels``: (B,) whole numbers, for a network with classes, which cannot do without.
+        """Return E[x0 | x, sigma] for x (B, C, H, W), sigma () or (B,).
+
+        ``labels``: (B,) whole numbers, for a network with classes, which cannot do without.
 
         Raises:
             UserError: for labels that are missing, out of range, or of a network without classes.
         """
         sigma = per_row(sigma, x)
         time = self.timestep(sigma).to(x) if len(self.log_levels) else sigma
-        c = self.coefficients(sigma, 1 / (1 + sigma**2).sqrt(), time)
+        c = self.scalings(sigma, 1 / (1 + sigma**2).sqrt(), time)
         answer = self.unet(like(c.c_in, x) * x, c.c_noise, self._checked(labels, x), return_dict=False)[0]
         return like(c.c_skip, x) * x + like(c.c_out, x) * answer[:, : x.shape[1]]
 
@@ -144,10 +145,11 @@ class Unet(nn.Module):
         return labels.long()
 
 
-def made_again(recipe: str, timesteps: int) -> Unet:
-    """The network of a converted file by the ``config`` of a :class:`Unet`, its weights and levels to be filled in.
+def from_recipe(recipe: str, timesteps: int) -> Unet:
+    """Return the network of a converted file by the ``config`` of a :class:`Unet`, weights and levels to be filled in.
 
-    UserError without the library.
+    Raises:
+        UserError: without the library.
     """
     check_whole("timesteps", timesteps, 0, 10**5)
     name, about = json.loads(recipe)
@@ -156,7 +158,7 @@ def made_again(recipe: str, timesteps: int) -> Unet:
 
 
 def files(path: str | Path) -> list[Path]:
-    """The files of a folder that make its denoiser."""
+    """Return the files of a folder that make its denoiser."""
     path = Path(path)
     folder = path / "unet" if (path / "unet").is_dir() else path
     found = [path / "model_index.json", folder / "config.json", folder / WEIGHTS, _beside(path, folder)]
@@ -164,7 +166,7 @@ def files(path: str | Path) -> list[Path]:
 
 
 def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) -> tuple[Unet, dict[str, Any]]:
-    """The network of a folder in float32, and its card.
+    """Return the network of a folder in float32, and its card.
 
     The card's levels are the scheduler's; its data_range is (0, 1) with ``ScoreSdeVeScheduler`` and (-1, 1) with all
     others. What a scheduler does when it samples (clipping, thresholding, spacing) is no part of the denoiser.
@@ -184,7 +186,7 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     if not (folder / "config.json").is_file():
         raise UserError(f"{path} is no folder of diffusers: it holds neither unet/config.json nor config.json")
     about = _json(folder / "config.json")
-    _known("network", about.get("_class_name"), [NETWORK], folder / "config.json")
+    _known("network", about.get("_class_name"), [UNET_2D], folder / "config.json")
     steps = config if isinstance(config, dict) else _json(Path(config) if config else _beside(path, folder))
     kind = steps.get("_class_name")
     _known("scheduler", kind, [EXPLODING, *PRESERVING], config or _beside(path, folder))
@@ -194,38 +196,38 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     library = _library(path)
     for name, most in (("num_train_timesteps", 10**5), ("solver_order", 16)):
         check_whole(f"{name} in the scheduler of {path}", steps.get(name, 1), 1, most)
-    scheduler = _made(getattr(library, kind).from_config, steps, f"the scheduler of {path}")
+    scheduler = _by_library(getattr(library, kind).from_config, steps, f"the scheduler of {path}")
     if kind == EXPLODING:
-        coefficients, levels = score, torch.empty(0, dtype=torch.float64)
+        scalings, levels = score, torch.empty(0, dtype=torch.float64)
         low, high = scheduler.config.sigma_min, scheduler.config.sigma_max
     else:
-        coefficients, levels = _prediction(scheduler, path), _levels(scheduler, path)
+        scalings, levels = _prediction(scheduler, path), _levels(scheduler, path)
         low, high = levels[0].item(), levels[-1].item()
     shape_alone = _check_size(library, about, folder)
     unet = _network(library, folder)
     if kind != EXPLODING and unet.config.time_embedding_type == "fourier":
         raise UserError(f"{folder} embeds log sigma (fourier), which goes with {EXPLODING} and not with {kind}")
     card = {
-        "architecture": NETWORK,
+        "architecture": UNET_2D,
         "scheduler": kind,
-        "prediction": coefficients.__name__,
+        "prediction": scalings.__name__,
         "library": library.__version__,
     }
     card |= {"sigma_min": low, "sigma_max": high, "data_range": [0.0, 1.0] if kind == EXPLODING else [-1.0, 1.0]}
     card |= {"name": path.resolve().name, "parameters": sum(p.numel() for p in unet.parameters())}
-    made = Unet(unet, coefficients, levels)
+    net = Unet(unet, scalings, levels)
     with without_memory():  # arguments that the library takes and then cannot compute with
-        _made(lambda unet: _ask(unet, made), shape_alone, f"an answer of the network of {folder}")
-    return made, card
+        _by_library(lambda unet: _ask(unet, net.shape), shape_alone, f"an answer of the network of {folder}")
+    return net, card
 
 
-def _ask(unet: nn.Module, made: Unet) -> Any:
+def _ask(unet: nn.Module, shape: tuple[int, int, int]) -> Any:
     labels = None if unet.config.num_class_embeds is None else torch.zeros(1, dtype=torch.int64)
-    return unet(torch.ones(1, *made.shape), torch.ones(1), labels)
+    return unet(torch.ones(1, *shape), torch.ones(1), labels)
 
 
 def _check_pipeline(path: Path) -> None:
-    """UserError for a pipeline that makes its images from more than a network and a scheduler."""
+    """Raise UserError for a pipeline that makes its images from more than a network and a scheduler."""
     parts = {k: v for k, v in _json(path / "model_index.json").items() if not k.startswith("_")}
     more = sorted(k for k, v in parts.items() if k not in ("unet", "scheduler") and isinstance(v, list) and any(v))
     if "unet" not in parts or more:
@@ -234,7 +236,7 @@ def _check_pipeline(path: Path) -> None:
 
 
 def _beside(path: Path, folder: Path) -> Path:
-    """Where the configuration of the scheduler lies."""
+    """Return the file of the scheduler's configuration."""
     for place in (path / "scheduler", path, folder.parent / "scheduler"):
         if (place / "scheduler_config.json").is_file():
             return place / "scheduler_config.json"
@@ -269,8 +271,8 @@ def _library(path: Path | str, what: str = "a folder of diffusers") -> Any:
     return diffusers
 
 
-def _made(make: Callable[..., Any], given: Any, what: str, **options: Any) -> Any:
-    """What the library makes of it, its errors (of any type) told in a sentence."""
+def _by_library(make: Callable[..., Any], given: Any, what: str, **options: Any) -> Any:
+    """Return what the library makes of ``given``; its errors, of any type, become a UserError of one sentence."""
     try:
         return make(given, **options)
     except Exception as error:
@@ -278,7 +280,7 @@ def _made(make: Callable[..., Any], given: Any, what: str, **options: Any) -> An
         raise UserError(f"{what} cannot be made by diffusers: {why[:300]}") from error
 
 
-def _prediction(scheduler: Any, path: Path) -> Callable[..., Coefficients]:
+def _prediction(scheduler: Any, path: Path) -> Callable[..., Scalings]:
     name = scheduler.config.get("prediction_type", "epsilon")
     if not isinstance(name, str) or name not in PREDICTIONS:
         raise unknown(f"prediction_type in the scheduler of {path},", name, PREDICTIONS)
@@ -290,7 +292,7 @@ def _prediction(scheduler: Any, path: Path) -> Callable[..., Coefficients]:
 
 
 def _levels(scheduler: Any, path: Path) -> Tensor:
-    """(T,) float64: sigma at every timestep, without a last one that is all noise, where sigma is infinite."""
+    """Return sigma at every timestep, (T,) float64, without a last one that is all noise, where sigma is infinite."""
     kept = scheduler.alphas_cumprod.double().reshape(-1)
     levels = ((1 - kept) / kept).sqrt()
     levels = levels[:-1] if levels[-1:].isinf().any() else levels
@@ -302,7 +304,7 @@ def _levels(scheduler: Any, path: Path) -> Tensor:
 
 
 def _check_size(library: Any, about: dict[str, Any], folder: Path) -> nn.Module:
-    """The network without numbers; UserError for one of more numbers than the file of its weights has."""
+    """Return the network without numbers; UserError for one of more numbers than the file of its weights has."""
     from safetensors import safe_open
 
     layers = about.get("layers_per_block", 2)
@@ -311,7 +313,7 @@ def _check_size(library: Any, about: dict[str, Any], folder: Path) -> nn.Module:
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
     with without_memory():
-        unet = _made(library.UNet2DModel.from_config, about, f"the network of {folder}")
+        unet = _by_library(library.UNet2DModel.from_config, about, f"the network of {folder}")
     needed = sum(tensor.numel() for tensor in unet.state_dict().values())
     if needed > 2 * held + 10**6:
         raise UserError(f"{folder / WEIGHTS} holds {held:,} numbers, the network of its config.json {needed:,}")
@@ -319,12 +321,12 @@ def _check_size(library: Any, about: dict[str, Any], folder: Path) -> nn.Module:
 
 
 def _network(library: Any, folder: Path) -> nn.Module:
-    """The filled network, in float32."""
+    """Return the filled network, in float32."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of weights left over or made up: those are refused below
     try:
-        unet, found = _made(
+        unet, found = _by_library(
             library.UNet2DModel.from_pretrained,
             folder,
             f"the network of {folder}",

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence, without_memory
+from dmcmc_core.checkpoints.card import sentence
+from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Block
-from dmcmc_core.nets.preconditioning import Preconditioned, vp_sigma
-from dmcmc_core.nets.song import UNet
+from dmcmc_core.nets.scalings import ScaledUNet, vp_sigma
+from dmcmc_core.nets.song import Level, UNet
 
 
 class Inert:
@@ -37,7 +38,7 @@ class Inert:
         self.state = state if isinstance(state, dict) else {}
 
     def tensors(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors of a module and those inside it, as in ``state_dict``; UserError for one met twice."""
+        """Yield names and tensors of a module and those in it, as in ``state_dict``; UserError for one met twice."""
         seen = set() if seen is None else seen
         if id(self) in seen:
             raise UserError(f"module {prefix!r} stands in two places")
@@ -51,7 +52,7 @@ class Inert:
                 yield from module.tensors(f"{prefix}{name}.", seen)
 
     def arguments(self, names: str) -> dict[str, Any]:
-        """What the object was made with, by name; ``names`` are those of its positional arguments, in order."""
+        """Return the object's arguments by name; ``names`` are those of its positional arguments, in order."""
         given = self.state.get("_init_args") or ()
         return dict(zip(names.split(), given, strict=False)) | dict(self.state.get("_init_kwargs") or {})
 
@@ -67,7 +68,7 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """As torch rebuilds it, but never larger than its numbers, for which torch would make room."""
+    """Return a tensor as torch rebuilds it, but never larger than its numbers, for which torch would make room."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
         raise UserError(
@@ -109,7 +110,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """In Python: the one in C makes room for as many objects as a file claims to have, and sets attributes of anything.
+    """An unpickler in Python: that in C makes room for all that a file claims to have, and sets attributes of anything.
 
     What is read is in few and large pieces, so that it takes no longer.
     """
@@ -137,7 +138,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def load(path: Path) -> Any:
-    """What a pickle of EDM holds.
+    """Return what a pickle of EDM holds.
 
     Raises:
         UserError: for a file that is truncated, no pickle, or names anything that is not in :data:`ALLOWED`.
@@ -157,8 +158,8 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def read(path: Path) -> tuple[Preconditioned, dict[str, Any]]:
-    """The averaged network of a file, and its card.
+def read(path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the averaged network of a file, and its card.
 
     Raises:
         UserError: for what :func:`load` refuses, a network of another kind, or tensors that do not fit it.
@@ -174,7 +175,7 @@ def read(path: Path) -> tuple[Preconditioned, dict[str, Any]]:
         raise UserError(f"the arguments in {path} do not make a network of EDM: {sentence(error)}") from error
 
 
-def _read(content: Any, path: Path) -> tuple[Preconditioned, dict[str, Any]]:
+def _read(content: Any, path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
     outer = content.get("ema") if isinstance(content, dict) else content
     inner = (outer.state.get("_modules") or {}).get("model") if isinstance(outer, Inert) else None
     if not isinstance(inner, Inert):
@@ -185,8 +186,8 @@ def _read(content: Any, path: Path) -> tuple[Preconditioned, dict[str, Any]]:
     arguments = _network(inner, path)
     tensors = {name: t for name, t in inner.tensors() if not name.endswith("resample_filter")}
     with without_memory():  # so that arguments of another network, however large, take no memory
-        check(Preconditioned(kind, options, arguments).net, tensors, path)
-    net = Preconditioned(kind, options, arguments)
+        check(ScaledUNet(kind, options, arguments).net, tensors, path)
+    net = ScaledUNet(kind, options, arguments)
     fill(net.net, tensors, path)
     dropout = {"label_dropout": float(_arguments(inner).get("label_dropout", 0))} if net.classes else {}
     low, high = (
@@ -197,7 +198,7 @@ def _read(content: Any, path: Path) -> tuple[Preconditioned, dict[str, Any]]:
 
 
 def _arguments(inner: Inert) -> dict[str, Any]:
-    """What a U-Net of theirs was made with, by name."""
+    """Return the arguments of a U-Net of theirs by name."""
     first = (
         "img_resolution in_channels out_channels label_dim augment_dim model_channels channel_mult channel_mult_emb "
     )
@@ -207,7 +208,7 @@ def _arguments(inner: Inert) -> dict[str, Any]:
 
 
 def _network(inner: Inert, path: Path) -> dict[str, Any]:
-    """The arguments of our U-Net that make theirs."""
+    """Return the arguments of our U-Net that make theirs."""
     if inner.name not in ("SongUNet", "DhariwalUNet"):
         raise UserError(f"{path} holds a {inner.name}; known are SongUNet and DhariwalUNet")
     adm, a = inner.name == "DhariwalUNet", _arguments(inner)
@@ -233,39 +234,43 @@ def _network(inner: Inert, path: Path) -> dict[str, Any]:
     }
 
 
-def _edm(outer: Inert, tensors: dict[str, Tensor]):
+Scaled = tuple[str, dict[str, Any], tuple[float, float]]
+"""Kind and options of scalings, and the smallest and largest noise level."""
+
+
+def _edm(outer: Inert, tensors: dict[str, Tensor]) -> Scaled:
     return "edm", {"sigma_data": float(outer.state.get("sigma_data", 0.5))}, (0.002, 80.0)
 
 
-def _ve(outer: Inert, tensors: dict[str, Tensor]):
+def _ve(outer: Inert, tensors: dict[str, Tensor]) -> Scaled:
     return "ve", {"unit": 0.5}, (0.02, 100.0)
 
 
-def _vp(outer: Inert, tensors: dict[str, Tensor]):
+def _vp(outer: Inert, tensors: dict[str, Tensor]) -> Scaled:
     low, rise = float(outer.state.get("beta_min", 0.1)), float(outer.state.get("beta_d", 19.9))
     betas = {"beta_min": low, "beta_max": low + rise}
     levels = vp_sigma(float(outer.state.get("epsilon_t", 1e-5)), **betas), vp_sigma(1.0, **betas)
     return "vp", betas | {"steps": float(outer.state.get("M", 1000)) - 1}, levels
 
 
-def _improved_ddpm(outer: Inert, tensors: dict[str, Tensor]):
+def _improved_ddpm(outer: Inert, tensors: dict[str, Tensor]) -> Scaled:
     if tensors["u"].ndim != 1 or not 3 <= len(tensors["u"]) <= 10**5:
         raise UserError(f"'u' must be 2 or more noise levels and a 0, not of shape {tuple(tensors['u'].shape)}")
     levels = tensors["u"].double().tolist()
     return "improved_ddpm", {"levels": levels}, (levels[-2], levels[0])
 
 
-OUTER: dict[str, Callable[[Inert, dict[str, Tensor]], tuple[str, dict[str, Any], tuple[float, float]]]] = {
+OUTER: dict[str, Callable[[Inert, dict[str, Tensor]], Scaled]] = {
     "EDMPrecond": _edm,
     "VEPrecond": _ve,
     "VPPrecond": _vp,
     "iDDPMPrecond": _improved_ddpm,
 }
-"""Class of the outermost object -> kind, options and noise levels of its preconditioning."""
+"""Class of the outermost object -> kind and options of its scalings, and its noise levels."""
 
 
 def names(net: UNet) -> Iterator[tuple[str, str]]:
-    """Name of each layer in a file, and in the network."""
+    """Yield the name of each layer in a file, and in the network."""
     c = net.config
     if c["waves"] == "fourier":
         yield "map_noise.freqs", "embed.waves.frequencies"
@@ -275,40 +280,43 @@ def names(net: UNet) -> Iterator[tuple[str, str]]:
         yield "map_augment", "embed.augment"
     yield from (("map_layer0", "embed.first"), ("map_layer1", "embed.second"))
     sides = [c["size"] >> level for level in range(len(c["multipliers"]))]
-
-    def block(theirs: str, own: str, part: Block) -> Iterator[tuple[str, str]]:
-        for layer in ("norm0", "conv0", "affine", "norm1", "conv1"):
-            yield f"{theirs}.{layer}", f"{own}.{layer}"
-        if not isinstance(part.skip, torch.nn.Identity):
-            yield f"{theirs}.skip", f"{own}.skip"
-        if part.attention is not None:
-            pairs = (("norm2", "norm"), ("qkv", "qkv"), ("proj", "proj"))
-            yield from ((f"{theirs}.{a}", f"{own}.attention.{b}") for a, b in pairs)
-
     yield f"enc.{sides[0]}x{sides[0]}_conv", "stem"
     for i, (side, level) in enumerate(zip(sides, net.down, strict=True)):
         theirs, own = f"enc.{side}x{side}", f"down.{i}"
         if level.resample is not None:
-            yield from block(f"{theirs}_down", f"{own}.resample", level.resample)
+            yield from _block_names(f"{theirs}_down", f"{own}.resample", level.resample)
         if level.pyramid is not None:
             yield f"{theirs}_aux_{net.encoder}", f"{own}.pyramid"
         for k, part in enumerate(level.blocks):
-            yield from block(f"{theirs}_block{k}", f"{own}.blocks.{k}", part)
+            yield from _block_names(f"{theirs}_block{k}", f"{own}.blocks.{k}", part)
     for k, part in enumerate(net.middle):
-        yield from block(f"dec.{sides[-1]}x{sides[-1]}_in{k}", f"middle.{k}", part)
+        yield from _block_names(f"dec.{sides[-1]}x{sides[-1]}_in{k}", f"middle.{k}", part)
     for i, (side, level) in enumerate(zip(reversed(sides), net.up, strict=True)):
-        theirs, own = f"dec.{side}x{side}", f"up.{i}"
-        if level.resample is not None:
-            yield from block(f"{theirs}_up", f"{own}.resample", level.resample)
-        for k, part in enumerate(level.blocks):
-            yield from block(f"{theirs}_block{k}", f"{own}.blocks.{k}", part)
-        if level.out is not None:
-            norm, conv = ("out_norm", "out_conv") if c["adm"] else (f"{theirs}_aux_norm", f"{theirs}_aux_conv")
-            yield from ((norm, f"{own}.out.0"), (conv, f"{own}.out.2"))
+        yield from _names_of_up(f"dec.{side}x{side}", f"up.{i}", level, c["adm"])
+
+
+def _names_of_up(theirs: str, own: str, level: Level, adm: bool) -> Iterator[tuple[str, str]]:
+    if level.resample is not None:
+        yield from _block_names(f"{theirs}_up", f"{own}.resample", level.resample)
+    for k, part in enumerate(level.blocks):
+        yield from _block_names(f"{theirs}_block{k}", f"{own}.blocks.{k}", part)
+    if level.out is not None:
+        norm, conv = ("out_norm", "out_conv") if adm else (f"{theirs}_aux_norm", f"{theirs}_aux_conv")
+        yield from ((norm, f"{own}.out.0"), (conv, f"{own}.out.2"))
+
+
+def _block_names(theirs: str, own: str, part: Block) -> Iterator[tuple[str, str]]:
+    for layer in ("norm0", "conv0", "affine", "norm1", "conv1"):
+        yield f"{theirs}.{layer}", f"{own}.{layer}"
+    if not isinstance(part.skip, torch.nn.Identity):
+        yield f"{theirs}.skip", f"{own}.skip"
+    if part.attention is not None:
+        pairs = (("norm2", "norm"), ("qkv", "qkv"), ("proj", "proj"))
+        yield from ((f"{theirs}.{a}", f"{own}.attention.{b}") for a, b in pairs)
 
 
 def check(net: UNet, tensors: dict[str, Tensor], path: Path) -> list[tuple[str, str]]:
-    """Each tensor's name in a file and in the network; UserError for the first missing, unknown or of another shape."""
+    """Return each tensor's name in a file and in the network; UserError for the first that does not fit."""
     own, left, found_at = net.state_dict(), dict(tensors), []
     for theirs, mine in names(net):
         pairs = [(theirs, mine)] if mine in own else [(f"{theirs}.{p}", f"{mine}.{p}") for p in ("weight", "bias")]

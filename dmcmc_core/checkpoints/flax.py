@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.checkpoints import score_sde
-from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence, without_memory
+from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.score_sde import Entry
+from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.linear import PublishedEpsilonNet
-from dmcmc_core.nets.preconditioning import Preconditioned
+from dmcmc_core.nets.scalings import ScaledUNet
 from dmcmc_core.nets.song import UNet
 
 WEIGHTS = "params_ema"
@@ -44,7 +45,7 @@ CONSTANTS = {
 
 
 def is_one(path: Path) -> bool:
-    """Whether a file begins as a state does: a map whose first key is a short name."""
+    """Tell whether a file begins as a state does: a map whose first key is a short name."""
     with path.open("rb") as file:
         head = file.read(34)
     if len(head) < 3 or not 0x81 <= head[0] <= 0x8F or not 0xA1 <= head[1] <= 0xBF:
@@ -53,8 +54,8 @@ def is_one(path: Path) -> bool:
     return key.isascii() and key.decode().isidentifier()
 
 
-def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned | PublishedEpsilonNet, dict[str, Any]]:
-    """The averaged network of a file, and its card.
+def read(path: Path, config: dict[str, Any]) -> tuple[ScaledUNet | PublishedEpsilonNet, dict[str, Any]]:
+    """Return the averaged network of a file, and its card.
 
     Raises:
         UserError: for a file that is truncated, holds anything but such a state, or does not fit its configuration;
@@ -89,8 +90,8 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned | Published
     return net, card | ({} if step is None else {"step": step})
 
 
-def build(config: dict[str, Any]) -> tuple[Preconditioned | PublishedEpsilonNet, dict[str, Any]]:
-    """The network that a configuration describes, its weights untrained, and the card of its checkpoint.
+def build(config: dict[str, Any]) -> tuple[ScaledUNet | PublishedEpsilonNet, dict[str, Any]]:
+    """Return the network that a configuration describes, its weights untrained, and the card of its checkpoint.
 
     Args:
         config: the sections ``model``, ``data`` and ``training`` of a published configuration of score_sde. With a
@@ -150,7 +151,7 @@ CLASSES = (
 
 
 def places(net: UNet) -> dict[str, Entry]:
-    """Name in the file -> place in the network, in the order of the network's calls."""
+    """Return the place in the network of each name in the file, in the order of the network's calls."""
     numbers: Counter[str] = Counter()
     modules: dict[str, str] = {}
     found = {}
@@ -187,7 +188,7 @@ def _as_in_torch(tensor: Tensor, entry: Entry) -> Tensor:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], int | None]:
-    """The averaged weights of a file by their names, ``ResnetBlockBigGANpp_0/Conv_0/kernel``, and its step.
+    """Return the averaged weights of a file by their names, ``ResnetBlockBigGANpp_0/Conv_0/kernel``, and its step.
 
     Raises:
         UserError: for a file that is truncated, of another format, or holds no averaged weights; without msgpack.
@@ -231,7 +232,7 @@ def _whole(step: Any) -> int | None:
 
 
 def _extension(code: int, data: bytes) -> Tensor | complex:
-    """Flax's types: 1 an array, 2 a complex number, 3 a NumPy scalar."""
+    """Return what Flax has written as type 1 (an array), 2 (a complex number) or 3 (a NumPy scalar)."""
     import msgpack
 
     if code not in (1, 2, 3):
@@ -250,7 +251,7 @@ def _extension(code: int, data: bytes) -> Tensor | complex:
 
 
 def _flattened(tree: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """The arrays of nested maps, those in chunks put together."""
+    """Yield the arrays of nested maps, those in chunks put together."""
     if isinstance(tree, dict) and CHUNKED in tree:
         chunks, shape = ([tree[key][str(i)] for i in range(len(tree[key]))] for key in ("chunks", "shape"))
         tree = torch.cat(chunks).reshape(shape)

@@ -1,17 +1,17 @@
-"""The configurations of score_sde's published checkpoints, which their files do not carry."""
+"""The published checkpoints: where each goes and comes from, and the configurations, which their files do not carry."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from dmcmc_core.checkpoints.content import sentence
-from dmcmc_core.data import root
+from dmcmc_core import files
+from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.errors import UserError, unknown
 
 
 def _config(dataset: str, size: int, sde: str = "vesde", continuous: bool = True, **model: Any) -> dict[str, Any]:
-    """One of them, as the differences from the network for CIFAR-10."""
+    """Return a configuration by its differences from the network for CIFAR-10."""
     shared = {
         "name": "ncsnpp",
         "nf": 128,
@@ -95,20 +95,24 @@ AUTHORS = "the folders that issue 2 of the repository of Denoising MCMC links to
 
 
 def at_place(path: Path) -> str | None:
-    """The name of the published checkpoint whose place in a checkout this is."""
+    """Return the name of the published checkpoint whose place in a checkout this is; None where it is none's."""
     return next((name for name, place in FILES.items() if path.resolve().as_posix().endswith(f"/{place}")), None)
 
 
 def place_of(name: str) -> Path:
-    """Where the file of a published checkpoint lies; UserError with its place and origin where it does not."""
-    path = root() / FILES[name]
+    """Return where the file of a published checkpoint lies; UserError with its place and origin where it does not."""
+    path = files.root() / FILES[name]
     if not path.is_file():
         raise UserError(f"the published checkpoint {name} is not here: it goes to {path}, and comes from {SONG}")
     return path
 
 
 def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
-    """The configuration of a checkpoint: what is given, a published one by name, the JSON file beside it, its place's.
+    """Return the configuration of a checkpoint: what is given, the JSON file beside it, or that of its place.
+
+    Args:
+        path: of the checkpoint.
+        config: sections, the name of one of :data:`CONFIGS`, or a JSON or YAML file.
 
     Raises:
         UserError: where there is none, or a file that is no mapping.

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.content import check_finite, check_numbers, sentence, without_memory
+from dmcmc_core.checkpoints.card import sentence
+from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Block, FilteredDown, check_whole
-from dmcmc_core.nets.preconditioning import Preconditioned, ddpm_levels, vp_sigma
+from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
 from dmcmc_core.nets.song import UNet
 
 EARLIEST = 1e-3
@@ -28,7 +29,7 @@ EARLIEST = 1e-3
 
 
 class Entry(NamedTuple):
-    """A tensor of the file and its place in the network: the whole of ``own``, or its third number ``part``."""
+    """A tensor of the file and its place in the network: the whole of ``own``, or its third of number ``part``."""
 
     name: str
     own: str
@@ -37,78 +38,85 @@ class Entry(NamedTuple):
     trained: bool = True
 
     def read(self, tensor: Tensor) -> Tensor:
-        """As the network has it."""
+        """Return a tensor of the file as the network has it."""
         return tensor.T[:, :, None, None] if self.matrix else tensor
 
     def shape(self, own: Tensor) -> tuple[int, ...]:
-        """As the file has it."""
+        """Return the shape that the file has, for the network's own tensor."""
         rows = len(own) // (1 if self.part is None else 3)
         return (own.shape[1], rows) if self.matrix else (rows, *own.shape[1:])
 
 
 def entries(net: UNet) -> Iterator[Entry]:
-    """The tensors of a file in its order, but for the buffer ``sigmas``, without a prefix."""
+    """Yield the tensors of a file in its order, but for the buffer ``sigmas``, without a prefix."""
     number = (f"all_modules.{i}" for i in count())
-
-    def layer(own: str, inside: str = "") -> Iterator[Entry]:
-        name = next(number) + inside
-        for part in ("weight", "bias"):
-            yield Entry(f"{name}.{part}", f"{own}.{part}")
-
-    def block(own: str, part: Block) -> Iterator[Entry]:
-        name = next(number)
-        pairs = [("GroupNorm_0", "norm0"), ("Conv_0", "conv0"), ("Dense_0", "affine"), ("GroupNorm_1", "norm1")]
-        for theirs, mine in [*pairs, ("Conv_1", "conv1")]:
-            yield from (Entry(f"{name}.{theirs}.{p}", f"{own}.{mine}.{p}") for p in ("weight", "bias"))
-        if isinstance(part.skip, nn.Conv2d) and net.config["convolved"]:
-            yield from matrix(f"{name}.NIN_0", f"{own}.skip")
-        elif isinstance(part.skip, nn.Conv2d):
-            yield from (Entry(f"{name}.Conv_2.{p}", f"{own}.skip.{p}") for p in ("weight", "bias"))
-        if part.attention is not None:
-            name, own = next(number), f"{own}.attention"
-            yield from (Entry(f"{name}.GroupNorm_0.{p}", f"{own}.norm.{p}") for p in ("weight", "bias"))
-            for k in range(3):
-                yield from matrix(f"{name}.NIN_{k}", f"{own}.qkv", k)
-            yield from matrix(f"{name}.NIN_3", f"{own}.proj")
-
-    def matrix(name: str, own: str, part: int | None = None) -> Iterator[Entry]:
-        yield Entry(f"{name}.W", f"{own}.weight", matrix=True, part=part)
-        yield Entry(f"{name}.b", f"{own}.bias", part=part)
-
-    def change(own: str, part: nn.Module | None) -> Iterator[Entry]:
-        if isinstance(part, Block):
-            yield from block(own, part)
-        elif part is not None:
-            yield from layer(own, ".Conv_0")
-
     if net.config["waves"] == "fourier":
         yield Entry(f"{next(number)}.W", "embed.waves.frequencies", trained=False)
     for own in ("embed.first", "embed.second", "stem"):
-        yield from layer(own)
+        yield from _layer(number, own)
     for i, level in enumerate(net.down):
-        yield from change(f"down.{i}.resample", level.resample)
+        yield from _resample(number, f"down.{i}.resample", level.resample, net)
         if level.pyramid is not None:
-            yield from layer(f"down.{i}.pyramid", ".Conv2d_0" if isinstance(level.pyramid, FilteredDown) else ".Conv_0")
+            inside = ".Conv2d_0" if isinstance(level.pyramid, FilteredDown) else ".Conv_0"
+            yield from _layer(number, f"down.{i}.pyramid", inside)
         for k, part in enumerate(level.blocks):
-            yield from block(f"down.{i}.blocks.{k}", part)
+            yield from _block(number, f"down.{i}.blocks.{k}", part, net)
     for k, part in enumerate(net.middle):
-        yield from block(f"middle.{k}", part)
+        yield from _block(number, f"middle.{k}", part, net)
     for i, level in enumerate(net.up):
-        yield from change(f"up.{i}.resample", level.resample)
+        yield from _resample(number, f"up.{i}.resample", level.resample, net)
         for k, part in enumerate(level.blocks):
-            yield from block(f"up.{i}.blocks.{k}", part)
+            yield from _block(number, f"up.{i}.blocks.{k}", part, net)
         if level.out is not None:
-            yield from layer(f"up.{i}.out.0")
-            yield from layer(f"up.{i}.out.2")
+            yield from _layer(number, f"up.{i}.out.0")
+            yield from _layer(number, f"up.{i}.out.2")
+
+
+def _layer(number: Iterator[str], own: str, inside: str = "") -> Iterator[Entry]:
+    yield from _pair(next(number) + inside, own)
+
+
+def _pair(name: str, own: str) -> Iterator[Entry]:
+    yield from (Entry(f"{name}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
+
+
+def _matrix(name: str, own: str, part: int | None = None) -> Iterator[Entry]:
+    yield Entry(f"{name}.W", f"{own}.weight", matrix=True, part=part)
+    yield Entry(f"{name}.b", f"{own}.bias", part=part)
+
+
+def _resample(number: Iterator[str], own: str, part: nn.Module | None, net: UNet) -> Iterator[Entry]:
+    if isinstance(part, Block):
+        yield from _block(number, own, part, net)
+    elif part is not None:
+        yield from _layer(number, own, ".Conv_0")
+
+
+def _block(number: Iterator[str], own: str, part: Block, net: UNet) -> Iterator[Entry]:
+    """Yield the tensors of a block, and of the attention after it, which has a number of its own."""
+    name = next(number)
+    pairs = [("GroupNorm_0", "norm0"), ("Conv_0", "conv0"), ("Dense_0", "affine"), ("GroupNorm_1", "norm1")]
+    for theirs, ours in [*pairs, ("Conv_1", "conv1")]:
+        yield from _pair(f"{name}.{theirs}", f"{own}.{ours}")
+    if isinstance(part.skip, nn.Conv2d) and net.config["convolved"]:
+        yield from _matrix(f"{name}.NIN_0", f"{own}.skip")
+    elif isinstance(part.skip, nn.Conv2d):
+        yield from _pair(f"{name}.Conv_2", f"{own}.skip")
+    if part.attention is not None:
+        name, own = next(number), f"{own}.attention"
+        yield from _pair(f"{name}.GroupNorm_0", f"{own}.norm")
+        for k in range(3):
+            yield from _matrix(f"{name}.NIN_{k}", f"{own}.qkv", k)
+        yield from _matrix(f"{name}.NIN_3", f"{own}.proj")
 
 
 def entries_of(net: UNet) -> tuple[list[Entry], dict[str, Tensor]]:
-    """The entries of a network, and its own tensors by name."""
+    """Return the entries of a network, and its own tensors by name."""
     return list(entries(net)), net.state_dict()
 
 
-def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
-    """The averaged network of a file, and its card.
+def read(path: Path, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the averaged network of a file, and its card.
 
     Raises:
         UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
@@ -162,7 +170,7 @@ def read(path: Path, config: dict[str, Any]) -> tuple[Preconditioned, dict[str, 
 
 
 def load(path: Path) -> Any:
-    """What a PyTorch file holds, if that is tensors and plain values."""
+    """Return what a PyTorch file holds; UserError unless that is tensors and plain values."""
     try:
         _check_members(path)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -174,7 +182,7 @@ def load(path: Path) -> Any:
 
 
 def _check_members(path: Path) -> None:
-    """UserError for an archive with a damaged member, or one that claims to be larger than it: none is compressed."""
+    """Raise UserError for an archive with a damaged member, or one that claims to be larger: none is compressed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(max(m.file_size, m.compress_size) > path.stat().st_size for m in archive.infolist()):
@@ -183,8 +191,8 @@ def _check_members(path: Path) -> None:
                 raise UserError(f"its part {damaged} is damaged")
 
 
-def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
-    """The network that a configuration describes, its weights untrained, and the card of its checkpoint.
+def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the network that a configuration describes, its weights untrained, and the card of its checkpoint.
 
     Args:
         config: the sections ``model``, ``data`` and ``training`` of a published configuration.
@@ -200,7 +208,7 @@ def build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
         raise UserError(f"config: its values do not make a network: {sentence(error)}") from error
 
 
-def _build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
+def _build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     model, data, training = (section(config, name) for name in ("model", "data", "training"))
     kind = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}
     net, sde = network(config), choice(training, "sde", kind)
@@ -224,13 +232,13 @@ def _build(config: dict[str, Any]) -> tuple[Preconditioned, dict[str, Any]]:
                 raise UserError("config: embedding_type 'fourier' takes the log of times, the first discrete one is 0")
             sde, options = "ddpm", betas | {"scales": scales}
             levels = tuple(ddpm_levels(**options)[[0, -1]].tolist())
-    made = Preconditioned(sde, options, net, centre=not centred)
+    scaled = ScaledUNet(sde, options, net, centre=not centred)
     card = {"architecture": "preconditioned", "sigma_min": levels[0], "sigma_max": levels[1]}
-    return made, card | {"data_range": [-1.0, 1.0] if centred else [0.0, 1.0], "data": data.get("dataset")}
+    return scaled, card | {"data_range": [-1.0, 1.0] if centred else [0.0, 1.0], "data": data.get("dataset")}
 
 
 def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
-    """The arguments of :class:`dmcmc_core.nets.song.UNet` for a configuration.
+    """Return the arguments of :class:`dmcmc_core.nets.song.UNet` for a configuration.
 
     Args:
         config: its sections ``model`` and ``data``.
@@ -276,6 +284,7 @@ def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
 
 
 def section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of a configuration; UserError where there is none."""
     if not isinstance(config.get(name), dict):
         raise UserError(f"config lacks the section {name!r} of a configuration of score_sde")
     return config[name]
@@ -288,6 +297,7 @@ def _need(section: dict[str, Any], name: str, of: str) -> Any:
 
 
 def choice(section: dict[str, Any], name: str, known: dict[Any, Any], default: Any = None) -> Any:
+    """Return what ``known`` holds for a field of a section; UserError for another value of the field."""
     value = section.get(name, default)
     if not isinstance(value, str | bool) or value not in known:
         raise UserError(f"config: {name} must be {' or '.join(repr(k) for k in known)}, not {reprlib.repr(value)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.files import root
 
 VARIABLE = "DMCMC_DATA"
 FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -60,12 +61,6 @@ DATASETS = {
     ),
 }
 """Published sets by name. NAME:FILTER is a set of image files resized to its shape by one of :data:`FILTERS`."""
-
-
-def root() -> Path:
-    """Return the checkout around the working directory, or else the one that this package lies in."""
-    cwd = Path.cwd()
-    return cwd if (cwd / "exp" / "manifest.yaml").is_file() else Path(__file__).resolve().parents[2]
 
 
 def places() -> list[Path]:

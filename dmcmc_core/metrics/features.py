@@ -38,14 +38,14 @@ class Extractor(NamedTuple):
 
 def digits_cnn() -> nn.Module:
     """Load the classifier of digits that ships, up to its features: (B, 1, 8, 8) -> (B, at most 64)."""
-    from dmcmc_core.nets.features import load_digits_cnn
+    from dmcmc_core.nets.classifiers import load_digits_cnn
 
     return load_digits_cnn()
 
 
 def glyphs_cnn() -> nn.Module:
     """Load the classifier of glyphs that ships, up to its features: (B, 3, 32, 32) -> (B, 64)."""
-    from dmcmc_core.nets.features import load_glyphs_cnn
+    from dmcmc_core.nets.classifiers import load_glyphs_cnn
 
     return load_glyphs_cnn()
 

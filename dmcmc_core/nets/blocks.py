@@ -19,13 +19,13 @@ DOWN, UP, SAME = "down", "up", None
 
 
 def check_whole(name: str, value: object, least: int, most: int) -> None:
-    """UserError unless ``value`` is a whole number in [least, most]: sizes may come from a file."""
+    """Raise UserError unless ``value`` is a whole number in [least, most]: sizes may come from a file."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise UserError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
 
 class Resample(nn.Module):
-    """Half or double resolution by a separable filter, (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2 H, 2 W).
+    """A separable filter that halves or doubles resolution: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2 H, 2 W).
 
     Args:
         direction: ``down``, ``up`` or None, which passes its input on.
@@ -75,7 +75,7 @@ class StridedDown(nn.Conv2d):
 
 
 class RepeatedUp(nn.Conv2d):
-    """Every pixel repeated, then a 3x3 convolution, as in DDPM."""
+    """A 3x3 convolution at twice the resolution, its input with every pixel repeated, as in DDPM."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, padding=1)
@@ -100,7 +100,7 @@ class Block(nn.Module):
         min_group: channels that a group of the normalisations has at least, of at most 32 groups.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the options by which the published blocks differ
         self,
         width: int,
         out: int,
@@ -158,9 +158,10 @@ class Attention(nn.Module):
 
 
 class Sinusoids(nn.Module):
-    """(B,) -> (B, width): sines, then cosines, of geometrically spaced frequencies from 1 to 1/10000 (DDPM).
+    """Waves of c_noise, (B,) -> (B, width): sines, then cosines, of frequencies from 1 to 1/10000 (DDPM).
 
-    ``endpoint``: whether 1/10000 is one of them. ``cosines_first``: the other order (ADM).
+    The frequencies are geometrically spaced. ``endpoint`` says whether 1/10000 is one of them, ``cosines_first`` puts
+    the cosines before the sines (ADM).
     """
 
     def __init__(self, width: int, endpoint: bool = True, cosines_first: bool = False) -> None:
@@ -177,7 +178,10 @@ class Sinusoids(nn.Module):
 
 
 class Fourier(nn.Module):
-    """(B,) -> (B, width): sines, then cosines, of frequencies drawn from N(0, scale^2), kept with the weights."""
+    """Waves of c_noise, (B,) -> (B, width): sines, then cosines, of random frequencies that are kept with the weights.
+
+    The frequencies are drawn from N(0, ``scale``^2), as in NCSN++.
+    """
 
     def __init__(self, width: int, scale: float = 16.0) -> None:
         super().__init__()
@@ -189,11 +193,12 @@ class Fourier(nn.Module):
 
 
 def norm(width: int, eps: float = 1e-6, min_group: int = 4) -> nn.GroupNorm:
+    """Return a normalisation in at most 32 groups of at least ``min_group`` channels each."""
     return nn.GroupNorm(min(32, width // min_group), width, eps=eps)
 
 
 def zero(layer: nn.Module) -> nn.Module:
-    """Start as zero, so that each block starts as the identity."""
+    """Set all parameters of a layer to zero, so that a block that ends in it begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

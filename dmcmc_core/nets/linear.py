@@ -6,8 +6,8 @@ the mean of one gives that of the other,
     epsilon = R^-1 (u - Psi D),   D = E[x_0 | u].
 
 D stands on what is known of Gaussian data without training, D = m + K (u - Psi m) + c answer, with u whitened for the
-network and answers of unit variance at all times: the preconditioning of Karras et al. 2022 (arXiv 2206.00364, Table
-1), which is its scalar case, for blocks and frequencies. The answer then has C channels, where epsilon of CLD has 2C.
+network and answers of unit variance at all times: the scalings of Karras et al. 2022 (arXiv 2206.00364, Table 1), which
+are its scalar case, for blocks and frequencies. The answer then has C channels, where epsilon of CLD has 2C.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PREDICTS = ("epsilon", "mixed", "data")
 
 
 class Around(NamedTuple):
-    """What stands around the network at some times, each (1 or B, *block) float64."""
+    """The coefficients that stand around the network at some times, each (1 or B, *block) float64."""
 
     gain: Tensor
     inverse: Tensor
@@ -43,7 +43,7 @@ class Around(NamedTuple):
 
 
 class EpsilonNet(nn.Module):
-    """epsilon(u, t) of a diffusion on images (C, H, W); u and epsilon are (B, parts C, H, W).
+    """The epsilon(u, t) of a diffusion on images (C, H, W); u and epsilon are (B, parts C, H, W).
 
     The U-Net's input and output are pixels; for BDM the DCT stands around it.
 
@@ -57,7 +57,7 @@ class EpsilonNet(nn.Module):
         channels, blocks, attention, embedding, dropout, augment: of :class:`dmcmc_core.nets.unet.UNet`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the arguments of the U-Net, and those of its diffusion
         self,
         shape: Sequence[int],
         sde: dict,
@@ -94,11 +94,11 @@ class EpsilonNet(nn.Module):
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """(parts C, H, W) of one state."""
+        """The shape (parts C, H, W) of one state."""
         return (self.sde.parts * self.shape[0], *self.shape[1:])
 
     def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        """epsilon like ``u`` (B, parts C, H, W), at times () or (B,).
+        """Return epsilon like ``u`` (B, parts C, H, W), at times () or (B,).
 
         Raises:
             UserError: for a state of another shape.
@@ -108,13 +108,14 @@ class EpsilonNet(nn.Module):
         return self.epsilon(around, u, self.answer(around, u, t))
 
     def around(self, t: Tensor) -> Around:
+        """Return what stands around the network at times () or (B,)."""
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
         if t.ndim == 0:  # a sampler's: asked for again for the next images
             return _around_at(self.sde, t.item(), self.sigma_data)
         return _around(self.sde, t, self.sigma_data)
 
     def answer(self, around: Around, u: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the U-Net says, in pixels; ``labels`` (B, augment) in training only."""
+        """Return what the U-Net answers, in pixels; ``labels`` (B, augment) in training only."""
         sde, time = self.sde, per_row(torch.as_tensor(t).to(u.device).log() / 4, u)
         seen = sde.pixels(sde.rows(around.white, self._centred(around, u)))
         if self.training:
@@ -122,7 +123,7 @@ class EpsilonNet(nn.Module):
         return apply_in_blocks(lambda x, c: self.net(x, c, None), BLOCK, seen, time)
 
     def epsilon(self, around: Around, u: Tensor, answer: Tensor) -> Tensor:
-        """What an answer means."""
+        """Return the epsilon that an answer means."""
         sde = self.sde
         if self.predicts == "epsilon":
             return sde.coefficients(answer)
@@ -132,7 +133,7 @@ class EpsilonNet(nn.Module):
         return sde.rows(around.inverse, u - sde.rows(around.gain, sde.at_rest(clean)))
 
     def target(self, around: Around, u: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        """The answer that images (B, C, H, W) and the noise of their states ask for, in pixels."""
+        """Return the answer that images (B, C, H, W) and the noise of their states ask for, in pixels."""
         sde = self.sde
         if self.predicts == "epsilon":
             return sde.pixels(epsilon)
@@ -144,15 +145,15 @@ class EpsilonNet(nn.Module):
         return u - self.sde.rows(around.gain, self.sde.lift(self.mean[None].to(u)))
 
     def _guess(self, around: Around, u: Tensor) -> Tensor:
-        """E[x_0 | u] of Gaussian data, as coefficients of positions."""
+        """Return E[x_0 | u] of Gaussian data, as coefficients of positions."""
         known = self.sde.position(self.sde.rows(around.known, self._centred(around, u)))
         return self.sde.coefficients(self.mean[None].to(u)) + known
 
 
 class PublishedEpsilonNet(nn.Module):
-    """epsilon(u, t) as gDDIM's published networks answer it: NCSN++ of the state in pixels, nothing around it.
+    """The epsilon(u, t) of gDDIM's published networks: NCSN++ of the state in pixels, nothing around it.
 
-    The network is told log(999 t) where its waves are ``fourier``, 999 t where they are ``positional``; it is never
+    The network takes log(999 t) where its waves are ``fourier``, 999 t where they are ``positional``; it is never
     trained here, and always evaluated in blocks.
 
     Args:
@@ -181,15 +182,15 @@ class PublishedEpsilonNet(nn.Module):
         self.logarithm = self.net.config["waves"] == "fourier"
 
     def forward(self, u: Tensor, t: Tensor) -> Tensor:
-        """epsilon like ``u`` (B, parts C, H, W), at times () or (B,).
+        """Return epsilon like ``u`` (B, parts C, H, W), at times () or (B,).
 
         Raises:
             UserError: for a state of another shape.
         """
         _check_state(u, self)
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
-        told = per_row((999 * t).log() if self.logarithm else 999 * t, u)
-        answer = self.sde.coefficients(apply_in_blocks(self.net, BLOCK, self.sde.pixels(u), told))
+        c_noise = per_row((999 * t).log() if self.logarithm else 999 * t, u)
+        answer = self.sde.coefficients(apply_in_blocks(self.net, BLOCK, self.sde.pixels(u), c_noise))
         if self.predicts == "epsilon":
             return answer
         return answer + self.sde.rows(self.sde.inverse(self.sde.R(t.reshape(-1))), self.sde.velocity(u))

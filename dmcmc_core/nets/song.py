@@ -2,13 +2,14 @@
 
 NCSN++ and DDPM++ in the regular form that Karras et al. 2022 (arXiv 2206.00364, Appendix F.6) gave them, where a level
 begins with its change of resolution: the same operations in the same order. Networks are F(x, c_noise), without the
-preconditioning that makes a denoiser of them (:mod:`dmcmc_core.nets.preconditioning`).
+scalings that make a denoiser of them (:mod:`dmcmc_core.nets.scalings`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class UNet(nn.Module):
         strided: whether the convolutions of a ``residual`` encoder have stride 2 instead of a filter.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the arguments are those of the published configurations
         self,
         size: int,
         in_channels: int,
@@ -102,66 +103,64 @@ class UNet(nn.Module):
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         for name in ("multipliers", "attention", "taps"):
             self.config[name] = list(self.config[name])
-        for name, limits in LIMITS.items():
-            check_whole(name, self.config[name], *limits)
-        check_whole("the number of multipliers", len(multipliers), 1, 16)
-        for multiplier in multipliers:
-            check_whole("a multiplier", multiplier, 1, 1024)
-        if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):
-            raise UserError("taps must be 2 to 16 finite numbers, an even number of them, that do not add up to 0")
-        if size % 2 ** (len(multipliers) - 1):
-            raise UserError(f"size must be divisible by {2 ** (len(multipliers) - 1)} for its levels, not {size}")
+        _check(self.config)
         self.encoder, self.scale = encoder, math.sqrt(0.5) if rescale and not adm else 1.0
-        wide = width * embedding
-        self.embed = Embedding(wave_width or width, wide, waves, fourier_scale, labels, augment, adm)
-        eps, own = (1e-5, {"adaptive": True, "project": False}) if adm else (1e-6, {"scale": self.scale})
-
-        def block(a: int, b: int, direction: str | None = None, attend: bool = False) -> Block:
-            heads = (b // 64 if adm else 1) if attend else 0
-            return Block(
-                a,
-                b,
-                wide,
-                direction=direction,
-                taps=taps,
-                heads=heads,
-                dropout=dropout,
-                eps=eps,
-                min_group=min_group,
-                **own,
-            )
-
+        self.embed = Embedding(wave_width or width, width * embedding, waves, fourier_scale, labels, augment, adm)
         self.stem = nn.Conv2d(in_channels, width * multipliers[0] if adm else width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.enlarge = Resample(DOWN, taps), Resample(UP, taps)
-        c, pyramid = self.stem.out_channels, in_channels
+        skips = self._make_down()
+        c = skips[-1]
+        self.middle = nn.ModuleList([self._block(c, c, attend=True), self._block(c, c)])
+        self._make_up(skips)
+
+    def _block(self, width: int, out: int, direction: str | None = None, attend: bool = False) -> Block:
+        """Return a block of this network from ``width`` to ``out`` channels."""
+        c = self.config
+        if c["adm"]:
+            own = {"adaptive": True, "project": False, "eps": 1e-5, "heads": out // 64 if attend else 0}
+        else:
+            own = {"scale": self.scale, "eps": 1e-6, "heads": 1 if attend else 0}
+        own |= {name: c[name] for name in ("taps", "dropout", "min_group")}
+        return Block(width, out, c["width"] * c["embedding"], direction=direction, **own)
+
+    def _make_down(self) -> list[int]:
+        """Make the levels on the way down; return the channels of all that the way up joins, the first one last."""
+        config, taps = self.config, self.config["taps"]
+        c, pyramid = self.stem.out_channels, config["in_channels"]
         skips = [c]
-        for level, multiplier in enumerate(multipliers):
+        for level, multiplier in enumerate(config["multipliers"]):
             now = Level()
             if level:
-                now.resample = StridedDown(c, c) if convolved else block(c, c, DOWN)
-                if encoder == "skip":
+                now.resample = StridedDown(c, c) if config["convolved"] else self._block(c, c, DOWN)
+                if self.encoder == "skip":
                     now.pyramid = nn.Conv2d(pyramid, c, 1)
-                elif encoder == "residual":
-                    now.pyramid = StridedDown(pyramid, c) if strided else FilteredDown(pyramid, c, taps)
+                elif self.encoder == "residual":
+                    now.pyramid = StridedDown(pyramid, c) if config["strided"] else FilteredDown(pyramid, c, taps)
                     pyramid = c
                 skips.append(c)
-            for _ in range(blocks):
-                now.blocks.append(block(c, width * multiplier, attend=size >> level in attention))
-                c = width * multiplier
+            for _ in range(config["blocks"]):
+                attend = config["size"] >> level in config["attention"]
+                now.blocks.append(self._block(c, config["width"] * multiplier, attend=attend))
+                c = config["width"] * multiplier
                 skips.append(c)
             self.down.append(now)
-        self.middle = nn.ModuleList([block(c, c, attend=True), block(c, c)])
+        return skips
+
+    def _make_up(self, skips: list[int]) -> None:
+        """Make the levels on the way up, the coarsest first; each block joins the last of ``skips`` that is left."""
+        config, multipliers, c = self.config, self.config["multipliers"], skips[-1]
         for level, multiplier in reversed(list(enumerate(multipliers))):
             now = Level()
             if level < len(multipliers) - 1:
-                now.resample = RepeatedUp(c) if convolved else block(c, c, UP)
-            for i in range(blocks + 1):
-                attend = size >> level in attention and (adm or i == blocks)
-                now.blocks.append(block(c + skips.pop(), width * multiplier, attend=attend))
-                c = width * multiplier
-            if decoder == "skip" or not level:
-                now.out = nn.Sequential(norm(c, eps, min_group), nn.SiLU(), nn.Conv2d(c, out_channels, 3, padding=1))
+                now.resample = RepeatedUp(c) if config["convolved"] else self._block(c, c, UP)
+            for i in range(config["blocks"] + 1):
+                attend = config["size"] >> level in config["attention"] and (config["adm"] or i == config["blocks"])
+                now.blocks.append(self._block(c + skips.pop(), config["width"] * multiplier, attend=attend))
+                c = config["width"] * multiplier
+            if config["decoder"] == "skip" or not level:
+                last = nn.Conv2d(c, config["out_channels"], 3, padding=1)
+                now.out = nn.Sequential(norm(c, 1e-5 if config["adm"] else 1e-6, config["min_group"]), nn.SiLU(), last)
             self.up.append(now)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -194,8 +193,23 @@ class UNet(nn.Module):
         return image
 
 
+def _check(config: dict[str, Any]) -> None:
+    """Raise UserError for sizes that make no network, or none that fits in memory."""
+    for name, limits in LIMITS.items():
+        check_whole(name, config[name], *limits)
+    multipliers, taps = config["multipliers"], config["taps"]
+    check_whole("the number of multipliers", len(multipliers), 1, 16)
+    for multiplier in multipliers:
+        check_whole("a multiplier", multiplier, 1, 1024)
+    if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):
+        raise UserError("taps must be 2 to 16 finite numbers, an even number of them, that do not add up to 0")
+    if config["size"] % 2 ** (len(multipliers) - 1):
+        smallest = 2 ** (len(multipliers) - 1)
+        raise UserError(f"size must be divisible by {smallest} for its levels, not {config['size']}")
+
+
 def begin(net: UNet) -> None:
-    """Weights to train from: as drawn, but each residual block and the image begin as zero (Song et al. 2021)."""
+    """Set the weights to train from: as drawn, but each residual block and the image zero (Song et al. 2021)."""
     for module in net.modules():
         if isinstance(module, Block):
             zero(module.conv1)
@@ -206,7 +220,7 @@ def begin(net: UNet) -> None:
 
 
 class Level(nn.Module):
-    """The parts of one resolution; None where a network has not got one."""
+    """The parts of one resolution; None stands for those that a network has not got."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,12 +230,12 @@ class Level(nn.Module):
         self.out: nn.Module | None = None
 
     def changed(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """At the level's own resolution."""
+        """Return the features ``x`` of the level before at this level's own resolution."""
         return self.resample(x, embedding) if isinstance(self.resample, Block) else self.resample(x)
 
 
 class Embedding(nn.Module):
-    """c_noise (B,), and labels where the network takes them -> (B, width), after its activation."""
+    """The embedding (B, width) of c_noise (B,), and of labels where the network takes them, after its activation."""
 
     def __init__(self, waves: int, width: int, kind: str, scale: float, labels: int, augment: int, adm: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A small convolutional U-Net that is a denoiser for any noise level: EDM preconditioning around a residual network.
+"""A small convolutional U-Net that is a denoiser for any noise level: EDM's scalings around a residual network.
 
 Karras et al. 2022 (arXiv 2206.00364), Section 5 and Table 1: the network F sees an input of unit variance and predicts
 a target of unit variance at every sigma, D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), here about the data mean.
@@ -18,8 +18,8 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import check_whole, zero
 
 
-class Denoiser(nn.Module):
-    """D(x, sigma) for data of mean ``mean`` and standard deviation ``sigma_data`` about it.
+class DenoisingUNet(nn.Module):
+    """A denoiser D(x, sigma) for data of mean ``mean`` and standard deviation ``sigma_data`` about it.
 
     Args:
         shape: (C, H, W) of one image; H and W divisible by 2^(levels - 1).
@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
         self.net = UNet(shape[0], channels, blocks, attention, embedding, dropout, augment)
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x, sigma] for x (B, *shape), sigma () or (B,); ``labels`` (B, augment) in training only."""
+        """Return E[x0 | x, sigma] for x (B, *shape), sigma () or (B,); ``labels`` (B, augment) in training only."""
         sigma = per_row(sigma, x)
         s, total = like(sigma, x), like((sigma**2 + self.sigma_data**2).sqrt(), x)
         c_skip, c_out, c_in = (self.sigma_data / total) ** 2, s * self.sigma_data / total, 1 / total
@@ -77,7 +77,15 @@ class UNet(nn.Module):
     """The residual network F(x, c_noise): (B, C, H, W), (B,) -> (B, C or ``out_channels``, H, W)."""
 
     def __init__(
-        self, image_channels, channels, blocks, attention, embedding, dropout, augment, out_channels=None
+        self,
+        image_channels: int,
+        channels: Sequence[int],
+        blocks: Sequence[int],
+        attention: Sequence[bool],
+        embedding: int,
+        dropout: float,
+        augment: int,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.embed = Embedding(embedding, augment)
@@ -109,7 +117,7 @@ class UNet(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Sinusoids of the noise level (and augmentation labels) -> (B, width)."""
+    """The embedding (B, width) of c_noise (B,), by sinusoids, and of augmentation labels in training."""
 
     def __init__(self, width: int, augment: int, frequencies: int = 16) -> None:
         super().__init__()

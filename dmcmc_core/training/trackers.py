@@ -1,9 +1,8 @@
-"""Where the numbers of a run go: JSON lines by default, TensorBoard or what is shaped like wandb on request."""
+"""Trackers: where the numbers of a run go, JSON lines by default, TensorBoard, wandb or trackio on request."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +13,17 @@ from dmcmc_core.errors import UserError, unknown
 
 
 class Tracker(Protocol):
-    """Takes numbers as they come."""
+    """A receiver of numbers, which takes them as they come."""
 
     def log(self, step: int, **numbers: float) -> None:
-        """Numbers by name at a step; steps rise."""
+        """Take numbers by name at a step; steps rise."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Take note that nothing more will come."""
 
 
 class JsonLines:
-    """A line ``{"step": ..., name: number, ...}`` per call, added to the file at ``path`` at once."""
+    """A tracker that adds a line ``{"step": ..., name: number, ...}`` per call to the file at ``path`` at once."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -39,7 +38,10 @@ class JsonLines:
 
 
 class TensorBoard:
-    """An event file below ``folder``; of a run that goes on, what a former one logged from ``first`` on is dropped."""
+    """A tracker that writes an event file below ``folder``.
+
+    Of a run that goes on, what a former one logged from step ``first`` on is dropped.
+    """
 
     def __init__(self, folder: str | Path, first: int = 0) -> None:
         try:
@@ -60,7 +62,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of wandb, or of a module with its ``init``, ``log`` and ``finish``, such as trackio.
+    """A tracker that is a run of wandb, or of trackio, which has the same ``init``, ``log`` and ``finish``.
 
     Nothing leaves the machine: wandb writes below ``folder`` (``wandb sync`` later) unless ``WANDB_MODE`` says
     otherwise, trackio keeps its own database.
@@ -70,7 +72,7 @@ class Wandb:
         os.environ.setdefault("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_DIR", str(folder))
         try:
-            library = importlib.import_module(module)
+            library = _library(module)
         except ImportError:
             raise UserError(f"the tracker {module} needs its package: pip install {module}") from None
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,14 @@ class Wandb:
         self.run.finish()
 
 
+def _library(name: str) -> Any:
+    if name == "wandb":
+        import wandb as library
+    else:
+        import trackio as library
+    return library
+
+
 TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")
 
 
@@ -90,7 +100,7 @@ TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")
 def tracking(
     kinds: Sequence[str], folder: str | Path, name: str, config: Mapping[str, Any] | None = None, first: int = 0
 ) -> Iterator[Tracker]:
-    """One tracker that hands on to those named, opened as by :func:`open_tracker` and closed at the end."""
+    """Yield one tracker that hands on to those named, which :func:`open_tracker` opens and the end closes."""
     with contextlib.ExitStack() as opened:
         several = Several([])
         opened.callback(several.close)
@@ -100,7 +110,7 @@ def tracking(
 
 
 class Several:
-    """All of some trackers, or none."""
+    """A tracker that hands on to all of some trackers, or to none."""
 
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
@@ -117,7 +127,7 @@ class Several:
 def open_tracker(
     kind: str, folder: str | Path, name: str, config: Mapping[str, Any] | None = None, first: int = 0
 ) -> Tracker:
-    """A tracker by its name in :data:`TRACKERS`.
+    """Return a tracker by its name in :data:`TRACKERS`.
 
     Args:
         folder: where it writes: ``NAME.jsonl``, or a folder ``tensorboard/NAME`` or ``wandb`` of its own.

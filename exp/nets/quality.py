@@ -18,7 +18,7 @@ from dmcmc_core import metrics
 from dmcmc_core.checkpoints import NETS, load_model
 from dmcmc_core.data import digits
 from dmcmc_core.integrators import heun, heun_churn
-from dmcmc_core.nets.features import load_digits_cnn
+from dmcmc_core.nets.classifiers import load_digits_cnn
 from dmcmc_core.schedules import karras
 
 N, STEPS, SEEDS = 600, 200, (0, 1, 2)

@@ -1,4 +1,4 @@
-"""From a network F(x, c_noise) to a denoiser: D(x, sigma) = c_skip x + c_out F(c_in x, c_noise).
+"""The scalings that make a denoiser of a network F(x, c_noise): D(x, sigma) = c_skip x + c_out F(c_in x, c_noise).
 
 Karras et al. 2022 (arXiv 2206.00364), Table 1. What a variance-preserving network was trained on, alpha (x0 + sigma n),
 is alpha x here, and its time that at which the noise is sigma: exact, for discrete times at the levels trained on.
@@ -19,8 +19,8 @@ from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.song import UNet
 
 
-class Coefficients(NamedTuple):
-    """Each of the shape of sigma, (B,)."""
+class Scalings(NamedTuple):
+    """Factors of a network's input and output, and what it takes as noise level; each has the shape of sigma, (B,)."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -28,57 +28,69 @@ class Coefficients(NamedTuple):
     c_noise: Tensor
 
 
-def edm(sigma: Tensor, sigma_data: float = 0.5) -> Coefficients:
-    """Karras et al. 2022: input and target of unit variance at every level."""
+def edm(sigma: Tensor, sigma_data: float = 0.5) -> Scalings:
+    """Return the scalings of Karras et al. 2022: input and target have unit variance at every level."""
     total = (sigma**2 + sigma_data**2).sqrt()
-    return Coefficients((sigma_data / total) ** 2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
+    return Scalings((sigma_data / total) ** 2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
 
 
-def ve(sigma: Tensor, unit: float = 1.0, by_sigma: bool = True) -> Coefficients:
-    """Song et al. 2021, variance exploding: sigma F is sigma^2 times the score.
+def ve(sigma: Tensor, unit: float = 1.0, by_sigma: bool = True) -> Scalings:
+    """Return the scalings of Song et al. 2021, variance exploding: sigma F is sigma^2 times the score.
 
     ``by_sigma``: whether the score is the network's answer divided by sigma; else it is the answer itself.
     ``unit``: of the network's noise level, 1/2 where its data were in [0, 1] and are now in [-1, 1].
     """
     one = torch.ones_like(sigma)
-    return Coefficients(one, sigma if by_sigma else sigma**2, one, (unit * sigma).log())
+    return Scalings(one, sigma if by_sigma else sigma**2, one, (unit * sigma).log())
 
 
-def ve_index(sigma: Tensor, levels: list[float], by_sigma: bool = True) -> Coefficients:
-    """The same for a network that is told the index of its noise level, descending: the nearest one in log sigma."""
+def ve_index(sigma: Tensor, levels: list[float], by_sigma: bool = True) -> Scalings:
+    """Return the scalings of :func:`ve` for a network that takes the index of its noise level.
+
+    The index is that of the nearest of ``levels`` in log sigma; they descend.
+    """
     known = torch.tensor(levels, dtype=torch.float64, device=sigma.device).log()
     index = (sigma.double().log()[:, None] - known).abs().argmin(1)
     one = torch.ones_like(sigma)
-    return Coefficients(one, sigma if by_sigma else sigma**2, one, index.to(sigma))
+    return Scalings(one, sigma if by_sigma else sigma**2, one, index.to(sigma))
 
 
 def vp(
     sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0, log: bool = False
-) -> Coefficients:
-    """Song et al. 2021, variance preserving: F is epsilon, told ``steps`` times the time in [0, 1], or its ``log``."""
+) -> Scalings:
+    """Return the scalings of Song et al. 2021, variance preserving: F is epsilon.
+
+    The network takes ``steps`` times the time in [0, 1], or its ``log``.
+    """
     c_in = 1 / (sigma**2 + 1).sqrt()
-    told = steps * vp_time(-c_in.log(), beta_min, beta_max)
-    return Coefficients(torch.ones_like(sigma), -sigma, c_in, told.log() if log else told)
+    c_noise = steps * time_of_alpha(-c_in.log(), beta_min, beta_max)
+    return Scalings(torch.ones_like(sigma), -sigma, c_in, c_noise.log() if log else c_noise)
 
 
 def sub_vp(
     sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, steps: float = 999.0, log: bool = False
-) -> Coefficients:
-    """The sub-variance-preserving SDE: noise of standard deviation 1 - alpha^2, so alpha^2 + sigma alpha = 1."""
+) -> Scalings:
+    """Return the scalings of :func:`vp` for the sub-variance-preserving SDE.
+
+    Its noise has standard deviation 1 - alpha^2, so alpha^2 + sigma alpha = 1.
+    """
     c_in = 2 / ((sigma**2 + 4).sqrt() + sigma)
-    told = steps * vp_time(-c_in.log(), beta_min, beta_max)
-    return Coefficients(torch.ones_like(sigma), -sigma, c_in, told.log() if log else told)
+    c_noise = steps * time_of_alpha(-c_in.log(), beta_min, beta_max)
+    return Scalings(torch.ones_like(sigma), -sigma, c_in, c_noise.log() if log else c_noise)
 
 
-def ddpm(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, scales: int = 1000) -> Coefficients:
-    """Ho et al. 2020, trained at ``scales`` discrete times: F is epsilon, told their index, see :func:`index_of`."""
+def ddpm(sigma: Tensor, beta_min: float = 0.1, beta_max: float = 20.0, scales: int = 1000) -> Scalings:
+    """Return the scalings of Ho et al. 2020: F is epsilon, trained at ``scales`` times.
+
+    The network takes their index, see :func:`index_of`.
+    """
     index = index_of(sigma, ddpm_levels(beta_min, beta_max, scales).log().to(sigma.device))
-    return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), index.to(sigma))
+    return Scalings(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), index.to(sigma))
 
 
 @functools.cache
 def ddpm_levels(beta_min: float, beta_max: float, scales: int) -> Tensor:
-    """sigma at each index, (scales,) float64, rising: 1 + sigma^2 is the product of 1 / (1 - beta_i).
+    """Return sigma at each index, (scales,) float64, rising: 1 + sigma^2 is the product of 1 / (1 - beta_i).
 
     The beta_i are ``scales`` numbers from beta_min / scales to beta_max / scales, evenly.
     """
@@ -87,9 +99,10 @@ def ddpm_levels(beta_min: float, beta_max: float, scales: int) -> Tensor:
 
 
 def index_of(sigma: Tensor, log_levels: Tensor) -> Tensor:
-    """The real-valued index (B,) float64 of noise levels (B,) among rising ones (T,) float64.
+    """Return the real-valued index (B,) float64 of noise levels (B,) among rising ones (T,) float64.
 
-    Exact at each of them; between two log sigma is linear in the index, beyond the first and the last it is theirs.
+    It is exact at each of them. Between two of them log sigma is linear in the index; beyond the first and the last it
+    is theirs.
     """
     at = sigma.double().log()
     after = torch.searchsorted(log_levels, at).clamp(1, len(log_levels) - 1)
@@ -97,28 +110,31 @@ def index_of(sigma: Tensor, log_levels: Tensor) -> Tensor:
     return (after - 1 + share).clamp(0, len(log_levels) - 1)
 
 
-def vp_time(minus_log_alpha: Tensor, beta_min: float, beta_max: float) -> Tensor:
-    """t with (beta_max - beta_min) t^2 / 4 + beta_min t / 2 = -log alpha(t)."""
+def time_of_alpha(minus_log_alpha: Tensor, beta_min: float, beta_max: float) -> Tensor:
+    """Return t with (beta_max - beta_min) t^2 / 4 + beta_min t / 2 = -log alpha(t)."""
     rise, c = beta_max - beta_min, 4 * minus_log_alpha
     return c / (beta_min + (beta_min**2 + rise * c).sqrt())
 
 
 def vp_sigma(time: float, beta_min: float = 0.1, beta_max: float = 20.0, sub: bool = False) -> float:
-    """The noise level at a time in [0, 1]."""
+    """Return the noise level of :func:`vp`, or of :func:`sub_vp` with ``sub``, at a time in [0, 1]."""
     log_alpha = -(beta_max - beta_min) * time**2 / 4 - beta_min * time / 2
     if sub:
         return -math.expm1(2 * log_alpha) / math.exp(log_alpha)
     return math.sqrt(math.expm1(-2 * log_alpha))
 
 
-def improved_ddpm(sigma: Tensor, levels: list[float]) -> Coefficients:
-    """Nichol & Dhariwal 2021: F is epsilon, told the index of the nearest of its discrete levels, descending to 0."""
+def improved_ddpm(sigma: Tensor, levels: list[float]) -> Scalings:
+    """Return the scalings of Nichol & Dhariwal 2021: F is epsilon.
+
+    The network takes the index of the nearest of its discrete ``levels``, which descend to 0.
+    """
     known = torch.tensor(levels, dtype=sigma.dtype, device=sigma.device)
     index = (sigma[:, None] - known).abs().argmin(1)
-    return Coefficients(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), len(levels) - 2 - index.to(sigma))
+    return Scalings(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), len(levels) - 2 - index.to(sigma))
 
 
-KINDS: dict[str, Callable[..., Coefficients]] = {
+KINDS: dict[str, Callable[..., Scalings]] = {
     "edm": edm,
     "ve": ve,
     "ve_index": ve_index,
@@ -133,11 +149,11 @@ NO_CLASS = -1
 """The label that is a vector of zeros to a network."""
 
 
-class Preconditioned(nn.Module):
-    """A U-Net as a denoiser: x (B, C, H, W), sigma () or (B,), and labels where it takes them -> E[x0 | x, sigma].
+class ScaledUNet(nn.Module):
+    """A denoiser that is a U-Net and its scalings: x (B, C, H, W), sigma () or (B,), and labels -> E[x0 | x, sigma].
 
     Args:
-        kind: of its coefficients, one of :data:`KINDS`.
+        kind: of its scalings, one of :data:`KINDS`.
         options: of that function.
         net: arguments of :class:`dmcmc_core.nets.song.UNet`.
         centre: whether the network sees 2 x - 1, for data in [0, 1].
@@ -155,9 +171,7 @@ class Preconditioned(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise unknown("preconditioning", kind, KINDS)
-        KINDS[kind](
-            torch.ones(1, device="cpu"), **options
-        )  # options of another kind should not wait for the first image
+        KINDS[kind](torch.ones(1, device="cpu"), **options)  # wrong options should not wait for the first image
         self.net = UNet(**net)
         self.kind, self.options, self.centre = kind, dict(options), centre
         self.config = {"kind": kind, "options": self.options, "net": self.net.config, "centre": centre}
@@ -175,7 +189,9 @@ class Preconditioned(nn.Module):
         return int(self.net.config["labels"] or 0)
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``labels``: (B,) whole numbers, -1 for no class, or (B, classes), where a row may be all 0 for no class.
+        """Return E[x0 | x, sigma] for x (B, C, H, W), sigma () or (B,).
+
+        ``labels``: (B,) whole numbers, -1 for no class, or (B, classes), where a row may be all 0 for no class.
 
         Raises:
             UserError: for labels of a network without classes.

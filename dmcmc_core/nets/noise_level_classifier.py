@@ -1,4 +1,4 @@
-"""Networks that see how noisy an image is: logits over a fixed list of noise levels, the most noisy one first."""
+"""Networks that classify how noisy an image is: logits over a fixed list of noise levels, the most noisy one first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PublishedClassifier(nn.Module):
         self.last = nn.Linear(channels * height * width, n_levels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, n_levels)."""
+        """Return the logits (B, n_levels) of noisy images (B, C, H, W)."""
         return self.last(self.body(x))
 
 
@@ -56,7 +56,7 @@ class LightClassifier(nn.Module):
 
     Args:
         shape: (C, H, W) of one image.
-        sigma_min, sigma_max: ends of the levels, see :func:`log_levels`.
+        sigma_min, sigma_max: ends of the levels, see :func:`dmcmc_core.noise_level.log_levels`.
         n_levels: number of noise levels.
         width: of the two hidden layers.
         rank: of the correction.
@@ -95,7 +95,7 @@ class LightClassifier(nn.Module):
         nn.init.zeros_(self.hidden[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B, n_levels)."""
+        """Return the logits (B, n_levels) of noisy images (B, *shape)."""
         square = x.flatten(1) ** 2 + self.floor
         log_size = square.mean(1, keepdim=True).log() / 2  # of the root mean square
         seen = torch.cat([x.flatten(1) / log_size.exp(), square.log() / 2 - log_size, log_size], 1)
@@ -105,5 +105,5 @@ class LightClassifier(nn.Module):
 
 
 def cross_entropy(net: nn.Module, x: Tensor, level: Tensor) -> Tensor:
-    """Mean of -log p(level | x), in nats; x (B, *shape), level (B,) int64."""
+    """Return the mean of -log p(level | x), in nats; x (B, *shape), level (B,) int64."""
     return F.cross_entropy(net(x), level)

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.nets.shipped import NETS
 
-NETS = Path(__file__).resolve().parents[2] / "exp" / "nets"
 SHIPPED = NETS / "digits-cnn.safetensors"
 
 
 class Classifier(nn.Module):
-    """(N, *shape) in [0, 1] -> (N, features); ``logits`` and ``classify`` go on to the ten classes.
+    """A classifier whose call gives features: (N, *shape) in [0, 1] -> (N, features).
+
+    ``logits`` and ``classify`` go on from the features to the ten classes.
 
     Args:
         shape: (C, S, S) of the images, S a power of 2 and at least 4.
@@ -42,30 +44,30 @@ class Classifier(nn.Module):
         return self.body(2 * images - 1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """(N, 10) unnormalised log probabilities of the classes."""
+        """Return unnormalised log probabilities of the classes, (N, 10)."""
         return self.last(self(images))
 
     def classify(self, images: Tensor) -> Tensor:
-        """(N,) int64, the most probable class."""
+        """Return the most probable class of each image, (N,) int64."""
         return self.logits(images).argmax(1)
 
 
 class DigitsCNN(Classifier):
-    """Of 8x8 digits, (1, 8, 8); see :class:`Classifier`."""
+    """A classifier of 8x8 digits, (1, 8, 8); see :class:`Classifier`."""
 
     def __init__(self, width: int = 32, features: int = 64, dropout: float = 0.3) -> None:
         super().__init__((1, 8, 8), width, features, dropout)
 
 
 class GlyphsCNN(Classifier):
-    """Of the characters of glyphs, (3, 32, 32), in the order of ``data.CHARACTERS``; see :class:`Classifier`."""
+    """A classifier of the characters of glyphs, (3, 32, 32), in the order of ``data.CHARACTERS``."""
 
     def __init__(self, width: int = 16, features: int = 64, dropout: float = 0.3) -> None:
         super().__init__((3, 32, 32), width, features, dropout)
 
 
 def load_digits_cnn(path: Path = SHIPPED) -> DigitsCNN:
-    """The shipped feature extractor, in eval mode: (N, 1, 8, 8) in [0, 1] -> (N, 64).
+    """Load the shipped classifier of digits in eval mode: its call gives (N, 1, 8, 8) in [0, 1] -> features (N, 64).
 
     Raises:
         UserError: when the file is missing or is not a whole one of this architecture.
@@ -74,16 +76,20 @@ def load_digits_cnn(path: Path = SHIPPED) -> DigitsCNN:
 
 
 def load_glyphs_cnn(path: Path = NETS / "glyphs-cnn.safetensors") -> GlyphsCNN:
-    """The same for glyphs: (N, 3, 32, 32) in [0, 1] -> (N, 64). Raises UserError as :func:`load_digits_cnn`."""
+    """Load the shipped classifier of glyphs in eval mode: its call gives (N, 3, 32, 32) in [0, 1] -> features (N, 64).
+
+    Raises:
+        UserError: as :func:`load_digits_cnn`.
+    """
     return _load(GlyphsCNN, path)
 
 
 @functools.cache
-def _load(made: type[Classifier], path: Path) -> Classifier:
+def _load(architecture: type[Classifier], path: Path) -> Classifier:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    net = made()
+    net = architecture()
     try:
         net.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -93,5 +99,5 @@ def _load(made: type[Classifier], path: Path) -> Classifier:
 
 @torch.no_grad()
 def classify(images: Tensor) -> Tensor:
-    """(N,) int64: which digit the shipped classifier sees in images (N, 1, 8, 8) in [0, 1]."""
+    """Return which digit the shipped classifier sees in images (N, 1, 8, 8) in [0, 1], (N,) int64."""
     return load_digits_cnn().classify(images)

@@ -1,0 +1,84 @@
+"""The catalogue: which networks ship, lie below exp/ or are published, and where these go. It needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmcmc_core.checkpoints import published
+from dmcmc_core.checkpoints.card import EPSILON, FOREIGN, read_card
+from dmcmc_core.nets.shipped import NETS
+
+SHIPPED = ("digits", "glyphs32")
+"""Score networks that ship, by name."""
+EXACT = "glyphs32-exact"
+"""The exact model of the glyphs, computed from its images."""
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""The file of a folder of diffusers that holds the weights."""
+
+
+def is_epsilon(path: Path) -> bool:
+    """Tell whether a safetensors file holds the network of a linear diffusion."""
+    return read_card(path).get("architecture") in EPSILON
+
+
+def epsilon_names() -> list[str]:
+    """Return the names of the networks of linear diffusions that ship, sorted."""
+    return [path.stem for path in sorted(NETS.glob("*.safetensors")) if is_epsilon(path)]
+
+
+def shipped_epsilon(name: str) -> Path | None:
+    """Return the file of the network of a linear diffusion of this name, if one ships."""
+    path = NETS / f"{name}.safetensors"
+    return path if name not in (*SHIPPED, EXACT) and path.is_file() and is_epsilon(path) else None
+
+
+def known(root: Path) -> list[dict[str, Any]]:
+    """Return models that ship, files under ``root``/exp, and published ones: rows of ``name``, ``here`` and ``about``.
+
+    Raises:
+        UserError: for a safetensors file of ours under ``root``/exp that is truncated or whose card is damaged.
+    """
+    return [*_shipped(), *_files(root), *_folders(root), *_published(root)]
+
+
+def _row(name: str, about: str, here: bool = True) -> dict[str, Any]:
+    return {"name": name, "here": here, "about": about}
+
+
+def _shipped() -> list[dict[str, Any]]:
+    rows = [_row(name, "ships with this project") for name in (*SHIPPED, EXACT)]
+    about = "ships, of a linear diffusion: load_epsilon, sample --sampler gddim"
+    return rows + [_row(name, about) for name in epsilon_names()]
+
+
+def _files(root: Path) -> list[dict[str, Any]]:
+    """Return single files that are not at the place of a published one."""
+    places = {str(root / path) for path in [*published.FILES.values(), *published.CLASSIFIERS.values()]}
+    rows = []
+    for path in sorted((root / "exp").rglob("*")):
+        own = path.suffix == ".safetensors" and NETS not in path.parents and path.name != DIFFUSERS_WEIGHTS
+        if (own or path.suffix in (".pth", ".pkl")) and str(path) not in places:
+            about = read_card(path).get("architecture", "without a card") if own else FOREIGN[path.suffix]
+            rows.append(_row(str(path.relative_to(root)), about))
+    return rows
+
+
+def _folders(root: Path) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted((root / "exp").rglob(DIFFUSERS_WEIGHTS)):
+        folder = path.parent.parent if path.parent.name == "unet" else path.parent
+        rows.append(_row(str(folder.relative_to(root)), "a folder of diffusers"))
+    return rows
+
+
+def _published(root: Path) -> list[dict[str, Any]]:
+    rows = []
+    for names, title, origin in (
+        (published.FILES, "{}", published.SONG),
+        (published.CLASSIFIERS, "noise-level classifier of {}", published.AUTHORS),
+    ):
+        for name, path in names.items():
+            here = (root / path).is_file()
+            rows.append(_row(title.format(name), path if here else f"goes to {path}, comes from {origin}", here))
+    return rows

@@ -1,0 +1,50 @@
+"""The kinds of training by name, and the run of one that a YAML file describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmcmc_core.training.classifiers import train_features
+from dmcmc_core.training.config import read_config
+from dmcmc_core.training.epsilon import train_epsilon
+from dmcmc_core.training.loop import threads
+from dmcmc_core.training.noise_level_classifier import train_noise_level
+from dmcmc_core.training.score import train_score
+
+KINDS = {
+    "score": train_score,
+    "epsilon": train_epsilon,
+    "noise-level": train_noise_level,
+    "features": train_features,
+}
+"""Kind of training -> what does it."""
+
+
+def train(
+    kind: str,
+    config_path: str | Path,
+    out_dir: str | Path | None = None,
+    progress: bool = True,
+    track: Sequence[str] = (),
+) -> Path:
+    """Run or continue the training that a YAML file describes.
+
+    Args:
+        kind: ``score``, ``epsilon``, ``noise-level`` or ``features``.
+        config_path: the YAML file.
+        out_dir: where the files go; by default beside the config.
+        progress: whether to show a bar with rate and remaining time on stderr.
+        track: of :data:`dmcmc_core.training.trackers.TRACKERS`, which get the numbers of the log as well, in
+            ``out_dir``.
+
+    Returns:
+        The path of the finished NAME.safetensors.
+
+    Raises:
+        UserError: for a bad config, or a state that belongs to another config.
+        KeyboardInterrupt: after Ctrl-C, once the state is saved; the same command continues.
+    """
+    config = read_config(kind, config_path)
+    with threads(config.threads):  # the statistics of the data too: sums of other threads differ in the last digit
+        return KINDS[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress, track)
