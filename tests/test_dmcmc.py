@@ -21,6 +21,7 @@ from dmcmc_core.streams import Drawn, Streams
 torch.set_num_threads(1)
 
 SMALL = ChainSettings(chains=6, n_skip=3, warmup_levels=3, warmup_steps=2)
+HEUN = INTEGRATORS["heun"]
 
 
 def parts(settings=SMALL, indices=None, seed=0):
@@ -332,3 +333,29 @@ def test_bad_kernel_settings(settings, message):
 def test_an_adaptive_warm_up_has_no_fixed_cost():
     with pytest.raises(UserError, match="warmup='rk45' adapts its steps"):
         _ = ChainSettings(warmup="rk45").warmup_calls()
+
+
+def test_a_share_of_a_run_is_a_part_of_the_whole(tmp_path):
+    """Some chains, windows together, windows kept by another, and no image beyond the number asked for."""
+    model, posterior, *_ = parts()
+    whole = [images for images, *_ in itertools.islice(denoising_mcmc(model, posterior, HEUN, 3, SMALL), 4)]
+    kept = {}
+    share = dmcmc.Share(range(2, 5), [[0], [1, 2]], 16, kept)
+    (first, *_), (rest, window, _) = denoising_mcmc(model, posterior, HEUN, 3, SMALL, share=share)
+    assert torch.equal(first, whole[0][2:5]) and len(window.start.sigma) == len(rest) == 5
+    assert torch.equal(rest, torch.cat([whole[1][2:5], whole[2][2:4]]))  # images 14 and 15 of 0 to 15
+    assert list(kept) == [-1, 0, 1, 2]
+    model = count_nfe(model)
+    share = dmcmc.Share(range(2, 5), [[3]], float("inf"), kept)
+    ((later, *_),) = denoising_mcmc(model, posterior, HEUN, 3, SMALL, share=share)
+    assert torch.equal(later, whole[3][2:5]) and model.calls == SMALL.window_calls() + 5
+
+
+def test_a_run_iterates_this_loop(tmp_path, monkeypatch):
+    from dmcmc_core.sampling_run import run
+
+    asked, loop = [], dmcmc.denoising_mcmc
+    monkeypatch.setattr(dmcmc, "denoising_mcmc", lambda *a, **more: asked.append(more["share"]) or loop(*a, **more))
+    settings = {"chains": 4, "n_skip": 1, "warmup_levels": 2, "posterior": "residual"}
+    manifest = run(images_mixture(), "dlg+heun", 60, 10, 0, tmp_path, settings, progress=False)
+    assert manifest["complete"] and [share.chains for share in asked] == [range(4)]

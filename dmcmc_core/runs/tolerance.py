@@ -14,7 +14,7 @@ from dmcmc_core.denoiser import Denoiser, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior
 from dmcmc_core.errors import TooFew
 from dmcmc_core.runs.model import device_of
-from dmcmc_core.runs.plan import ChainedPlan, IntegratorPlan, Plan
+from dmcmc_core.runs.plan import ChainedPlan, IntegratorPlan
 from dmcmc_core.streams import Streams
 
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))
@@ -25,16 +25,16 @@ PILOT, PILOT_WINDOWS = 64, 8
 
 def with_tolerance(
     model: Denoiser,
-    plan: Plan,
+    plan: IntegratorPlan,
     nfe: float,
     num: int,
     posterior: AnyPosterior | None,
     tried: dict[str, float] | None = None,
-) -> Plan:
+) -> IntegratorPlan:
     """Return the plan of an adaptive integrator with the smallest tolerance that keeps to ``nfe`` in a trial.
 
     The trial takes 64 images of other seeds, from windows early and late, and leaves 3 % of the budget as a margin, as
-    other images need a little more or less. Any other plan is returned as it is.
+    other images need a little more or less.
 
     Args:
         tried: NFE of the integrator by tolerance, as far as known from trials at other budgets; more are added.
@@ -42,8 +42,6 @@ def with_tolerance(
     Raises:
         UserError: when not even the loosest tolerance does.
     """
-    if not isinstance(plan, IntegratorPlan) or not plan.adapts or plan.options.get("tol") is not None:
-        return plan
     fixed = (plan.chain_cost(num) if isinstance(plan, ChainedPlan) else 0.0) + (plan.tweedie is not None)
     fixed *= plan.rows_per_image
     counted, tried = count_nfe(model), {} if tried is None else tried
