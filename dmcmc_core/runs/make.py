@@ -106,17 +106,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     name, request = _resolved(model, sampler, settings, device)
     plan = request.plan(nfe, num)
     request.model = in_blocks(request.model, request.settings.get("block"))
-    recipe = {
-        "model": str(name),
-        "model_sha256": fingerprint(request.model),
-        "seed": int(seed),
-        "nfe": nfe,
-        "block": plan.block,
-        "shard": int(shard or max(SHARD, plan.block)),
-        "asked": {"sampler": sampler, "settings": dict(sorted((settings or {}).items()))},
-    }
-    if plan.preconditioned_by:  # a file of gains may change under its name
-        recipe["gains_sha256"] = plan.preconditioned_by["sha256"]
+    recipe = _recipe(name, request, plan, {"sampler": sampler, "settings": settings or {}}, nfe, seed, shard)
     posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
     job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks)
     before = folder.earlier(out, recipe, job.num, say=ranks.leads)
@@ -156,6 +146,22 @@ def _resolved(
     request = Request(model, sampler, settings)
     check_range(request.model)
     return name, request
+
+
+def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:
+    """Return what a run of this folder has to agree on, whatever its number of images."""
+    recipe = {
+        "model": str(name),
+        "model_sha256": fingerprint(request.model),
+        "seed": int(seed),
+        "nfe": nfe,
+        "block": plan.block,
+        "shard": int(shard or max(SHARD, plan.block)),
+        "asked": asked | {"settings": dict(sorted(asked["settings"].items()))},
+    }
+    if plan.preconditioned_by:  # a file of gains may change under its name
+        recipe["gains_sha256"] = plan.preconditioned_by["sha256"]
+    return recipe
 
 
 def _check_same_plan(before: dict[str, Any] | None, job: Job) -> None:
