@@ -110,15 +110,15 @@ def test_settings_are_yaml_values():
 
 
 def module(monkeypatch, name, **functions):
-    """Put a module with these functions in the place of a module of the core."""
+    """Put a module with these functions in the place of a module of the package."""
+    import importlib
     import types
 
-    import dmcmc_core
-
-    fake = types.ModuleType(f"dmcmc_core.{name}")
+    package, _, last = f"dmcmc_core.{name}".rpartition(".")
+    fake = types.ModuleType(f"{package}.{last}")
     fake.__dict__.update(functions)
-    monkeypatch.setitem(sys.modules, f"dmcmc_core.{name}", fake)
-    monkeypatch.setattr(dmcmc_core, name, fake, raising=False)
+    monkeypatch.setitem(sys.modules, f"{package}.{last}", fake)
+    monkeypatch.setattr(importlib.import_module(package), last, fake, raising=False)
 
 
 def test_sample_passes_its_arguments_on(monkeypatch):
@@ -126,7 +126,7 @@ def test_sample_passes_its_arguments_on(monkeypatch):
     made = {"images": 4, "complete": False}
     module(
         monkeypatch,
-        "sampling_run",
+        "runs.sampling_run",
         run=lambda **given: seen.update(given) or made,
         finished=lambda *_: False,
         SEARCHES=(),
@@ -148,7 +148,7 @@ def test_what_the_core_refuses_is_one_sentence(monkeypatch, capsys):
     def refuse(**arguments):
         raise UserError("unknown sampler 'hun': did you mean 'heun'?")
 
-    module(monkeypatch, "sampling_run", run=refuse, finished=lambda *_: False, SEARCHES=())
+    module(monkeypatch, "runs.sampling_run", run=refuse, finished=lambda *_: False, SEARCHES=())
     assert cli.main(SAMPLE.split()) == 2
     assert capsys.readouterr().err == "error: unknown sampler 'hun': did you mean 'heun'?\n"
 
@@ -157,7 +157,7 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(**arguments):
         raise KeyboardInterrupt
 
-    module(monkeypatch, "sampling_run", run=interrupt, finished=lambda *_: False, SEARCHES=())
+    module(monkeypatch, "runs.sampling_run", run=interrupt, finished=lambda *_: False, SEARCHES=())
     assert cli.main(SAMPLE.split()) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
@@ -206,7 +206,7 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
             "blocks": {"n": 1, "kid": None},
         }
 
-    module(monkeypatch, "evaluation", evaluate=evaluate)
+    module(monkeypatch, "metrics.evaluation", evaluate=evaluate)
     words = "evaluate d --reference digits-heldout --features digits-cnn".split()
     assert cli.main([*words, "--json", "--weights", "w"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -280,7 +280,11 @@ def test_the_core_needs_no_notebook_package():
         "for name in ('papermill', 'jupyter_client', 'ipykernel', 'nbformat', 'nbclient', 'ipywidgets', 'matplotlib',"
         " 'sklearn', 'PIL'):\n"
         "    sys.modules[name] = None\n"
-        "from dmcmc_core import cli, doctor, experiments, tables, sampling_run, training, evaluation\n"
+        "from dmcmc_core import training\n"
+        "from dmcmc_core.metrics import evaluation\n"
+        "from dmcmc_core.report import tables\n"
+        "from dmcmc_core.runs import sampling_run\n"
+        "from dmcmc_core.workbench import cli, doctor, experiments\n"
         "sys.exit(cli.main(['doctor', '--json']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
