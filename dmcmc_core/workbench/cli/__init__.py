@@ -1,11 +1,110 @@
 """The command line: ``python -m dmcmc_core VERB``, one verb for one job and one file for one verb.
 
-``program`` reads the command and runs it; ``verb`` says what a verb is; every other file is a verb or its help.
-A verb imports what it needs when it runs: sampling, training and evaluation do without the notebook packages.
-Bad input ends with one sentence on stderr and status 2, a notebook that failed with status 1, an interruption with 130.
+:data:`VERBS` lists them. Only the file of the verb that is asked for is imported, and a verb imports what it needs when
+it runs: sampling, training and evaluation do without the notebook packages. Bad input ends with one sentence on stderr
+and status 2, a notebook that failed with status 1, an interruption with 130.
 """
 
-# ruff: noqa: F401  the names are imported for those who import this package
-from dmcmc_core.workbench.cli.program import VERBS, main
-from dmcmc_core.workbench.cli.sample import settings
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.workbench.cli.verb import PROGRAM, Parser, Verb
+
+VERBS = {
+    "reproduce": "run the notebooks that have not run yet and fill figures/",
+    "export": "write the list of items as a Snakefile, for other machines and their queues",
+    "sample": "draw images from a model with a sampler",
+    "evaluate": "compare images with a reference",
+    "convert": "make a safetensors file of a checkpoint of score_sde, EDM or diffusers",
+    "models": "what models are known, which are here, and where each missing file goes and comes from",
+    "train": "train a score net, epsilon of a linear diffusion, a noise-level classifier or features",
+    "doctor": "what is here, what is missing, and what each missing thing costs",
+    "readme": "rewrite the table of items in README.md from the newest runs",
+    "run-one": "",
+}
+"""Every verb with its line in the help, in that order; one without is for engines and not shown."""
+
+
+def load(name: str) -> Verb:
+    """Return what a verb takes and does, from a file that is only imported here."""
+    match name:
+        case "reproduce":
+            from dmcmc_core.workbench.cli.reproduce import REPRODUCE as found
+        case "export":
+            from dmcmc_core.workbench.cli.reproduce import EXPORT as found
+        case "sample":
+            from dmcmc_core.workbench.cli.sample import SAMPLE as found
+        case "evaluate":
+            from dmcmc_core.workbench.cli.evaluate import EVALUATE as found
+        case "convert":
+            from dmcmc_core.workbench.cli.convert import CONVERT as found
+        case "models":
+            from dmcmc_core.workbench.cli.models import MODELS as found
+        case "train":
+            from dmcmc_core.workbench.cli.train import TRAIN as found
+        case "doctor":
+            from dmcmc_core.workbench.cli.doctor import DOCTOR as found
+        case "readme":
+            from dmcmc_core.workbench.cli.reproduce import README as found
+        case "run-one":
+            from dmcmc_core.workbench.cli.reproduce import RUN_ONE as found
+        case _:
+            raise unknown("verb", name, (shown for shown, line in VERBS.items() if line))
+    return found
+
+
+CONTINUE = {
+    "evaluate": "finished features are kept: the same command goes on from here",
+    "reproduce": "finished items are kept: the same command goes on from here",
+    "sample": "finished shards are kept: the same command goes on from here",
+    "train": "the last saved state is kept: the same command goes on from there",
+}
+"""What an interrupted verb has kept."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and not words[0].startswith("-"):
+            load(words[0])  # an unknown one is answered before its arguments are read
+        arguments = parser(words).parse_args(words)
+        return load(arguments.verb).function(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the output has stopped: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:  # a full disk, a path that cannot be
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        rest = CONTINUE.get(words[0] if words else "", "nothing is left half-written")
+        print(f"\ninterrupted: {rest}", file=sys.stderr)
+        return 130
+
+
+def parser(words: Sequence[str]) -> Parser:
+    """Return the parser of a command; only verbs among its words know their arguments."""
+    top = Parser(
+        prog=PROGRAM,
+        description="Good images from few network evaluations of score-based diffusion models, without retraining.",
+        epilog=f"Help on a verb: {PROGRAM} VERB --help",
+    )
+    shown = "{" + ",".join(name for name, line in VERBS.items() if line) + "}"
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs", help=shown)
+    for name, line in VERBS.items():
+        sub = verbs.add_parser(
+            name, formatter_class=argparse.RawDescriptionHelpFormatter, **({"help": line} if line else {})
+        )
+        if name in words:
+            asked = load(name)
+            sub.description, sub.epilog, sub.more = asked.description or line, asked.example, asked.more
+            asked.arguments(sub)
+    return top

@@ -36,7 +36,6 @@ def convert(a: argparse.Namespace) -> int:
 CONVERT = Verb(
     convert,
     arguments,
-    "make a safetensors file of a checkpoint of score_sde, EDM or diffusers",
     "Read a published checkpoint, without running any code in it, and write it as safetensors with its card and\n"
     "the SHA-256 of the source inside. sample takes both; the converted file needs no configuration beside it.",
     f"example:\n  {PROGRAM} convert exp/ve/checkpoint_24.pth exp/ve/cifar10.safetensors "

@@ -24,4 +24,4 @@ def doctor(a: argparse.Namespace) -> int:
     return 0
 
 
-DOCTOR = Verb(doctor, arguments, "what is here, what is missing, and what each missing thing costs")
+DOCTOR = Verb(doctor, arguments)

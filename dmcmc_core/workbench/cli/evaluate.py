@@ -104,7 +104,6 @@ def _number(value: Any) -> Any:
 EVALUATE = Verb(
     evaluate,
     arguments,
-    "compare images with a reference",
     "Fréchet distance, KID, precision, recall, density and coverage of images against a reference.\n"
     "KID is the unbiased squared MMD of the kernel (x . y / d + 1)^3 over all pairs, d the number of features:\n"
     "the value itself, not times 1000, no mean over subsets; it is 0 on average for equal distributions and may\n"

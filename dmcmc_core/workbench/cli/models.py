@@ -27,8 +27,4 @@ def models(a: argparse.Namespace) -> int:
     return 0
 
 
-MODELS = Verb(
-    models,
-    arguments,
-    "what models are known, which are here, and where each missing file goes and comes from",
-)
+MODELS = Verb(models, arguments)

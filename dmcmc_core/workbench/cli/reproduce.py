@@ -98,7 +98,6 @@ def _project(a: argparse.Namespace) -> Project:
 REPRODUCE = Verb(
     reproduce,
     reproduce_arguments,
-    "run the notebooks that have not run yet and fill figures/",
     "Run every notebook of exp/manifest.yaml whose run is not there yet, and fill figures/.\n"
     "A run is named by a hash of all that it depends on: an unchanged one is not repeated, an interrupted\n"
     "one is made again. Ends with a table of items, times and verdicts; status 1 if a notebook failed.",
@@ -136,7 +135,6 @@ def export(a: argparse.Namespace) -> int:
 EXPORT = Verb(
     export,
     export_arguments,
-    "write the list of items as a Snakefile, for other machines and their queues",
     "Write exp/manifest.yaml as a Snakefile: a rule per item, each running what reproduce runs, so that runs made\n"
     "with either are found by both. It asks this project for the run keys whenever Snakemake reads it, so that\n"
     "changed notebooks, modules and checkpoints are seen; a changed manifest with other items needs a new export.",
@@ -185,4 +183,4 @@ def readme(a: argparse.Namespace) -> int:
     return 0
 
 
-README = Verb(readme, readme_arguments, "rewrite the table of items in README.md from the newest runs")
+README = Verb(readme, readme_arguments)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.workbench.cli.settings_help import SAMPLERS, all_settings
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ SET = "a setting of the run, the chains or the integrator, as listed below; may 
 
 def arguments(p: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sample``."""
+    from dmcmc_core.workbench.cli.settings_help import SAMPLERS
+
     p.add_argument(
         "--model",
         required=True,
@@ -222,14 +223,20 @@ def describe_plan(manifest: dict[str, Any]) -> str:
     return text + f"; only {count} left to the integrator, too few for good images: {remedy} gives it more"
 
 
+def more_help() -> str:
+    """Return the list of all settings."""
+    from dmcmc_core.workbench.cli.settings_help import all_settings
+
+    return all_settings()
+
+
 SAMPLE = Verb(
     sample,
     arguments,
-    "draw images from a model with a sampler",
     "Draw images from a model and write them as shards. An interrupted run goes on where it was.",
     f"examples:\n  {PROGRAM} sample --model digits --sampler dlg+heun --nfe 15 --num 600 --out images "
     "--set n_skip=5 --set eta=0.3\n"
     "  torchrun --nproc-per-node=2 -m dmcmc_core sample -n 600 ... (its own parser stumbles over --num)\n"
     f"  {PROGRAM} sample ... --shard 0/4, and so on to 3/4, as the jobs of an array",
-    all_settings,
+    more_help,
 )

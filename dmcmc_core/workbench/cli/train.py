@@ -34,7 +34,6 @@ def train(a: argparse.Namespace) -> int:
 TRAIN = Verb(
     train,
     arguments,
-    "train a score net, epsilon of a linear diffusion, a noise-level classifier or features",
     "Train what ships in exp/nets, or your own. An interrupted training goes on from its last saved state.",
     f"example:\n  {PROGRAM} train score --config exp/nets/digits.yaml",
 )

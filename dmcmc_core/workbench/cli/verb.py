@@ -28,20 +28,18 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb of the command line; one without help text works but is not shown.
+    """A verb of the command line.
 
     Attributes:
         function: takes the parsed arguments and returns the exit status.
         arguments: adds the verb's arguments to a parser.
-        help: the line in the list of verbs.
-        description: the text above the arguments; ``help`` where empty.
+        description: the text above the arguments; the verb's line in the list of verbs where empty.
         example: the text below the arguments.
         more: returns text that ends the help; it is only called when help is asked for.
     """
 
     function: Callable[[argparse.Namespace], int]
     arguments: Callable[[argparse.ArgumentParser], None]
-    help: str = ""
     description: str = ""
     example: str = ""
     more: Callable[[], str] | None = None
