@@ -14,6 +14,7 @@ import pytest
 from dmcmc_core import schedules
 from dmcmc_core.errors import UserError
 from dmcmc_core.workbench import cli
+from dmcmc_core.workbench.cli.sample import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = "sample --model digits --sampler heun --nfe 9 --num 4 --out /nowhere/x"
@@ -72,7 +73,7 @@ def test_a_step_that_no_chain_survives_leaves_no_folder(capsys, tmp_path, eta, e
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in cli.VERBS.items() if verb.help])
+@pytest.mark.parametrize("verb", [name for name, line in cli.VERBS.items() if line])
 def test_every_verb_has_help(capsys, verb):
     with pytest.raises(SystemExit) as ended:
         cli.main([verb, "--help"])
@@ -104,7 +105,7 @@ def test_help_on_sample_has_every_setting_with_its_default(capsys):
 
 def test_settings_are_yaml_values():
     pairs = ["eta=1e-4", "n_skip=5", "published=true", "pick=last", "levels=[1, 0.5]", "name=a=b", "end=null"]
-    assert cli.settings(pairs) == dict(
+    assert settings(pairs) == dict(
         eta=1e-4, n_skip=5, published=True, pick="last", levels=[1, 0.5], name="a=b", end=None
     )
 

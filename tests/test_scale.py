@@ -103,7 +103,7 @@ def test_torchruns_own_parser_hands_on_every_option(verb):
     from torch.distributed.run import get_args_parser
 
     parser = cli.Parser()
-    cli.VERBS[verb].arguments(parser)
+    cli.load(verb).arguments(parser)
     options = parser._option_string_actions.keys() - {"--num"}
     assert verb == "evaluate" or {"-n", "--nfe", "--shard"} <= options
     for option in sorted(options):

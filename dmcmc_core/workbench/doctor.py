@@ -1,4 +1,4 @@
-"""What is here, what is missing, and what each missing thing costs."""
+"""The doctor: looks for all that the project uses, and says what each missing thing costs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.workbench.experiments import Project, here, sha256, version
+from dmcmc_core.files import sha256
+from dmcmc_core.workbench.experiments import Project, here, version
 
 
 class Finding(NamedTuple):
-    """One thing that was looked for: what was found, or what its absence costs."""
+    """A thing that was looked for: whether it was found, how, and what its absence costs."""
 
     name: str
     found: bool
@@ -52,7 +53,7 @@ def examine(weights: str | Path | None = None, project: Project | None = None) -
 
 
 def report(sections: dict[str, list[dict[str, Any]]]) -> str:
-    """The findings as text, each missing thing with its cost below it."""
+    """Return the findings as text, each missing thing with its cost below it."""
     width = max(len(f["name"]) for findings in sections.values() for f in findings)
     lines = []
     for section, findings in sections.items():
@@ -65,7 +66,6 @@ def report(sections: dict[str, list[dict[str, Any]]]) -> str:
 
 
 LIBRARIES = (
-    # module, distribution, cost
     ("numpy", "numpy", "nothing runs"),
     ("scipy", "scipy", "no rk45 with joint error control"),
     ("safetensors", "safetensors", "no model can be loaded or saved"),
@@ -80,16 +80,20 @@ LIBRARIES = (
     ("pytorch_fid", "pytorch-fid", "no inception features, so no FID"),
     ("torch_fidelity", "torch-fidelity", "metrics are not compared with it by the tests"),
     ("pytest", "pytest", "make test does not run"),
+    ("xdist", "pytest-xdist", "make test does not run"),
+    ("pytest_timeout", "pytest-timeout", "make test does not run"),
+    ("ruff", "ruff", "make lint does not run"),
+    ("pyright", "pyright", "make lint does not run"),
 )
-
+"""Module, distribution and the cost of its absence, of what requirements.txt names."""
 
 EXTRAS = (
-    # module, distribution, cost, extra
     ("diffusers", "diffusers", "folders of diffusers cannot be loaded", "diffusers"),
     ("msgpack", "msgpack", "published checkpoints of Flax cannot be loaded", "flax"),
     ("snakemake", "snakemake", "an exported Snakefile cannot be run here", "snakemake"),
     ("distributed", "distributed", "no --executor dask", "dask"),
 )
+"""The same of optional libraries, and the extra that installs each."""
 
 
 def _library(module: str, distribution: str, cost: str, remedy: str = "pip install -r requirements.txt") -> Finding:
@@ -145,7 +149,7 @@ def _fonts() -> Finding:
 
 
 def _published() -> list[Finding]:
-    """One finding per published set; what lies there is counted, not read."""
+    """Return a finding per published set; what lies there is counted, not read."""
     try:
         from dmcmc_core.data import DATASETS, open_images
     except ImportError as error:
@@ -165,17 +169,17 @@ def _published() -> list[Finding]:
 
 def _shipped(project: Project) -> list[Finding]:
     folder = project.root / "exp" / "nets"
-    there = {path.relative_to(project.root).as_posix(): [] for path in sorted(folder.glob("*.safetensors"))}
+    users = {path.relative_to(project.root).as_posix(): [] for path in sorted(folder.glob("*.safetensors"))}
     for item in _items(project):
         for model in item.models:
-            there.setdefault(model, []).append(item.id)
-    if not there:
+            users.setdefault(model, []).append(item.id)
+    if not users:
         return [Finding("shipped nets", False, f"none in {folder}", "only exact models can be sampled")]
     findings = []
-    for name, users in there.items():
+    for name, items in users.items():
         path = project.root / name
         detail = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else "not there"
-        findings.append(Finding(name, path.is_file(), detail, f"{', '.join(users)} cannot run"))
+        findings.append(Finding(name, path.is_file(), detail, f"{', '.join(items)} cannot run"))
     return findings
 
 
@@ -192,7 +196,7 @@ def _inception(weights: str | Path | None) -> Finding:
 
 
 def _paper(project: Project) -> list[Finding]:
-    """One finding per file, with all the items that wait for it."""
+    """Return a finding per file that the paper profile needs, with all the items that wait for it."""
     files, waiting = {}, {}
     for item in _items(project):
         for file in item.files:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.workbench.yaml_values import read_yaml
 
 PROFILES = ("smoke", "local", "full", "paper")
 
@@ -55,29 +56,6 @@ class Item:
         """The notebook parameters under a profile; ``seed`` is 0 unless the manifest says otherwise."""
         shared = self.parameters.get("all", {})
         return {"seed": 0, **shared, **self.parameters[profile], "profile": profile}
-
-
-def read_yaml(text: str) -> Any:
-    """YAML as people write it: 1e-4 is a number (YAML 1.1 reads a string) and a key given twice is an error."""
-    return yaml.load(text, Loader=_Loader)
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    repeated = [key for key in keys if keys.count(key) > 1]
-    if repeated:
-        raise yaml.constructor.ConstructorError(None, None, f"key {repeated[0]!r} is given twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
 
 
 def load_manifest(path: str | Path) -> tuple[Item, ...]:

@@ -1,0 +1,120 @@
+"""``evaluate``: images compared with a reference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``evaluate``."""
+    p.add_argument("directory", type=Path, metavar="DIR", help="images that sample wrote")
+    p.add_argument(
+        "--reference",
+        required=True,
+        metavar="R",
+        help="digits-heldout, digits-train, glyphs32; cifar10-train, cifar10-test, celebahq-256 or ffhq-1024, looked "
+        "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); or an NPZ, of images (arr_0) or of "
+        "statistics (mu, sigma)",
+    )
+    p.add_argument(
+        "--features",
+        required=True,
+        metavar="F",
+        help="digits-cnn, glyphs-cnn, random-conv or inception; only distances in the last are called FID",
+    )
+    p.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    p.add_argument("--weights", type=Path, metavar="FILE", help="weights of the Inception network")
+    p.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="resamples of the images for the interval of the Fréchet distance (default: 100 for at most 128 features, "
+        "else 0, as each costs an eigendecomposition)",
+    )
+    p.add_argument(
+        "--protocol",
+        default="lossless",
+        metavar="P",
+        help="lossless (default), or dmcmc: the images through JPEG first, as the code published with DMCMC "
+        "does after a truncating cast: sample with --set cast=truncate for the whole of it",
+    )
+    p.add_argument(
+        "--allow-mixed-encodings",
+        action="store_true",
+        help="compare lossless images with a reference in JPEG files, or the other way round, which is refused else",
+    )
+    p.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="the JSON of an earlier evaluation: print the differences from it too; refused unless number of images, "
+        "features, reference, protocol and encoding are the same",
+    )
+
+
+def evaluate(a: argparse.Namespace) -> int:
+    """Print the comparison."""
+    from dmcmc_core.metrics import evaluation
+
+    result = evaluation.evaluate(
+        a.directory,
+        a.reference,
+        a.features,
+        weights=a.weights,
+        bootstrap=a.bootstrap,
+        protocol=a.protocol,
+        allow_mixed_encodings=a.allow_mixed_encodings,
+        against=a.against,
+    )
+    print(json.dumps(result, default=_number) if a.json else readable(result))
+    return 0
+
+
+def readable(result: dict[str, Any]) -> str:
+    """Return results as lines, names left and values right; those of a dictionary inside are called NAME.ITS-NAME."""
+    lines = dict(_flat(result))
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in result.items():
+        value = _number(value) if hasattr(value, "item") or hasattr(value, "tolist") else value
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is None:
+            yield prefix + name, "-"
+        elif isinstance(value, list | tuple):
+            yield prefix + name, json.dumps(value, default=_number)
+        else:
+            yield prefix + name, f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _number(value: Any) -> Any:
+    """Return what JSON can hold for what it cannot: numbers and arrays of NumPy and torch, paths."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+EVALUATE = Verb(
+    evaluate,
+    arguments,
+    "Fréchet distance, KID, precision, recall, density and coverage of images against a reference.\n"
+    "KID is the unbiased squared MMD of the kernel (x . y / d + 1)^3 over all pairs, d the number of features:\n"
+    "the value itself, not times 1000, no mean over subsets; it is 0 on average for equal distributions and may\n"
+    "be negative.\n\n"
+    "blocks: the distances of three equal parts of the images, in their order; they are of fewer images and do\n"
+    "not compare with the whole. bootstrap: a 95 % percentile interval; it covers the chance in which images were\n"
+    "drawn, of DLG in which chains, but not the dependence within a chain, and as resamples repeat images it lies\n"
+    "above the distance: read its width. classes: by the classifier behind digits-cnn and glyphs-cnn.\n"
+    "memorisation: for references that name training and held-out images (digits, cifar10).\n\n"
+    "Features and statistics are kept in exp/cache by the content of the images: 4 bytes a feature and image.\n"
+    "The memory needed does not grow with the number of images; an interrupted evaluation goes on where it was.",
+    f"examples:\n  {PROGRAM} evaluate images --reference digits-heldout --features digits-cnn --json > a.json\n"
+    f"  {PROGRAM} evaluate others --reference digits-heldout --features digits-cnn --against a.json",
+)
