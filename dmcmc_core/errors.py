@@ -79,3 +79,9 @@ def one_of(argument: str, value: Any, *choices: Any) -> Any:
     if value not in choices:
         raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def check_whole(argument: str, value: Any, least: int, most: int) -> None:
+    """Raise UserError unless a value is a whole number from ``least`` to ``most``; it may come from a file."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"{argument} must be a whole number from {least} to {most}, not {value!r:.40}")

@@ -1,15 +1,13 @@
 """A share of benchmarks/mutations.py: broken files of every format load soundly or are refused in one sentence."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
-SPEC = importlib.util.spec_from_file_location(
-    "mutations", Path(__file__).resolve().parents[1] / "benchmarks" / "mutations.py"
-)
-mutations = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(mutations)
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import mutations  # noqa: E402
 
 
 @pytest.mark.parametrize("name", list(mutations.FORMATS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dmcmc_core.checkpoints import published
 from dmcmc_core.checkpoints.card import EPSILON, FOREIGN, read_card
 from dmcmc_core.nets.shipped import NETS
 
@@ -54,6 +53,8 @@ def _shipped() -> list[dict[str, Any]]:
 
 def _files(root: Path) -> list[dict[str, Any]]:
     """Return single files that are not at the place of a published one."""
+    from dmcmc_core.checkpoints import published  # here, as what ships loads without its configurations
+
     places = {str(root / path) for path in [*published.FILES.values(), *published.CLASSIFIERS.values()]}
     rows = []
     for path in sorted((root / "exp").rglob("*")):
@@ -73,6 +74,8 @@ def _folders(root: Path) -> list[dict[str, Any]]:
 
 
 def _published(root: Path) -> list[dict[str, Any]]:
+    from dmcmc_core.checkpoints import published
+
     rows = []
     for names, title, origin in (
         (published.FILES, "{}", published.SONG),

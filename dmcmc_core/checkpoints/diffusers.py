@@ -20,8 +20,7 @@ from dmcmc_core.checkpoints.card import UNET_2D, read_card, sentence
 from dmcmc_core.checkpoints.catalogue import DIFFUSERS_WEIGHTS as WEIGHTS
 from dmcmc_core.checkpoints.weights import check_finite, without_memory
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.nets.blocks import check_whole
+from dmcmc_core.errors import UserError, check_whole, unknown
 from dmcmc_core.nets.scalings import Scalings, index_of
 
 EXPLODING = "ScoreSdeVeScheduler"

@@ -1,4 +1,4 @@
-"""Files of other projects: which reader a file needs, told by its ending or its first bytes."""
+"""Files of other projects: which reader a file needs, by its ending or its first bytes."""
 
 from __future__ import annotations
 

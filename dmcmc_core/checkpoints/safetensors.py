@@ -86,7 +86,7 @@ def read(path: Path, config: str | Path | dict | None = None) -> tuple[nn.Module
     if missing:
         raise UserError(f"the model card of {path} lacks {', '.join(missing)}")
     check_card(card, path)
-    return _made(card, tensors, path), card
+    return _build(card, tensors, path), card
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -110,7 +110,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     _fill(net, tensors, Path(path))
 
 
-def _made(card: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> nn.Module:
+def _build(card: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """Return the network that a card describes, filled."""
     known = ARCHITECTURES | {UNET_2D: _of_diffusers}
     if str(card["architecture"]) not in known:

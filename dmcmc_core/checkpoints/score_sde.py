@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
-from dmcmc_core.errors import UserError
-from dmcmc_core.nets.blocks import Block, FilteredDown, check_whole
+from dmcmc_core.errors import UserError, check_whole
+from dmcmc_core.nets.blocks import Block, FilteredDown
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
 from dmcmc_core.nets.song import UNet
 

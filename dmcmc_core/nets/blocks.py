@@ -13,15 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmcmc_core.errors import UserError
-
 DOWN, UP, SAME = "down", "up", None
-
-
-def check_whole(name: str, value: object, least: int, most: int) -> None:
-    """Raise UserError unless ``value`` is a whole number in [least, most]: sizes may come from a file."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise UserError(f"{name} must be a whole number from {least} to {most}, not {value!r:.40}")
 
 
 class Resample(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmcmc_core.nets.blocks import check_whole
+from dmcmc_core.errors import check_whole
 from dmcmc_core.noise_level import log_levels
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, check_whole
 from dmcmc_core.nets.blocks import (
     DOWN,
     UP,
@@ -27,7 +27,6 @@ from dmcmc_core.nets.blocks import (
     Resample,
     Sinusoids,
     StridedDown,
-    check_whole,
     norm,
     zero,
 )

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.errors import UserError
-from dmcmc_core.nets.blocks import check_whole, zero
+from dmcmc_core.errors import UserError, check_whole
+from dmcmc_core.nets.blocks import zero
 
 
 class DenoisingUNet(nn.Module):

@@ -1,0 +1,155 @@
+"""Sound files in every format that can be read, of small random networks: what benchmarks/mutations.py breaks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dmcmc_core.checkpoints import edm as edm_reader
+from dmcmc_core.checkpoints import published, save, score_sde
+from dmcmc_core.nets.noise_level_classifier import PublishedClassifier
+from dmcmc_core.nets.scalings import ScaledUNet
+from dmcmc_core.nets.unet import DenoisingUNet
+
+SMALL = {"nf": 8, "num_res_blocks": 1, "ch_mult": [1, 2], "attn_resolutions": [8]}
+
+
+def small_config(**model: Any) -> dict[str, Any]:
+    """A network of score_sde for 16 x 16 images."""
+    made = copy.deepcopy(published.CONFIGS["ve_cifar10_ncsnpp_continuous"])
+    made["model"] |= SMALL | model
+    made["data"]["image_size"] = 16
+    return made
+
+
+def score_sde_content(config: dict[str, Any], prefix: str = "module.") -> dict[str, Any]:
+    """What score_sde saves."""
+    torch.manual_seed(0)
+    net = score_sde.build(config)[0].net
+    own, state, averaged = net.state_dict(), {f"{prefix}sigmas": torch.ones(7)}, []
+    for e in score_sde.entries(net):
+        value = own[e.own] if e.part is None else own[e.own].chunk(3)[e.part]
+        value = value[:, :, 0, 0].T.contiguous() if e.matrix else value.clone()
+        state[prefix + e.name] = value
+        averaged += [value.clone()] if e.trained else []
+    ema = {"decay": 0.999, "num_updates": 3, "shadow_params": averaged}
+    return {"model": state, "ema": ema, "optimizer": {"state": {}, "param_groups": []}, "step": 3}
+
+
+def write_score_sde(folder: Path) -> Path:
+    torch.save(score_sde_content(small_config()), folder / "a.pth")
+    (folder / "a.json").write_text(json.dumps(small_config()))
+    return folder / "a.pth"
+
+
+class Kept:
+    """An object pickled by reference to ``torch_utils.persistence``, as EDM's are."""
+
+    def __init__(self, name: str, **state: Any) -> None:
+        self.meta = {"type": "class", "version": 6, "module_src": "# source\n", "class_name": name, "state": state}
+
+    def __deepcopy__(self, memo: dict) -> Kept:
+        made = Kept("")
+        made.meta = copy.deepcopy(self.meta, memo)
+        return made
+
+    def __reduce__(self):
+        return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
+
+
+def edm_content() -> dict[str, Any]:
+    """What EDM saves, for a SongUNet."""
+    torch.manual_seed(0)
+    arguments = {"img_resolution": 16, "in_channels": 3, "out_channels": 3, "model_channels": 16, "num_blocks": 1}
+    arguments |= {"channel_mult": [1, 2], "attn_resolutions": [8]}
+    inner = Kept("SongUNet", _init_args=(), _init_kwargs=arguments, _parameters={}, _buffers={}, _modules={})
+    net = ScaledUNet("edm", {}, edm_reader._network(edm_reader.Inert("SongUNet", inner.meta["state"]), Path())).net
+    own = net.state_dict()
+    for theirs, mine in edm_reader.names(net):
+        into, *parts = inner.meta["state"]["_modules"], *theirs.split(".", 1)
+        if len(parts) == 2:
+            into = into.setdefault(parts[0], nn.ModuleDict())._modules
+        found = {p: own[f"{mine}.{p}"] for p in ("weight", "bias") if f"{mine}.{p}" in own}
+        at = into
+        *middle, last = parts[-1].split(".")
+        for name in middle:
+            at = at.setdefault(name, Kept("UNetBlock", _parameters={}, _buffers={}, _modules={})).meta["state"][
+                "_modules"
+            ]
+        at[last] = Kept("Conv2d", _parameters=found, _buffers={}, _modules={})
+    outer = Kept("EDMPrecond", sigma_min=0, sigma_max=float("inf"), sigma_data=0.5, _init_args=(), _init_kwargs={})
+    outer.meta["state"] |= {"_parameters": {}, "_buffers": {}, "_modules": {"model": inner}}
+    return {"ema": outer}
+
+
+def edm_bytes(content: Any) -> bytes:
+    module = types.ModuleType("torch_utils.persistence")
+    exec("def _reconstruct_persistent_obj(meta): raise NotImplementedError", module.__dict__)
+    module._reconstruct_persistent_obj.__module__ = module.__name__
+    sys.modules |= {"torch_utils": types.ModuleType("torch_utils"), module.__name__: module}
+    try:
+        return pickle.dumps(content)
+    finally:
+        del sys.modules["torch_utils"], sys.modules[module.__name__]
+
+
+def write_edm(folder: Path) -> Path:
+    (folder / "a.pkl").write_bytes(edm_bytes(edm_content()))
+    return folder / "a.pkl"
+
+
+def write_diffusers(folder: Path) -> Path:
+    import diffusers
+
+    torch.manual_seed(0)
+    net = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    net.save_pretrained(folder)
+    diffusers.DDPMScheduler().save_pretrained(folder)
+    return folder
+
+
+class ForClassifier:
+    """The model that a classifier of the authors serves."""
+
+    shape, sigma_min, sigma_max = (3, 32, 32), 0.01, 50.0
+
+
+def classifier_content() -> dict[str, Any]:
+    torch.manual_seed(0)
+    state = {f"module.{k}": v for k, v in PublishedClassifier().state_dict().items()}
+    return {"epoch": 3, "opt": {"state": {}, "param_groups": [{"lr": 1e-3}]}, "net": state}
+
+
+def write_classifier(folder: Path) -> Path:
+    torch.save(classifier_content(), folder / "a.pth")
+    return folder / "a.pth"
+
+
+def write_own(folder: Path) -> Path:
+    torch.manual_seed(0)
+    net = DenoisingUNet((1, 8, 8), 0.3, channels=(8, 16), blocks=(1, 1), embedding=16)
+    card = {"name": "tiny", "data_range": [0.0, 1.0], "sigma_min": 0.01, "sigma_max": 10.0}
+    save(net, folder / "a.safetensors", card)
+    return folder / "a.safetensors"
+
+
+def write_converted(folder: Path) -> Path:
+    torch.manual_seed(0)
+    net, card = score_sde.build(small_config())
+    save(net, folder / "a.safetensors", card | {"name": "a"})
+    return folder / "a.safetensors"
