@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, here and by what tests start: a thread each, so that two workers do not get in their way.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 # A job in the background may have been started with SIGINT ignored, and its children would then never see Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
