@@ -24,9 +24,6 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.runs import prepare
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
-
 # Conversions
 
 

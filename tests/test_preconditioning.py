@@ -18,8 +18,6 @@ from dmcmc_core.preconditioning import NoiseOnly, Preconditioner, WithPreconditi
 from dmcmc_core.runs import prepare, sampling_run
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(autouse=True)
 def large_blocks(monkeypatch):

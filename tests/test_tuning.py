@@ -14,7 +14,6 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.runs import sampling_run, tuning
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
 NUM, NFE = 80, 12
 
 
