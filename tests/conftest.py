@@ -18,7 +18,13 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = "notebooks sampling_run preconditioning integrators experiments mcmc gddim networks training".split()
+"""Files that take longest, in this order: workers that take file by file begin with these, and end together."""
+
+
 def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     for item in items:
         if item.get_closest_marker("cuda") and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

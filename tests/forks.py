@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,6 @@ from typing import IO
 
 from dmcmc_core.workbench import cli
 from dmcmc_core.workbench.experiments.executors import Command, Ended, threads_each
-
-sys.modules.setdefault("rfc3987_syntax", None)  # as a run does: without it papermill is imported in a fifth of the time
-import papermill  # noqa: E402
-from papermill.exceptions import PapermillExecutionError  # noqa: E402
 
 CELLS = """
 import json, sys
@@ -44,11 +41,13 @@ def execute_notebook(notebook: str, executed: str, parameters: dict, cwd: str, *
     sources = [("".join(cell["source"]), some) for cell, some in zip(cells, given, strict=True)]
     words = [sys.executable, "-c", CELLS]
     done = subprocess.run(words, input=json.dumps(sources), cwd=cwd, stderr=subprocess.PIPE, text=True)
-    failed = json.loads(done.stderr) if done.returncode else None
+    failed = json.loads(done.stderr.splitlines()[-1]) if done.returncode else None
     if failed:
         cells[failed[0]]["metadata"]["papermill"] = {"exception": True}
     Path(executed).write_text(json.dumps(content))
     if failed:
+        from papermill.exceptions import PapermillExecutionError
+
         number, name, value = failed
         raise PapermillExecutionError(number, number, sources[number][0], name, value, [])
 
@@ -58,6 +57,8 @@ class Forks:
 
     def __init__(self, jobs: int = 1) -> None:
         self.slots, self.running = jobs, {}
+        sys.modules.setdefault("rfc3987_syntax", None)  # as a run does, to import papermill in a fifth of the time
+        import papermill  # noqa: F401  here, not in every fork
 
     def submit(self, name: str, command: Command) -> None:
         output = tempfile.TemporaryFile("w+")
@@ -79,11 +80,15 @@ class Forks:
         return ended
 
     def cancel(self) -> None:
-        assert not self.running
+        for child, _ in self.running.values():
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def _run(command: Command, environment: dict[str, str], output: IO[str]) -> None:
     """What a fork does: the command, and no more of this process."""
+    import papermill
+
     status = 1
     try:
         sys.stdout = sys.stderr = output
