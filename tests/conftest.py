@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -10,11 +11,20 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, here and by what tests start: a thread each, so that two workers do not get in their way.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
 # A job in the background may have been started with SIGINT ignored, and its children would then never see Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = "notebooks sampling_run preconditioning integrators experiments mcmc gddim networks training".split()
+"""Files that take longest, in this order: workers that take file by file begin with these, and end together."""
+
+
 def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     for item in items:
         if item.get_closest_marker("cuda") and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -15,9 +15,6 @@ from dmcmc_core.denoiser import score
 from dmcmc_core.errors import UserError
 from dmcmc_core.noise_level import log_levels
 
-torch.set_num_threads(1)
-
-
 # Gaussian mixtures
 
 

@@ -24,9 +24,6 @@ from dmcmc_core.guidance import Conditioned
 from dmcmc_core.runs.model import device_of
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
-
 # Conversions
 
 

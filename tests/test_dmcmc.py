@@ -18,8 +18,6 @@ from dmcmc_core.mcmc import ChainState, Info
 from dmcmc_core.noise_level import ExactPosterior, log_levels
 from dmcmc_core.streams import Drawn, Streams
 
-torch.set_num_threads(1)
-
 SMALL = ChainSettings(chains=6, n_skip=3, warmup_levels=3, warmup_steps=2)
 HEUN = INTEGRATORS["heun"]
 

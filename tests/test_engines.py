@@ -33,10 +33,14 @@ def made(tmp_path_factory):
     return toy.project
 
 
-@pytest.mark.parametrize("engine", ["snakemake", "dask"])
-def test_an_engine_does_as_the_embedded_runner(made, engine, tmp_path):
-    package = {"dask": "distributed"}.get(engine, engine)
-    pytest.importorskip(package, reason=f"needs {package}: pip install 'dmcmc-core[{engine}]'")
+@pytest.fixture(scope="module", params=["snakemake", "dask"])
+def engine(request):
+    package = {"dask": "distributed"}.get(request.param, request.param)
+    pytest.importorskip(package, reason=f"needs {package}: pip install 'dmcmc-core[{request.param}]'")
+    return request.param
+
+
+def test_an_engine_does_as_the_embedded_runner(engine, made, tmp_path):
     shutil.copytree(made.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs", "cache"))
     both = made, experiments.Project(tmp_path, "toy_core")
     row = engines.examine(engine, both[1], "smoke", ["a-1", "b"], 2)

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from dmcmc_core.errors import UserError
 from dmcmc_core.report import tables
-from dmcmc_core.workbench import experiments
+from dmcmc_core.workbench import cli, experiments
 from dmcmc_core.workbench.experiments import (
     Failure,
     Project,
@@ -54,7 +55,7 @@ def reproduce(toy, **options):
     return {o.item.id: o for o in outcomes}, "\n".join(said)
 
 
-def wait_until(condition, seconds: float = 60) -> None:
+def wait_until(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -85,25 +86,25 @@ def test_runs_once_and_again_only_what_changed(toy):
     assert origin["parameters"] == {"n": 4, "profile": "local", "seed": 0} and origin["seconds"] > 0
     assert origin["key"].startswith(folder.name) and "toy_core/deeper.py" in origin["inputs"]
 
-    outcomes, _ = reproduce(toy)
+    outcomes, _ = reproduce(toy, executor=Forks())
     assert all(o.unchanged for o in outcomes.values()) and (toy.runs("a"), toy.runs("b")) == (1, 1)
 
     (toy.root / "figures" / "a.csv").unlink()
     (toy.root / "figures" / "b.csv").write_text("tampered with")
     leave_traces_of_a_run(toy.root / "notebooks" / "a.ipynb")
     (toy.root / "toy_core" / "unrelated.py").write_text("CHANGED = True\n")
-    outcomes, _ = reproduce(toy)
+    outcomes, _ = reproduce(toy, executor=Forks())
     assert all(o.unchanged for o in outcomes.values())
     for name in "ab":
         assert (toy.root / "figures" / f"{name}.csv").read_text() == "0\n2\n4\n6\n"
 
     toy.write_notebook("b", before=MEET.format(me="b", other="a"), core=False, after="# one more cell")
-    outcomes, said = reproduce(toy)
+    outcomes, said = reproduce(toy, executor=Forks())
     assert outcomes["a"].unchanged and not outcomes["b"].unchanged
     assert "b: to run, notebooks/b.ipynb changed" in said
 
     (toy.root / "toy_core" / "deeper.py").write_text("VALUE = 3\n")  # imported by what a imports; b imports none of it
-    outcomes, said = reproduce(toy)
+    outcomes, said = reproduce(toy, executor=Forks())
     assert outcomes["b"].unchanged and not outcomes["a"].unchanged
     assert "a: to run, toy_core/deeper.py changed" in said
     assert (toy.root / "figures" / "a.csv").read_text() == "0\n3\n6\n9\n"
@@ -150,14 +151,15 @@ def test_interrupted_or_killed_it_goes_on_and_ends_as_undisturbed(toy, tmp_path_
     ]
     time.sleep(1)  # lets it come to the lock; it is right either way
     (toy.root / "exp" / "cache" / "go").touch()
-    assert second.communicate(timeout=60)[0].count("1 of 2 claims hold") == 3
-    assert first.wait(timeout=60) == 0 and second.returncode == 0
+    assert second.communicate(timeout=120)[0].count("1 of 2 claims hold") == 3
+    assert first.wait(timeout=120) == 0 and second.returncode == 0
     assert toy.runs("a") == 1 and toy.runs("c") == 1  # two at once made it once
     (folder,) = [p for p in (toy.root / "exp" / "runs" / "c").iterdir() if not p.name.endswith(".lock")]
 
     (undisturbed / "exp" / "cache").mkdir()
     (undisturbed / "exp" / "cache" / "go").touch()
-    (other,) = experiments.reproduce(only=["c"], project=Project(undisturbed, "toy_core"), say=lambda line: None)
+    other = Project(undisturbed, "toy_core")
+    (other,) = experiments.reproduce(only=["c"], project=other, say=lambda line: None, executor=Forks(2))
     assert folder.name == other.folder.name
     for name in ("c.csv", "metrics.json"):
         expected = (other.folder / name).read_text().replace(str(undisturbed), str(toy.root))
@@ -165,22 +167,25 @@ def test_interrupted_or_killed_it_goes_on_and_ends_as_undisturbed(toy, tmp_path_
     assert (toy.root / "figures" / "c.csv").read_bytes() == (undisturbed / "figures" / "c.csv").read_bytes()
 
 
-def test_a_failure_is_told_and_keeps_nothing_else_from_running(toy):
+def test_a_failure_is_told_and_keeps_nothing_else_from_running(toy, capsys):
     toy.add("raises", "n = n + 1", "raise ValueError('it cannot be')")
+    assert cli.main(toy.command()[3:]) == 1
+    done = capsys.readouterr()
+    assert done.err == "" and "raises: failed: ValueError: it cannot be (cell 3)" in done.out
+    (failed,) = (toy.root / "exp" / "runs" / "raises").glob("failed-*")
+    assert "it cannot be" in (failed / "run.ipynb").read_text() and f"raises: see {failed}/run.ipynb" in done.out
+
     toy.add("changes", before="open('toy_core/base.py', 'w').write('VALUE = 5')")
     toy.add("fine", core=False)
-    done = subprocess.run(toy.command("--jobs", "2"), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == ""
-    assert "raises: failed: ValueError: it cannot be (cell 3)" in done.stdout
-    assert "changes: failed: toy_core/base.py, toy_core/deeper.py changed while it ran: run again" in done.stdout
-    assert "fine: 1 of 2 claims hold" in done.stdout
-    (failed,) = (toy.root / "exp" / "runs" / "raises").glob("failed-*")
-    assert "it cannot be" in (failed / "run.ipynb").read_text() and f"raises: see {failed}/run.ipynb" in done.stdout
+    _, said = reproduce(toy, executor=Forks(2))
+    assert "raises: failed: ValueError: it cannot be (cell 3)" in said
+    assert "changes: failed: toy_core/base.py, toy_core/deeper.py changed while it ran: run again" in said
+    assert "fine: 1 of 2 claims hold" in said
     assert "failed" in experiments.overview(project=toy.project)
     assert not (toy.root / "figures" / "raises.csv").exists()
 
     toy.write_notebook("raises")  # put right, it runs; what was fine is not repeated
-    outcomes, _ = reproduce(toy, only=["raises", "fine"])
+    outcomes, _ = reproduce(toy, only=["raises", "fine"], executor=Forks())
     assert not outcomes["raises"].failed and outcomes["fine"].unchanged
 
 
@@ -404,11 +409,11 @@ def test_overview_and_readme_are_generated(toy):
 def test_every_claim_is_in_one_table(toy):
     toy.add("a")
     toy.add("b")
-    experiments.reproduce(project=toy.project, say=lambda line: None)
+    experiments.reproduce(project=toy.project, say=lambda line: None, executor=Forks(2))
     text = (toy.root / "figures" / "claims.md").read_text()
     assert "2 of 4 hold here" in text and text.count("| a | true |") == text.count("| b | false | 1 | a paper |") == 1
     shutil.rmtree(toy.root / "exp" / "runs")
-    experiments.reproduce(only=["a"], project=toy.project, say=lambda line: None)
+    experiments.reproduce(only=["a"], project=toy.project, say=lambda line: None, executor=Forks())
     assert (toy.root / "figures" / "claims.md").read_text() == text, "those of b stay, as its figures do"
 
 
@@ -426,7 +431,7 @@ def test_every_measured_cell_is_in_one_table(toy):
     toy.add("a", before=measures)
     toy.add("b", before=measures)
     toy.add("c", core=False)  # measures nothing
-    experiments.reproduce(project=toy.project, say=lambda line: None, jobs=3)
+    experiments.reproduce(project=toy.project, say=lambda line: None, executor=Forks(3))
     path = toy.root / "figures" / "results.csv"
     rows = tables.read_csv(path)
     assert [(r["item"], r["seed"], r["frechet"]) for r in rows] == [
@@ -439,7 +444,7 @@ def test_every_measured_cell_is_in_one_table(toy):
     }.items()
     text = path.read_text()
     shutil.rmtree(toy.root / "exp" / "runs")
-    experiments.reproduce(only=["b"], project=toy.project, say=lambda line: None)
+    experiments.reproduce(only=["b"], project=toy.project, say=lambda line: None, executor=Forks())
     assert path.read_text() == text, "those of a stay, as its figures do"
 
 

@@ -18,8 +18,6 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity" / "integrators.npz"
 START, END = 10.0, 0.1  # where orders are measured: the step to 0 has a fixed error that would hide them
 ORDERED = [name for name, entry in INTEGRATORS.items() if entry.calls and not entry.stochastic]

@@ -1,5 +1,6 @@
 """Kernels on (x, sigma) against exact draws from the joint distribution; and that a wrong kernel would be seen."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -15,16 +16,18 @@ from dmcmc_core.mcmc import ChainState, gibbs, hamiltonian, langevin, langevin_g
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, argmax, entropy, log_levels
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
 CHAINS, BURN_IN, STEPS = 400, 60, 120
 LEVELS = torch.logspace(math.log10(2.0), math.log10(0.1), 9, dtype=F64)
 
 
 @pytest.fixture
 def model(monkeypatch):
-    """Two unequal components in the plane, one of them slanted, near enough for chains to go between."""
     monkeypatch.setattr(analytic, "BLOCK", CHAINS)  # small rows: one call for all chains
+    return in_the_plane()
+
+
+def in_the_plane():
+    """Two unequal components, one of them slanted, near enough for chains to go between."""
     covariances = torch.stack([covariance([0.04, 0.4]), 0.15 * torch.eye(2, dtype=F64)])
     means = torch.tensor([[-0.6, 0.0], [1.0, 0.4]], dtype=F64)
     return GaussianMixture(means, covariances, torch.tensor([0.7, 0.3]), sigma_min=0.1, sigma_max=2.0)
@@ -62,12 +65,19 @@ def run(model, kernel):
             seen.append(statistics(model, state.x, state.sigma))
             acceptance.append(info.acceptance.mean().item())
     seen = torch.stack(seen, 1)  # (chains, steps, statistics)
-    n = 20_000
+    n, mean, variance = of_exact_draws()
+    of_chains = seen.mean(1).var(0) / CHAINS
+    z = (seen.mean((0, 1)) - mean).abs() / (of_chains + variance / n).sqrt()
+    return Result(z.max().item(), (variance / of_chains).min().item(), sum(acceptance) / len(acceptance))
+
+
+@functools.cache
+def of_exact_draws():
+    """How many there are of the joint distribution, and the mean and variance of their statistics."""
+    model, n = in_the_plane(), 20_000
     sigma = LEVELS[torch.randint(len(LEVELS), (n,), generator=torch.Generator().manual_seed(0))]
     exact = statistics(model, model.sample(n, sigma, seed=8), sigma)
-    of_chains = seen.mean(1).var(0) / CHAINS
-    z = (seen.mean((0, 1)) - exact.mean(0)).abs() / (of_chains + exact.var(0) / n).sqrt()
-    return Result(z.max().item(), (exact.var(0) / of_chains).min().item(), sum(acceptance) / len(acceptance))
+    return n, exact.mean(0), exact.var(0)
 
 
 HAMILTONIAN = {"leapfrogs": 3}

@@ -14,9 +14,16 @@ from dmcmc_core.workbench import experiments
 PROJECT = experiments.Project(Path(__file__).resolve().parents[1])
 
 
+@pytest.fixture(scope="session")
+def smoke():
+    """The outcome of every item by its id, of one run side by side as ``make reproduce`` does it."""
+    outcomes = experiments.reproduce("smoke", jobs=2, project=PROJECT)
+    return {outcome.item.id: outcome for outcome in outcomes}
+
+
 @pytest.mark.parametrize("name", [item.id for item in PROJECT.items if "smoke" in item.parameters])
-def test_notebook_runs(name):
-    (outcome,) = experiments.reproduce("smoke", [name], jobs=2, project=PROJECT)  # as make reproduce: a thread each
+def test_notebook_runs(smoke, name):
+    outcome = smoke[name]
     assert not outcome.failed, outcome.verdict
     assert experiments.read_metrics(outcome.folder)["claims"]
     results = tables.read_csv(outcome.folder / "results.csv")

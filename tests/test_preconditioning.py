@@ -20,8 +20,6 @@ from dmcmc_core.runs.make import run
 from dmcmc_core.runs.model import conditioned, fingerprint
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(autouse=True)
 def large_blocks(monkeypatch):

@@ -32,8 +32,6 @@ from dmcmc_core.runs.tolerance import pilot_start
 from dmcmc_core.schedules import karras
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
-
 CHAINS = {"chains": 6, "warmup_levels": 2, "warmup_steps": 2}
 PLAIN, CHAINED = "heun_churn", "dlg+heun_churn"
 SETTINGS = {PLAIN: {}, CHAINED: CHAINS}

@@ -29,7 +29,6 @@ from dmcmc_core.runs.plan import plan
 from dmcmc_core.runs.ranks import Ended, Ranks
 from dmcmc_core.workbench import cli
 
-torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 CHAINS = {"chains": 6, "warmup_levels": 2, "warmup_steps": 2, "n_skip": 2, "levels": 2}
 

@@ -9,8 +9,6 @@ from dmcmc_core import schedules
 from dmcmc_core.errors import UserError
 from dmcmc_core.schedules import SCHEDULES
 
-torch.set_num_threads(1)
-
 
 def test_karras_formula():
     """Karras et al. 2022, eq. 5, written out."""

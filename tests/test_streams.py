@@ -8,8 +8,6 @@ from scipy import stats
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Drawn, Streams
 
-torch.set_num_threads(1)
-
 
 def normals(seed=0, purpose="image", indices=(0,), shape=(8,), draws=1, dtype=torch.float64):
     rng = Streams(seed, purpose, indices)

@@ -12,7 +12,6 @@ from dmcmc_core.report import testbed
 
 def test_a_range_changes_no_number(tmp_path):
     """The same data in [0, 1] and in [-1, 1], twice as wide, with noise levels to match."""
-    torch.set_num_threads(1)
     images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     reference = metrics.make_reference(images, "random-conv", "eighty")
     rows, floors = [], []

@@ -15,7 +15,6 @@ from dmcmc_core.runs import tuning
 from dmcmc_core.runs.make import run
 from dmcmc_core.streams import Streams
 
-torch.set_num_threads(1)
 NUM, NFE = 80, 12
 
 

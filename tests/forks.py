@@ -1,0 +1,106 @@
+"""An engine for toy notebooks: forks of this process, and for the cells a plain Python process, not a kernel.
+
+For what the runner does with runs: nothing is imported again, and no kernel is waited for. What papermill, kernels and
+processes of their own do is tested with the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import IO
+
+from dmcmc_core.workbench import cli
+from dmcmc_core.workbench.experiments.executors import Command, Ended, threads_each
+
+CELLS = """
+import json, sys
+namespace = {"__name__": "__main__"}
+for number, (source, given) in enumerate(json.load(sys.stdin)):
+    try:
+        exec(source, namespace)
+    except Exception as error:
+        print(json.dumps([number, type(error).__name__, str(error)]), file=sys.stderr)
+        sys.exit(1)
+    namespace.update(given)
+"""
+
+
+def execute_notebook(notebook: str, executed: str, parameters: dict, cwd: str, **_: object) -> None:
+    """Execute a notebook as ``papermill.execute_notebook`` does, without a kernel and outputs of cells."""
+    content = json.loads(Path(notebook).read_text())
+    cells = content["cells"]
+    given = [parameters if "parameters" in cell["metadata"].get("tags", []) else {} for cell in cells]
+    sources = [("".join(cell["source"]), some) for cell, some in zip(cells, given, strict=True)]
+    words = [sys.executable, "-c", CELLS]
+    done = subprocess.run(words, input=json.dumps(sources), cwd=cwd, stderr=subprocess.PIPE, text=True)
+    failed = json.loads(done.stderr.splitlines()[-1]) if done.returncode else None
+    if failed:
+        cells[failed[0]]["metadata"]["papermill"] = {"exception": True}
+    Path(executed).write_text(json.dumps(content))
+    if failed:
+        from papermill.exceptions import PapermillExecutionError
+
+        number, name, value = failed
+        raise PapermillExecutionError(number, number, sources[number][0], name, value, [])
+
+
+class Forks:
+    """The engine; its processes are forks of this one, ``jobs`` at a time."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.slots, self.running = jobs, {}
+        sys.modules.setdefault("rfc3987_syntax", None)  # as a run does, to import papermill in a fifth of the time
+        import papermill  # noqa: F401  here, not in every fork
+
+    def submit(self, name: str, command: Command) -> None:
+        output = tempfile.TemporaryFile("w+")
+        child = os.fork()
+        if not child:
+            _run(command, threads_each(self.slots), output)
+        self.running[name] = child, output
+
+    def wait(self, seconds: float) -> list[Ended]:
+        time.sleep(seconds / 5)
+        ended = []
+        for name, (child, output) in list(self.running.items()):
+            gone, status = os.waitpid(child, os.WNOHANG)
+            if gone:
+                del self.running[name]
+                with output:
+                    output.seek(0)
+                    ended.append(Ended(name, os.waitstatus_to_exitcode(status), output.read().strip()))
+        return ended
+
+    def cancel(self) -> None:
+        for child, _ in self.running.values():
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _run(command: Command, environment: dict[str, str], output: IO[str]) -> None:
+    """What a fork does: the command, and no more of this process."""
+    import papermill
+
+    status = 1
+    try:
+        sys.stdout = sys.stderr = output
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os.chdir(command.cwd)
+        os.environ.update(environment, PYTHONPATH=os.pathsep.join(command.paths))
+        papermill.execute_notebook = execute_notebook
+        assert command.words[:2] == ("-m", "dmcmc_core")
+        status = cli.main(command.words[2:])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        output.flush()
+        os._exit(status)
