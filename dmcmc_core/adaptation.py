@@ -31,6 +31,7 @@ class LevelSteps:
         self.log_eta, self.visits = torch.full((bins,), math.log(eta)), torch.zeros(bins)
 
     def __call__(self, sigma: Tensor) -> Tensor:
+        """Return the step sizes at levels (B,), in squared data units (B,)."""
         return self.log_eta[self.bin(sigma)].exp().to(sigma) * sigma**2
 
     def bin(self, sigma: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class Denoiser(Protocol):
     sigma_min: float
     sigma_max: float
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the posterior mean, of the shape of ``x``."""
+        ...
 
 
 def like(sigma: Tensor, x: Tensor) -> Tensor:
@@ -165,6 +167,7 @@ class Adapter:
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D(x, sigma) of the shape and dtype of ``x``."""
         check_shape(x, self.shape)
         if labels is not None and not self.classes:
             raise UserError("this model has no classes: leave labels out (an Adapter is told of them by classes=)")
@@ -235,6 +238,7 @@ class InBlocks(Wrapper):
         self.block = block
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D(x, sigma), evaluated in blocks."""
         check_shape(x, self.shape)  # before the padding, so that the error tells what was given
         if labels is not None and len(labels) != len(x):
             raise UserError(f"every image needs a label: {len(x)} of them, not {len(labels)}")
@@ -296,6 +300,7 @@ class CountNFE(Wrapper):
         return self.rows / self.batch if self.batch else 0.0
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D(x, sigma), and count it."""
         self.calls += 1
         self.rows += x.shape[0] * getattr(self.denoiser, "rows_per_image", 1)
         self.batch = max(self.batch, x.shape[0])

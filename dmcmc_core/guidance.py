@@ -64,6 +64,7 @@ class Conditioned(Wrapper):
         return 1 if self.guidance in (0, 1) else 2
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return D of the class, with guidance, of the shape of ``x``."""
         check_shape(x, self.shape)  # before x is doubled, so that the error tells what was given
         w, sigma = self.guidance, per_row(sigma, x)
         one = torch.ones(len(x), dtype=torch.int64, device=x.device)

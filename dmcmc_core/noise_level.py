@@ -53,6 +53,7 @@ class ExactPosterior:
         self.levels = log_levels(model.sigma_max, model.sigma_min) if levels is None else levels
 
     def log_probs(self, x: Tensor) -> Tensor:
+        """Return log p(levels | x), (B, *shape) -> (B, L)."""
         return self.model.log_prob_levels(x, self.levels).log_softmax(-1)
 
 
@@ -69,6 +70,7 @@ class ClassifierPosterior:
         self.net, self.levels, self.block = net, levels, block
 
     def log_probs(self, x: Tensor) -> Tensor:
+        """Return log p(levels | x), (B, *shape) -> (B, L)."""
         return apply_in_blocks(self.net, self.block, x.to(torch.float32)).log_softmax(-1)
 
 

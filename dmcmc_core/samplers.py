@@ -74,6 +74,7 @@ class Integrator:
                 OPTIONS[name](name, value)
 
     def __call__(self, denoiser: Any, x: Any, sigmas: Any, **options: Any) -> Any:
+        """Integrate ``x`` down a grid; TypeError for an entry of this table, which has no function."""
         if self.function is None:
             raise TypeError(f"dmcmc_core.integrators.INTEGRATORS[{self.name!r}] can be called, this entry cannot")
         return self.function(denoiser, x, sigmas, **{**self.defaults, **options})

@@ -60,11 +60,13 @@ class Streams:
         self._ready: dict[tuple[str, int], tuple[int, Tensor]] = {}
 
     def __call__(self, like: Tensor) -> Tensor:
+        """Return standard normals like a tensor (B, ...), the next of each row's stream."""
         out = self._draw("normals", self.state.normals, like)
         self.state = self.state._replace(normals=self.state.normals + 1)
         return out
 
     def uniform(self, like: Tensor) -> Tensor:
+        """Return uniforms in [0, 1) like a tensor (B, ...), the next of each row's stream."""
         out = self._draw("uniforms", self.state.uniforms, like)
         self.state = self.state._replace(uniforms=self.state.uniforms + 1)
         return out.clamp(max=1 - torch.finfo(out.dtype).eps / 2)  # rounding may have arrived at 1

@@ -30,6 +30,7 @@ class FromDenoiser(Wrapper):
         self.coefficients = functools.lru_cache(maxsize=1024)(lambda t: (sde.inverse(sde.R(t)), sde.gain(t)))
 
     def __call__(self, u: Tensor, t: Tensor) -> Tensor:
+        """Return epsilon of states (B, ...) at a time ()."""
         sde, denoiser = self.sde, self.denoiser
         x, sigma = sde.observation(u, t)
         x, sigma = self.low + self.scale * (x + 1), self.scale * sigma

@@ -46,31 +46,31 @@ class LinearSDE:
     t_min, t_max, parts = 1e-3, 1.0, 1
 
     def Psi(self, t: Time, s: Time) -> Tensor:
-        """Transition matrix from time s to time t, (..., *block)."""
+        """Return the transition matrix from time s to time t, (..., *block)."""
         raise NotImplementedError
 
     def Sigma(self, t: Time) -> Tensor:
-        """Covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
+        """Return the covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
         raise NotImplementedError
 
     def R(self, t: Time) -> Tensor:
-        """The root of Sigma that solves eq. 17, diagonal at time 0, (..., *block)."""
+        """Return the root of Sigma that solves eq. 17, diagonal at time 0, (..., *block)."""
         raise NotImplementedError
 
     def L(self, t: Time) -> Tensor:
-        """The lower triangular root of Sigma, (..., *block)."""
+        """Return the lower triangular root of Sigma, (..., *block)."""
         raise NotImplementedError
 
     def F(self, t: Time) -> Tensor:
-        """Drift, (..., *block)."""
+        """Return the drift, (..., *block)."""
         raise NotImplementedError
 
     def GG(self, t: Time) -> Tensor:
-        """G G^T, the rate of the noise, (..., *block)."""
+        """Return G G^T, the rate of the noise, (..., *block)."""
         raise NotImplementedError
 
     def G(self, t: Time) -> Tensor:
-        """Diagonal root of :meth:`GG`, (..., *block)."""
+        """Return the diagonal root of :meth:`GG`, (..., *block)."""
         return self.GG(t).sqrt()
 
     @property
@@ -88,36 +88,36 @@ class LinearSDE:
     """The unit, and the projection onto what images have a part in."""
 
     def entry(self, a: Tensor) -> Tensor:
-        """What a coefficient does to positions alone, (...) or, of frequencies, (..., H, W)."""
+        """Return what a coefficient does to positions alone, (...) or, of frequencies, (..., H, W)."""
         return a
 
     def root(self, covariance: Tensor) -> Tensor:
-        """Symmetric root of a covariance (*block), what rounding has made negative taken for 0."""
+        """Return the symmetric root of a covariance (*block), what rounding has made negative taken for 0."""
         return covariance.clamp(min=0).sqrt()
 
     def weigh(self, weights: Tensor, a: Tensor) -> Tensor:
-        """Coefficients (..., *block) times numbers (...)."""
+        """Multiply coefficients (..., *block) by numbers (...)."""
         return weights.reshape(weights.shape + (1,) * (a.ndim - weights.ndim)) * a
 
     def apply(self, a: Tensor, u: Tensor) -> Tensor:
-        """A coefficient (*block) times a state (B, ...), in the state's dtype."""
+        """Apply a coefficient (*block) to a state (B, ...), in the state's dtype."""
         return a.to(u) * u
 
     def stretch(self, t: Time, s: Time, lam: float) -> Tensor:
-        """X with Psi^(t, s) = R(t) X R(s)^-1 for the drift F + (1 + lam^2) / 2 G G^T Sigma^-1 (paper, eq. 22).
+        """Return X with Psi^(t, s) = R(t) X R(s)^-1 for the drift F + (1 + lam^2) / 2 G G^T Sigma^-1 (paper, eq. 22).
 
         It solves dX/dt = lam^2 / 2 (R^-1 G G^T R^-T) X from X(s) = 1, and is 1 for lam = 0.
         """
         raise NotImplementedError
 
     def rows(self, a: Tensor, u: Tensor) -> Tensor:
-        """Coefficients (B, *block), one of each row (or of all), times a state, in the state's dtype."""
+        """Apply coefficients (B, *block), one of each row (or of all), to a state, in the state's dtype."""
         return a.to(u).reshape(a.shape[0], *[1] * (u.ndim - a.ndim), *a.shape[1:]) * u
 
     # -- states --------------------------------------------------------------------------------------------------------
 
     def check_state(self, u: Tensor) -> None:
-        """UserError unless ``u`` can be a state: floating-point numbers (B, ...), finite."""
+        """Raise UserError unless ``u`` can be a state: floating-point numbers (B, ...), finite."""
         if not isinstance(u, Tensor) or not u.is_floating_point() or u.ndim < 2:
             about = f"{u.dtype} of shape {tuple(u.shape)}" if isinstance(u, Tensor) else type(u).__name__
             raise UserError(f"u must be a tensor of floating-point numbers, (B, ...), not {about}")
@@ -125,19 +125,19 @@ class LinearSDE:
             raise UserError("u must be finite: it holds NaN or infinity")
 
     def gain(self, t: Time) -> Tensor:
-        """What is left of clean states at time t, (..., *block): Psi(t, 0)."""
+        """Return what is left of clean states at time t, (..., *block): Psi(t, 0)."""
         return self.Psi(t, torch.zeros_like(torch.as_tensor(t, dtype=torch.float64)))
 
     def pixels(self, u: Tensor) -> Tensor:
-        """A state in pixels, of as many channels."""
+        """Return a state in pixels, of as many channels."""
         return u
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`pixels`."""
+        """Return the inverse of :meth:`pixels`."""
         return x
 
     def observation(self, u: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """The image x = x_0 + sigma noise that tells as much of x_0 as the state does, (B, C, H, W), and sigma ().
+        """Return x = x_0 + sigma noise, (B, C, H, W), that tells as much of x_0 as the state does; and sigma ().
 
         What is known of x_0 depends on u through x alone, so a denoiser of x is one of u: E[x_0 | u] = D(x, sigma).
 
@@ -152,21 +152,21 @@ class LinearSDE:
         return self.apply(1 / gain, u), self.R(t) / gain
 
     def position(self, u: Tensor) -> Tensor:
-        """Of a state what images have a part in, (B, C, ...)."""
+        """Return of a state what images have a part in, (B, C, ...)."""
         return u
 
     def at_rest(self, x: Tensor) -> Tensor:
-        """The state of that position without velocity."""
+        """Return the state of that position without velocity."""
         return x
 
     def lift(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) as states without noise."""
+        """Return images (B, C, H, W) as states without noise."""
         return self.at_rest(self.coefficients(images))
 
     def drop(self, u: Tensor) -> Tensor:
-        """The images (B, C, H, W) in states."""
+        """Return the images (B, C, H, W) in states."""
         return self.pixels(self.position(u))
 
     def forward(self, images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """u_t = gain(t) u_0 + R(t) noise, for times (B,), one of each row."""
+        """Return u_t = gain(t) u_0 + R(t) noise, for times (B,), one of each row."""
         return self.rows(self.gain(t), self.lift(images)) + self.rows(self.R(t), noise)

@@ -45,6 +45,7 @@ class BDM(Diagonal):
             raise UserError(f"floor of BDM must be below 1, not {self.floor!r}")
 
     def check_state(self, u: Tensor) -> None:
+        """Raise UserError unless ``u`` can be a state: floating-point numbers (B, ...), finite."""
         super().check_state(u)
         if u.ndim < 3 or tuple(u.shape[-2:]) != (self.image_size, self.image_size):
             raise UserError(
@@ -83,14 +84,17 @@ class BDM(Diagonal):
         return self.log_gain(self._time(t)).exp()
 
     def Sigma(self, t: Time) -> Tensor:
+        """Return the covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
         return torch.sin(self._angle(self._time(t))).square()[..., None, None].expand(*self._shape(t))
 
     def F(self, t: Time) -> Tensor:
+        """Return the drift, (..., *block)."""
         t = self._time(t)
         blur, rate = self._blur(t)
         return -(torch.tan(self._angle(t)) * math.pi / 2 / (1 + 2 * self.offset))[..., None, None] + rate / blur
 
     def GG(self, t: Time) -> Tensor:
+        """Return G G^T, the rate of the noise, (..., *block)."""
         angle = self._angle(self._time(t))
         growth = torch.sin(2 * angle) * math.pi / 2 / (1 + 2 * self.offset)  # of Sigma
         return growth[..., None, None] - 2 * self.F(t) * self.Sigma(t)
@@ -99,9 +103,11 @@ class BDM(Diagonal):
         return (*torch.as_tensor(t).shape, self.image_size, self.image_size)
 
     def pixels(self, u: Tensor) -> Tensor:
+        """Return a state in pixels, of as many channels."""
         return dct(u, inverse=True)
 
     def coefficients(self, x: Tensor) -> Tensor:
+        """Return the inverse of :meth:`pixels`."""
         return dct(x)
 
 

@@ -40,6 +40,7 @@ class CLD(LinearSDE):
         check_constants(self, inverse_mass=0.0, beta=0.0, gamma=0.0, eps=0.0)
 
     def check_state(self, u: Tensor) -> None:
+        """Raise UserError unless ``u`` can be a state: floating-point numbers (B, ...), finite."""
         super().check_state(u)
         if u.shape[1] % 2 or not u.shape[1]:
             raise UserError(
@@ -49,6 +50,7 @@ class CLD(LinearSDE):
 
     @property
     def prior(self) -> Tensor:
+        """Root of the covariance that sampling starts from, (*block)."""
         return torch.tensor([1.0, self.inverse_mass**-0.5], dtype=torch.float64).diag()
 
     @property
@@ -59,6 +61,7 @@ class CLD(LinearSDE):
         return as_time(t, 0.0, 1.0)
 
     def Psi(self, t: Time, s: Time) -> Tensor:
+        """Return the transition matrix from time s to time t, (..., *block)."""
         w = self._omega
         a = w * self.beta * (self._time(t) - self._time(s))
         return self.weigh((-a).exp(), _matrix(1 + a, w * a, -a / w, 1 - a))
@@ -77,11 +80,13 @@ class CLD(LinearSDE):
         return torch.tensor([self.eps, self.gamma / self.inverse_mass + self.eps], dtype=torch.float64).diag()
 
     def Sigma(self, t: Time) -> Tensor:
+        """Return the covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
         t = self._time(t)
         psi = self.Psi(t, torch.zeros_like(t))
         return psi @ self._first @ psi.mT + self.added(t)
 
     def L(self, t: Time) -> Tensor:
+        """Return the lower triangular root of Sigma, (..., *block)."""
         return torch.linalg.cholesky(self.Sigma(t))
 
     def R(self, t: Time) -> Tensor:
@@ -90,10 +95,12 @@ class CLD(LinearSDE):
         return self.L(t) @ _matrix(theta.cos(), theta.sin(), -theta.sin(), theta.cos())
 
     def F(self, t: Time) -> Tensor:
+        """Return the drift, (..., *block)."""
         one, w = torch.ones_like(self._time(t)), self._omega
         return self.beta * _matrix(0 * one, w**2 * one, -one, -2 * w * one)
 
     def GG(self, t: Time) -> Tensor:
+        """Return G G^T, the rate of the noise, (..., *block)."""
         one = torch.ones_like(self._time(t))
         return _matrix(0 * one, 0 * one, 0 * one, 4 * self.beta / self._omega * one)
 
@@ -135,15 +142,18 @@ class CLD(LinearSDE):
     of_data = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64, device="cpu")
 
     def root(self, covariance: Tensor) -> Tensor:
+        """Return the symmetric root of a covariance (*block), what rounding has made negative taken for 0."""
         values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
         return vectors @ values.clamp(min=0).sqrt().diag() @ vectors.mT
 
     def apply(self, a: Tensor, u: Tensor) -> Tensor:
+        """Apply a coefficient (*block) to a state (B, ...), in the state's dtype."""
         x, v = u.chunk(2, 1)
         a = a.to(u)
         return torch.cat([a[0, 0] * x + a[0, 1] * v, a[1, 0] * x + a[1, 1] * v], 1)
 
     def rows(self, a: Tensor, u: Tensor) -> Tensor:
+        """Apply coefficients (B, *block), one of each row (or of all), to a state, in the state's dtype."""
         if a.ndim == 1:  # of positions
             return super().rows(a, u)
         (x, v), shape = u.chunk(2, 1), (-1, *[1] * (u.ndim - 1))
@@ -179,9 +189,11 @@ class CLD(LinearSDE):
         return a * x + b * v, precision.rsqrt()
 
     def entry(self, a: Tensor) -> Tensor:
+        """Return what a coefficient does to positions alone, (...) or, of frequencies, (..., H, W)."""
         return a[..., 0, 0]
 
     def position(self, u: Tensor) -> Tensor:
+        """Return of a state what images have a part in, (B, C, ...)."""
         return u.chunk(2, 1)[0]
 
     def velocity(self, u: Tensor) -> Tensor:
@@ -190,6 +202,7 @@ class CLD(LinearSDE):
         return torch.cat([torch.zeros_like(x), v], 1)
 
     def at_rest(self, x: Tensor) -> Tensor:
+        """Return the state of that position without velocity."""
         return torch.cat([x, torch.zeros_like(x)], 1)
 
 

@@ -20,13 +20,15 @@ class Diagonal(LinearSDE):
     cholesky = staticmethod(torch.sqrt)
 
     def log_gain(self, t: Tensor) -> Tensor:
-        """log Psi(t, 0)."""
+        """Return log Psi(t, 0)."""
         raise NotImplementedError
 
     def Psi(self, t: Time, s: Time) -> Tensor:
+        """Return the transition matrix from time s to time t, (..., *block)."""
         return (self.log_gain(self._time(t)) - self.log_gain(self._time(s))).exp()
 
     def R(self, t: Time) -> Tensor:
+        """Return the root of Sigma that solves eq. 17, diagonal at time 0, (..., *block)."""
         return self.Sigma(t).sqrt()
 
     L = R
@@ -51,18 +53,22 @@ class VP(Diagonal):
         check_constants(self, beta_max=self.beta_min)
 
     def log_gain(self, t: Tensor) -> Tensor:
+        """Return log Psi(t, 0)."""
         return -(self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2) / 2
 
     def Sigma(self, t: Time) -> Tensor:
+        """Return the covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
         return -torch.expm1(2 * self.log_gain(self._time(t)))
 
     def _beta(self, t: Time) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * self._time(t)
 
     def F(self, t: Time) -> Tensor:
+        """Return the drift, (..., *block)."""
         return -self._beta(t) / 2
 
     def GG(self, t: Time) -> Tensor:
+        """Return G G^T, the rate of the noise, (..., *block)."""
         return self._beta(t)
 
 
@@ -71,14 +77,17 @@ class SubVP(VP):
     """Sub-VP, whose variance is below that of VP at all times: Song et al. 2021, eq. 29. R = Sigma of VP."""
 
     def Sigma(self, t: Time) -> Tensor:
+        """Return the covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
         return VP.Sigma(self, t) ** 2
 
     def R(self, t: Time) -> Tensor:
+        """Return the root of Sigma that solves eq. 17, diagonal at time 0, (..., *block)."""
         return VP.Sigma(self, t)
 
     L = R
 
     def GG(self, t: Time) -> Tensor:
+        """Return G G^T, the rate of the noise, (..., *block)."""
         return -self._beta(t) * torch.expm1(4 * self.log_gain(self._time(t)))
 
 
@@ -96,16 +105,21 @@ class VE(Diagonal):
 
     @property
     def prior(self) -> Tensor:
+        """Root of the covariance that sampling starts from, (*block)."""
         return torch.tensor(self.sigma_max, dtype=torch.float64)
 
     def log_gain(self, t: Tensor) -> Tensor:
+        """Return log Psi(t, 0)."""
         return torch.zeros_like(t)
 
     def Sigma(self, t: Time) -> Tensor:
+        """Return the covariance of u_t given u_0 (of CLD: given the position alone), (..., *block)."""
         return self.sigma_min**2 * (self.sigma_max / self.sigma_min) ** (2 * self._time(t))
 
     def F(self, t: Time) -> Tensor:
+        """Return the drift, (..., *block)."""
         return torch.zeros_like(self._time(t))
 
     def GG(self, t: Time) -> Tensor:
+        """Return G G^T, the rate of the noise, (..., *block)."""
         return 2 * math.log(self.sigma_max / self.sigma_min) * self.Sigma(t)

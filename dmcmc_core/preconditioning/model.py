@@ -30,15 +30,19 @@ class NoiseOnly:
 
     @property
     def sha256(self) -> str:
+        """Name of this control in keys of runs."""
         return hashlib.sha256(b"noise only" + self.preconditioner.sha256.encode()).hexdigest()
 
     def drift(self, x: Tensor) -> Tensor:
+        """Return x: gradients stay as they are."""
         return x
 
     def move(self, x: Tensor, gradient: Tensor, noise: Tensor) -> Tensor:
+        """Return x + gradient + M noise."""
         return x + gradient + self.apply(noise)
 
     def correct(self, x: Tensor, gradient: Tensor, noise: Tensor, lengths: Lengths) -> Tensor:
+        """Return x + e gradient + f M noise with (e, f) = lengths(|gradient|, |M noise|)."""
         kick = self.apply(noise)
         e, f = lengths(norm(gradient), norm(kick))
         return x + like(e, x) * gradient + like(f, x) * kick
@@ -72,6 +76,7 @@ class WithPreconditioner(Wrapper):
         self.preconditioned_by = about | {"sha256": preconditioner.sha256}
 
     def __call__(self, x: Tensor, sigma: Tensor, *more: Any) -> Tensor:
+        """Return D(x, sigma) of the denoiser inside."""
         return self.denoiser(x, sigma, *more)
 
 
