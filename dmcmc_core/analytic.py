@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmcmc_core.denoiser import BLOCK, apply_in_blocks, check_shape, per_row
+from dmcmc_core.denoiser import BLOCK, apply_in_blocks, check_shape, per_row, total
 from dmcmc_core.errors import UserError
 from dmcmc_core.streams import Streams
 
@@ -232,7 +232,7 @@ class EmpiricalData:
 
     def _mean_of_all(self, logits: Tensor) -> Tensor:
         parts = zip(logits.softmax(1).split(self._CHUNK, 1), self._chunks, strict=True)
-        return sum(apply_in_blocks(lambda rows, some=some: rows @ some, BLOCK, weights) for weights, some in parts)
+        return total(apply_in_blocks(lambda rows, some=some: rows @ some, BLOCK, weights) for weights, some in parts)
 
     def _mean_of_few(self, logits: Tensor, matters: Tensor) -> Tensor:
         weights, count = logits.masked_fill(~matters, -math.inf).softmax(1), matters.sum(1)

@@ -7,7 +7,7 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -94,6 +94,11 @@ IDENTITY = Identity()
 def walk(denoiser: Denoiser) -> Any:
     """Return what samplers walk this model with: its ``preconditioner``, or the identity."""
     return getattr(denoiser, "preconditioner", IDENTITY)
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors, one added after the other."""
+    return sum(terms)  # pyright: ignore[reportReturnType]  there is at least one
 
 
 def norm(x: Tensor) -> Tensor:
@@ -213,7 +218,7 @@ class Wrapper:
     """A denoiser around another one: what it does not define is the inner denoiser's."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
+        self.denoiser: Any = denoiser
 
     def __getattr__(self, name: str):
         if name == "denoiser":  # not there yet while an unpickled or copied object is being filled

@@ -83,9 +83,10 @@ def prior(
     """
     m = torch.zeros(denoiser.shape, device=device)
     if start == "mean":
-        if getattr(denoiser, "mean", None) is None:
+        mean = getattr(denoiser, "mean", None)
+        if mean is None:
             raise UserError("start='mean' needs a model that knows its data's mean; use start='zero'")
-        m = denoiser.mean.to(m)
+        m = mean.to(m)
     z = rng(m.expand(rows, *denoiser.shape))
     return m + denoiser.sigma_max * (walk(denoiser).apply(z) if preconditioned else z)
 
@@ -123,8 +124,8 @@ def warm_up(
     state = ChainState(x, x.new_full((len(x),), settings.renoise))
     state, _ = in_sigma(denoiser, posterior, settings)(state, rng)
     for i in range(settings.warmup_steps):
-        early = i < settings.warmup_steps // 2 and settings.warmup_eta is not None
-        step = kernel(denoiser, posterior, settings, settings.warmup_eta if early else settings.eta)
+        eta = settings.warmup_eta if i < settings.warmup_steps // 2 else None
+        step = kernel(denoiser, posterior, settings, settings.eta if eta is None else eta)
         state, _ = step(state, rng)
     return Chain(state, torch.zeros(len(x), dtype=torch.bool, device=x.device), rng.state)
 
@@ -241,7 +242,7 @@ def walk_windows(
     rng = Streams(seed, "chain", share.chains)
     step = kernel(denoiser, posterior, settings, settings.eta)
 
-    def visit(number: int) -> tuple[Window, Chain]:
+    def visit(number: int) -> Any:
         at = number
         while (found := share.visits.get(at)) is None and at >= 0:
             at -= 1

@@ -31,14 +31,15 @@ class Conditioned(Wrapper):
 
     def __init__(self, denoiser: Denoiser, label: int, guidance: float = 1.0, unconditional: int | None = None) -> None:
         classes, own = getattr(denoiser, "classes", 0), getattr(denoiser, "unconditional", None)
-        if getattr(denoiser, "condition", None):
-            raise UserError(f"this model is held to class {denoiser.condition['label']} already: leave label out")
+        condition = getattr(denoiser, "condition", None)
+        if condition:
+            raise UserError(f"this model is held to class {condition['label']} already: leave label out")
         if not classes:
             raise UserError("this model has no classes: leave label out")
         number("guidance", guidance, least=0)
         super().__init__(denoiser)
         self.label, self.guidance = _class("label", label, classes), float(guidance)
-        self.unconditional = own
+        self.unconditional: Any = own
         if unconditional not in (None, own):
             self.unconditional = _class("unconditional", unconditional, classes)
         if self.guidance != 1 and self.unconditional is None:

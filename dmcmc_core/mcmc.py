@@ -106,7 +106,7 @@ def hamiltonian(
     size, m = step_size(eta, step), _reversible(model)
 
     def log_density(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
-        return model.log_prob(x, sigma) - p.flatten(1).square().sum(1) / 2
+        return log_prob_of(model)(x, sigma) - p.flatten(1).square().sum(1) / 2
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, _, kept = state
@@ -116,7 +116,7 @@ def hamiltonian(
         e = size(sigma)
         h = like(e.sqrt(), x)
         y, q, force = x, p, m.apply_transpose(score(model, x, sigma))
-        before = log_density(x, p, sigma) if adjusted else None
+        before: Any = log_density(x, p, sigma) if adjusted else None
         for _ in range(leapfrogs):
             q = q + h / 2 * force
             y = y + h * m.apply(q)
@@ -152,13 +152,19 @@ def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
         y = m.move(x, h**2 / 2 * s, h * z)
         both = s + score(model, y, sigma)
         back = -(z + h / 2 * m.inverse(m.drift(both)))
-        gained = model.log_prob(y, sigma) - model.log_prob(x, sigma)
+        log_prob = log_prob_of(model)
+        gained = log_prob(y, sigma) - log_prob(x, sigma)
         log_ratio = gained + (z.flatten(1).square().sum(1) - back.flatten(1).square().sum(1)) / 2
         acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)
         accepted = like(rng.uniform(sigma) < acceptance, x) > 0
         return ChainState(torch.where(accepted, y, x), sigma), Info(acceptance, e, sigma)
 
     return kernel
+
+
+def log_prob_of(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return log p(x; sigma) of a model that knows it."""
+    return model.log_prob
 
 
 def _reversible(model: Denoiser) -> Any:

@@ -7,7 +7,7 @@ where the model is exact, or with nothing but the denoiser.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class NoiseLevelPosterior(Protocol):
 class ExactPosterior:
     """The posterior of an exact model: log p(x; sigma), normalised over the levels."""
 
-    def __init__(self, model: Denoiser, levels: Tensor | None = None) -> None:
+    def __init__(self, model: Any, levels: Tensor | None = None) -> None:
         if not hasattr(model, "log_prob_levels"):
             raise UserError("an exact noise-level posterior needs a model with log_prob_levels, as exact models have")
         self.model = model
@@ -118,7 +118,8 @@ def expected_residual(denoiser: Denoiser, images: Tensor, levels: Tensor, rng: R
     ``nodes`` levels evenly in log sigma, in between interpolated: ``nodes`` network calls.
     """
     d = images[0].numel()
-    at = torch.logspace(*levels[[-1, 0]].log10().tolist(), nodes, dtype=torch.float64)
+    low, high = levels[[-1, 0]].log10().tolist()
+    at = torch.logspace(low, high, nodes, dtype=torch.float64)
     values = []
     for sigma in at.to(images):
         z = rng(images)

@@ -92,6 +92,6 @@ class Streams:
         counter = np.array([0, page, size, kind == "normals"], dtype=np.uint64)  # word 0 counts within the page
         for index, numbers in zip(self.indices, out, strict=True):
             state["state"] = {"counter": counter, "key": np.array([self._name, index], dtype=np.uint64)}
-            self._philox.state = state
+            self._philox.state = state  # pyright: ignore[reportAttributeAccessIssue]  NumPy's type names fewer keys
             fill(out=numbers)
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from dmcmc_core.errors import UserError, is_number
 from dmcmc_core.linear_sde import CLD, LinearSDE, as_time
 
 
-def check(sde: LinearSDE, grid: Tensor, degree: int) -> Tensor:
+def check(sde: LinearSDE, grid: Any, degree: int) -> Tensor:
     """Return the grid in float64, if a sampler can walk it; UserError if not."""
     try:
         grid = torch.as_tensor(grid, dtype=torch.float64).cpu()
@@ -43,7 +45,7 @@ def check_choice(name: str, value: bool) -> None:
         raise UserError(f"{name} must be True or False, not {value!r:.40}")
 
 
-def one_time(name: str, t: float) -> float:
+def one_time(name: str, t: Any) -> float:
     """Return one number of Python, NumPy or torch, as a float."""
     one = t.item() if getattr(t, "ndim", None) == 0 else t
     if not is_number(one):

@@ -74,7 +74,8 @@ def draw(
     steps = steps_of(sampler, nfe - (last is not None), **options)
     if sampler == "rk45" and "tol" not in options:
         options["tol"] = _tolerance(model, nfe, kappa, last)
-    streams = [Streams(one, "image", range(num)) for one in ([seed] if is_number(seed, whole=True) else seed)]
+    seeds: Any = [seed] if is_number(seed, whole=True) else seed
+    streams = [Streams(one, "image", range(num)) for one in seeds]
 
     def noise(like: Tensor) -> Tensor:
         return torch.cat([stream(rows) for stream, rows in zip(streams, like.split(num), strict=True)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dmcmc_core.denoiser import total
 from dmcmc_core.errors import UserError
 from dmcmc_core.gddim.checks import check, check_choice, check_lam, check_root
 from dmcmc_core.gddim.coefficients import corrector_weights, predictor_weights, transition
@@ -106,7 +107,7 @@ def _checked(sde, u, grid, degree, lam, corrector, released, root, values, times
 
 
 def _weighted(sde: LinearSDE, weights: Tensor, values: Sequence[Tensor]) -> Tensor:
-    return sum(sde.apply(c, e) for c, e in zip(weights, values, strict=False))
+    return total(sde.apply(c, e) for c, e in zip(weights, values, strict=False))
 
 
 def _noisy_step(sde, u, epsilon, t, s, lam, noise, released) -> Tensor:

@@ -18,11 +18,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, epsilon, like
+from dmcmc_core.denoiser import Denoiser, epsilon, like, total
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
 from dmcmc_core.quadrature import gauss
 from dmcmc_core.samplers import INTEGRATORS
@@ -47,15 +48,16 @@ def dpmpp_2m(
 
     One call a step, order 2. The first step and a step to 0 (the denoised image) are of order 1.
     """
-    x, h_last, d_last = state(denoiser, x, sigmas), None, None
+    x, last = state(denoiser, x, sigmas), None
     for i, now, after in steps(x, sigmas):
         d = denoiser(x, now.to(x))
         h = (now / after).log()
         extrapolated = d
-        if d_last is not None and not at_zero(after):
+        if last is not None and not at_zero(after):
+            h_last, d_last = last
             extrapolated = d + like(h / (2 * h_last), x) * (d - d_last)
         x = like(after / now, x) * x + like(1 - after / now, x) * extrapolated
-        h_last, d_last = h, d
+        last = h, d
         report(callback, i, sigmas, x)
     return x
 
@@ -108,12 +110,12 @@ def _lagrange_integrals(basis: Callable[[Tensor], Tensor], nodes: Sequence[Tenso
     sigma = now * (points * h).exp()
     at, ends = basis(sigma), [basis(node) for node in nodes]
 
-    def polynomial(j: int) -> Tensor:
+    def polynomial(j: int) -> Any:
         return math.prod((at - end) / (ends[j] - end) for k, end in enumerate(ends) if k != j)
 
     values = torch.stack([polynomial(j) for j in range(len(nodes))], 1)
     # one after the other, as a row's bits must not depend on how many rows are summed beside it
-    return list(sum(((weights * h * sigma)[:, None] * values).unbind()))
+    return list(total(((weights * h * sigma)[:, None] * values).unbind()))
 
 
 def ipndm(
@@ -214,7 +216,8 @@ def unipc(
             steps of order 3, B cancels.
     """
     INTEGRATORS["unipc"].check(order=order, variant=variant)
-    x, x_s, past = state(denoiser, x, sigmas), None, deque(maxlen=order)
+    x_s, past = state(denoiser, x, sigmas), deque(maxlen=order)
+    x = x_s
     for i, now, after in steps(x, sigmas.double()):
         d = denoiser(x, now.to(x))
         if past:

@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import RK45, solve_ivp
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, epsilon, like
+from dmcmc_core.denoiser import Denoiser, epsilon, like, total
 from dmcmc_core.errors import UserError, number, one_of
 from dmcmc_core.integrators.one_step import tweedie
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
@@ -55,7 +55,7 @@ def rho_rk(
 
 
 def _combination(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    return sum(w * v for w, v in zip(weights, values, strict=True) if w)
+    return total(w * v for w, v in zip(weights, values, strict=True) if w)
 
 
 def rk45(
@@ -115,8 +115,14 @@ def _rk45_joint(f: Callable, x: Tensor, tol: float, max_steps: int) -> Tensor:
     def flat(u: float, y: np.ndarray) -> np.ndarray:
         if next(calls) >= 2 + 6 * max_steps:
             raise _too_many(max_steps, tol)
-        y = torch.from_numpy(y).to(x).reshape(x.shape)
-        return f(torch.full((len(x),), u, dtype=torch.float64, device=x.device), y, rows).double().cpu().numpy().ravel()
+        state = torch.from_numpy(y).to(x).reshape(x.shape)
+        return (
+            f(torch.full((len(x),), u, dtype=torch.float64, device=x.device), state, rows)
+            .double()
+            .cpu()
+            .numpy()
+            .ravel()
+        )
 
     solution = solve_ivp(flat, (0.0, 1.0), x.double().cpu().numpy().ravel(), method="RK45", rtol=tol, atol=tol)
     if not solution.success:
@@ -176,7 +182,7 @@ def _dormand_prince(f: Callable, u: Tensor, x: Tensor, k: Tensor, h: Tensor, row
 
 
 def _combine(coefficients: np.ndarray, stages: list[Tensor]) -> Tensor:
-    return sum(float(c) * s for c, s in zip(coefficients, stages, strict=False) if c)
+    return total(float(c) * s for c, s in zip(coefficients, stages, strict=False) if c)
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ followed by velocities along the channels (B, 2C, H, W) for CLD.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from dmcmc_core.errors import unknown
 from dmcmc_core.linear_sde.base import LinearSDE, Time, as_time, check_constants
@@ -28,7 +29,7 @@ __all__ = [
     "dct", "make_sde",
 ]  # fmt: skip
 
-DIFFUSIONS: dict[str, type[LinearSDE]] = {"VP": VP, "SubVP": SubVP, "VE": VE, "BDM": BDM, "CLD": CLD}
+DIFFUSIONS: dict[str, Any] = {"VP": VP, "SubVP": SubVP, "VE": VE, "BDM": BDM, "CLD": CLD}
 
 
 def make_sde(name: str, **constants: float) -> LinearSDE:

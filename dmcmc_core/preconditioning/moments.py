@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser
+from dmcmc_core.denoiser import total
 from dmcmc_core.errors import UserError
 
 Array = Tensor | np.ndarray | Sequence
 
 
 class Moments(NamedTuple):
-    """Second moments of data of one shape, float64: ``power`` E|F x|^2, ``square`` E x^2, and the ``mean`` E x."""
+    """Second moments of data of one shape, float64: ``power`` E|F x|^2, ``square`` E x^2, ``mean`` E x.
+
+    The mean is None where only masks are known.
+    """
 
     power: Tensor
     square: Tensor
-    mean: Tensor | None
+    mean: Any
 
     @property
     def spectrum(self) -> Tensor:
@@ -55,11 +58,11 @@ def moments(images: Array) -> Moments:
     if x.ndim < 2:
         raise UserError(f"images must be of shape (N, *shape) with N >= 1, not {tuple(x.shape)}")
     axes, parts = axes_of(x.shape[1:]), x.split(64)
-    power = sum(torch.fft.fftn(part, dim=axes).abs().square().sum(0) for part in parts) / len(x)
+    power = total(torch.fft.fftn(part, dim=axes).abs().square().sum(0) for part in parts) / len(x)
     return Moments(power, x.square().mean(0), x.mean(0))
 
 
-def exact_moments(model: Denoiser) -> Moments:
+def exact_moments(model: Any) -> Moments:
     """Return the second moments of an exact model's data.
 
     Raises:

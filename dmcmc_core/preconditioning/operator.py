@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, Lengths, like, norm
+from dmcmc_core.denoiser import Denoiser, Lengths, like, norm, total
 from dmcmc_core.errors import UserError, is_number
 from dmcmc_core.preconditioning.gain_files import read_gains, write_gains
 from dmcmc_core.preconditioning.moments import Array, Moments, axes_of, exact_moments, moments, real
@@ -57,7 +57,7 @@ class Preconditioner:
         shapes = {tuple(gains.shape) for gains in given.values()}
         if len(shapes) > 1:
             raise UserError(f"{' and '.join(given)} must have one shape, not {' and '.join(map(str, sorted(shapes)))}")
-        self.shape = shapes.pop() if shapes else None
+        self.shape: Any = shapes.pop() if shapes else None
         self.frequency, self.pixel, self.response = (given.get(name) for name in ("frequency", "pixel", "skew"))
         if self.frequency is not None:
             self.frequency = (self.frequency + _reflected(self.frequency)) / 2
@@ -198,7 +198,7 @@ class Preconditioner:
                 f"direction must be {len(axes)} finite numbers, one per transformed axis, not {direction!r}"
             )
         k = torch.meshgrid(*(torch.fft.fftfreq(n, dtype=torch.float64) for n in sizes), indexing="ij")
-        phase = sum(2 * math.pi * step * grid for step, grid in zip(steps, k, strict=True))
+        phase = total(2 * math.pi * step * grid for step, grid in zip(steps, k, strict=True))
         return Preconditioner(self.frequency, self.pixel, (omega * phase.sin()).expand(shape))
 
     @property
@@ -312,7 +312,7 @@ class Preconditioner:
         for x in images:
             self._of(x)
 
-    def _of(self, x: Tensor) -> tuple[Tensor | None, ...]:
+    def _of(self, x: Tensor) -> tuple[Any, Any, Any]:
         """Return b and q at the frequencies that a real transform keeps, and a, as x needs them."""
         if not isinstance(x, Tensor):
             raise UserError(f"x must be a tensor of images, (B, *shape), not {type(x).__name__}")
