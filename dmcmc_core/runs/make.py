@@ -136,14 +136,15 @@ def _resolved(
     model: str | Model | Request, sampler: str, settings: dict[str, Any] | None, device: str
 ) -> tuple[str, Request]:
     """Return the model's name, and the model with the settings as the sampler takes them."""
-    if isinstance(model, Request):
-        return getattr(model.model, "name", type(model.model).__name__), model
-    name = model if isinstance(model, str) else getattr(model, "name", type(model).__name__)
-    if sampler not in LINEAR_SAMPLERS:
+    request = model if isinstance(model, Request) else None
+    if request is None and sampler not in LINEAR_SAMPLERS:
         split(sampler)  # a wrong name should not wait for the model
-    model = checkpoints.load(model, device=device) if isinstance(model, str) else model
-    check_model(model)
-    request = Request(model, sampler, settings)
+    named = model if request is None else request.model
+    name = named if isinstance(named, str) else getattr(named, "name", type(named).__name__)
+    if request is None:
+        model = checkpoints.load(model, device=device) if isinstance(model, str) else model
+        check_model(model)
+        request = Request(model, sampler, settings)
     check_range(request.model)
     return name, request
 
