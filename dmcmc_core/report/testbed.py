@@ -1,4 +1,4 @@
-"""A model beside what its images are compared with: the rows that the figures and tables are made of."""
+"""A model beside its reference: the rows that figures and tables are made of."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from torch import Tensor
 from dmcmc_core import data, metrics
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
+from dmcmc_core.files import key, write_json
 from dmcmc_core.metrics import evaluation, features
 from dmcmc_core.report.tables import Spread, mean_and_spread
-from dmcmc_core.runs import prepare, sampling_run, shards
+from dmcmc_core.runs import prepare, sampling_run
 
 IN_MEMORY = 5 * 10**8
 """Numbers of a reference's images (2 GB as float32) beyond which they are left on disk."""
 
 
 class Testbed(NamedTuple):
-    """What :func:`load` returns.
+    """A model, the reference that its images are compared with, and where measurements are kept.
 
     ``heldout``: the images of the reference, float32; where they exceed ``IN_MEMORY``, read as asked for.
     ``train``: the images that the model has learned from, ``heldout`` itself where those are the reference; None where
@@ -41,19 +42,19 @@ class Testbed(NamedTuple):
 
     @property
     def distance(self) -> str:
-        """What the distance is called."""
+        """The name of the distance, with that of its features."""
         return metrics.distance_name(self.reference.extractor.name)
 
     def samples(
         self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None
     ) -> sampling_run.Samples:
-        """n images of a sampler at a full budget, from the cache where they are there."""
+        """Return n images of a sampler at a full budget, from the cache where they are there."""
         return sampling_run.cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
 
     def row(
         self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
     ) -> dict[str, Any]:
-        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies.
+        """Measure those images: ``about``, their cost, :func:`dmcmc_core.metrics.measure`, how near they are to copies.
 
         ``seconds`` are those that making all n images took, chains (posterior and classifier included) and integrator,
         when that was done: the cell may be of another day, and the machine had other work. Empty where not recorded.
@@ -66,36 +67,37 @@ class Testbed(NamedTuple):
         return about | made | cost | self.measured(images)
 
     def measured(self, images: Tensor) -> dict[str, Any]:
-        """:func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.
+        """Return :func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.
 
-        Kept in the cache by the content of all that they depend on, as items share cells; but not for features of
-        unknown weights.
+        They are kept in the cache by the content of all that they depend on, as items share cells; but not for
+        features of unknown weights.
         """
         ref = self.reference
-        path = self.cache_dir / sampling_run.code_key() / "measured" / f"{self._told(images)}.json"
+        path = self.cache_dir / sampling_run.code_key() / "measured" / f"{self._key(images)}.json"
         if ref.extractor.weights and path.is_file():
             return json.loads(path.read_text())
         made = metrics.measure(self.unit(images), ref) | self.copies(images)
         if ref.extractor.weights:
-            shards.write_json(path, made)
+            write_json(path, made, default=str)
         return made
 
-    def _told(self, images: Tensor) -> str:
+    def _key(self, images: Tensor) -> str:
+        """Return a name for the measurement of images, made of all that it depends on."""
         ref, others = self.reference, () if self.train is None else (self.train, self.heldout)
         arrays = [
             None if t is None else hashlib.sha256(t.cpu().numpy()).hexdigest() for t in (ref.mu, ref.cov, ref.radii)
         ]
         about = [evaluation.content(some) for some in (self.unit(images), *others)]
         about += [ref.name, ref.n, ref.k, ref.extractor.name, ref.extractor.weights, arrays]
-        return shards.key([*about, prepare.fingerprint(self.model), _code()])
+        return key([*about, prepare.fingerprint(self.model), _code()])
 
     def unit(self, images: Tensor) -> Tensor:
-        """Images in the model's data range as what is measured: in [0, 1]."""
+        """Return images in the model's data range as they are measured: in [0, 1]."""
         low, high = self.model.data_range
         return (images - low) / (high - low)
 
     def copies(self, images: Tensor) -> dict[str, float]:
-        """How near images in the model's data range are to those it has seen, beside what is to be expected."""
+        """Return how near images in the model's data range are to those it has seen, beside what is expected."""
         if self.train is self.heldout:  # no others to tell copies by
             return {}
         if self.train is not None:
@@ -115,7 +117,7 @@ class Testbed(NamedTuple):
         }
 
     def floor(self, n: int, seeds: Iterable[int]) -> Spread:
-        """The distance of n images that nothing is wrong with: independent draws from what the model has seen.
+        """Return the distance of n images that nothing is wrong with: independent draws from what the model has seen.
 
         Those are the training images, the images of an exact model, or else the reference itself.
         """
@@ -130,7 +132,7 @@ class Testbed(NamedTuple):
 
 @functools.cache
 def _code() -> str:
-    """Hash of the modules that decide what a measurement is, beside those of :func:`sampling_run.code_key`."""
+    """Hash the modules that decide what a measurement is, beside those of :func:`sampling_run.code_key`."""
     files = [__file__, *(module.__file__ for module in (evaluation, features, metrics))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
@@ -143,7 +145,7 @@ def load(
     cache_dir: str | Path = "exp/cache",
     device: str = "cpu",
 ) -> Testbed:
-    """A test-bed from names.
+    """Make a test-bed from names.
 
     Args:
         model: for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.
