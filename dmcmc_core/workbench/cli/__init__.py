@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.workbench.cli import publish
 
 if TYPE_CHECKING:
     from dmcmc_core.runs.ranks import Ranks
@@ -679,6 +680,14 @@ VERBS = {
         "changed notebooks, modules and checkpoints are seen; a changed manifest with other items needs a new export.",
         f"examples:\n  {PROGRAM} export snakemake --profile smoke --out Snakefile && snakemake --cores 2\n"
         "  snakemake --executor slurm --jobs 20 --config gpu=1 --default-resources slurm_partition=gpu runtime=240",
+    ),
+    "publish": Verb(
+        publish.run,
+        publish.arguments,
+        "copy the figures and tables of finished runs into figures/published, which is committed",
+        "Copy what the finished runs of a profile made into figures/published, all or nothing, pictures made small\n"
+        "and the origin of each item in provenance.json, and write the gallery figures/README.md again.",
+        f"examples:\n  {PROGRAM} publish\n  {PROGRAM} publish --profile full --only demo",
     ),
     "sample": Verb(
         sample,

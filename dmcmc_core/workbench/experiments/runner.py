@@ -17,6 +17,7 @@ from dmcmc_core.training.trackers import tracking
 from dmcmc_core.workbench.experiments.executors import Executor, Finished, Processes, run_one_command
 from dmcmc_core.workbench.experiments.keys import check_parameters, ingredients, missing_files, run_key
 from dmcmc_core.workbench.experiments.manifest import Item, Project, here
+from dmcmc_core.workbench.experiments.published import beside_published
 from dmcmc_core.workbench.experiments.reports import (
     Outcome,
     clock,
@@ -38,7 +39,7 @@ def reproduce(
     executor: Executor | None = None,
     track: Sequence[str] = ("jsonl",),
 ) -> list[Outcome]:
-    """Run every item whose run is not there yet and fill ``figures/``.
+    """Run every item whose run is not there yet, fill ``figures/`` and say how far that is from what is published.
 
     Args:
         profile: ``smoke``, ``local``, ``full`` or ``paper``.
@@ -77,6 +78,8 @@ def reproduce(
     write_claims(project, profile)
     write_results(project, profile)
     say(f"\n{report(result)}")
+    if project.figures(profile) and (distances := beside_published(project, result, profile)):
+        say(f"\n{distances}")
     return result
 
 
