@@ -15,7 +15,7 @@ from conftest import ToyProject
 from dmcmc_core.errors import UserError
 from dmcmc_core.workbench import cli, experiments
 from dmcmc_core.workbench.experiments import executors, workflow
-from dmcmc_core.workbench.experiments.executors import Command, Dask, Ended, Processes, parse_gpus, visible_gpus
+from dmcmc_core.workbench.experiments.executors import Command, Dask, Finished, Processes, parse_gpus, visible_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("engines", ROOT / "benchmarks" / "engines.py")
@@ -112,7 +112,7 @@ def test_each_process_has_a_gpu_of_its_own_and_gives_it_back(tmp_path):
     for turn in range(2):
         for name in "ab":
             two.submit(f"{name}{turn}", Command(("-c", code), str(tmp_path), ()))
-        seen.append(sorted(ended.said for ended in all_ended(two, 2)))
+        seen.append(sorted(ended.output for ended in all_ended(two, 2)))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert seen == [[f"0 {threads}", f"GPU-f00 {threads}"]] * 2
     assert Processes(jobs=3, gpus=["0", "1"]).slots == 3 and Processes(gpus=[]).gpus == [""]
@@ -122,7 +122,7 @@ def test_cancelling_ends_what_runs(tmp_path):
     engine = Processes(jobs=1, gpus=[])
     engine.submit("slow", Command(("-c", "import time; time.sleep(60)"), str(tmp_path), ()))
     engine.cancel()
-    assert all_ended(engine, 1) == [Ended("slow", -15, "")]
+    assert all_ended(engine, 1) == [Finished("slow", -15, "")]
 
 
 def all_ended(engine, count):
@@ -152,7 +152,7 @@ def test_an_engine_with_other_files_is_told_from_one_that_fails(toy):
             self.name = name
 
         def wait(self, seconds):
-            return [Ended(self.name, 0, "/elsewhere/exp/runs/a/1")]
+            return [Finished(self.name, 0, "/elsewhere/exp/runs/a/1")]
 
         def cancel(self):
             pass

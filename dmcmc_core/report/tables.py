@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.files import replacing, write_json, write_text
 
 EMBEDDED = ("item", "notebook", "commit", "dirty", "profile", "seed", "parameters", "key", "versions", "device")
-"""What of the provenance goes into every figure and table; times and thread counts would change unchanged results."""
+"""Keys of the provenance in every figure and table; times and thread counts would change unchanged results."""
 
 
 class Spread(NamedTuple):
-    """A mean with its spread, the standard deviation over ``n`` seeds; a value of a table's cell like any other."""
+    """A mean with its spread, the standard deviation over ``n`` seeds, as a value of a table's cell."""
 
     mean: float
     spread: float
@@ -26,7 +27,7 @@ class Spread(NamedTuple):
 
 
 def mean_and_spread(rows: Iterable[Mapping[str, Any]], value: str, by: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per group of equal ``by``, in order of appearance: its keys, and ``value`` as a :class:`Spread`.
+    """Return a row per group of equal ``by``, in order of appearance: its keys, and ``value`` as a :class:`Spread`.
 
     The spread is the sample standard deviation, nan for a single row.
     """
@@ -41,7 +42,7 @@ def mean_and_spread(rows: Iterable[Mapping[str, Any]], value: str, by: Sequence[
 
 
 def compare(a: Spread, b: Spread, lower: bool = True) -> int:
-    """1 if ``a`` is surely better than ``b``, -1 if surely worse, 0 if the seeds cannot tell.
+    """Return 1 if ``a`` is surely better than ``b``, -1 if surely worse, 0 if the seeds cannot tell.
 
     Sure is a difference that Welch's t test puts below 5 %: with three seeds beyond about three standard errors.
     """
@@ -98,7 +99,7 @@ def write_table(
 
 
 def read_csv(path: str | Path) -> list[dict[str, str | None]]:
-    """The rows of a CSV as text, None where a cell is empty; no rows where there is no file."""
+    """Read the rows of a CSV as text, None where a cell is empty; no rows where there is no file."""
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             return [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
@@ -107,12 +108,11 @@ def read_csv(path: str | Path) -> list[dict[str, str | None]]:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: str | Path) -> Path:
-    """Rows as CSV in full precision: reading a number back gives the same bits."""
+    """Write rows as CSV in full precision: reading a number back gives the same bits."""
     path = Path(path)
     spreads = {c for c in columns if any(isinstance(row.get(c), Spread) for row in rows)}
     head = [h for c in columns for h in ((c, f"{c}_spread", f"{c}_n") if c in spreads else (c,))]
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         for row in rows:
@@ -124,12 +124,11 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: s
                 else:
                     line += [_plain(v) for v in (value if isinstance(value, Spread) else (value, None, None))]
             writer.writerow(line)
-    os.replace(temporary, path)
     return path
 
 
 def write_parquet(path: Path) -> list[Path]:
-    """The CSV at ``path`` once more as Parquet, where pyarrow is importable; else none, not even an older one."""
+    """Write the CSV at ``path`` as Parquet too, where pyarrow is importable; else not even an older one stays."""
     out = path.with_suffix(".parquet")
     try:
         from pyarrow import csv as arrow_csv
@@ -138,9 +137,8 @@ def write_parquet(path: Path) -> list[Path]:
         out.unlink(missing_ok=True)
         return []
     options = arrow_csv.ConvertOptions(strings_can_be_null=True)
-    temporary = out.with_name(out.name + ".part")
-    parquet.write_table(arrow_csv.read_csv(path, convert_options=options), temporary)
-    os.replace(temporary, out)
+    with replacing(out) as part:
+        parquet.write_table(arrow_csv.read_csv(path, convert_options=options), part)
     return [out]
 
 
@@ -148,7 +146,7 @@ RESULT = (
     "item", "bed", "method", "sampler", "settings", "budget", "seed", "n", "nfe_full", "nfe_paper",
     "seconds_chains", "seconds_integrator", "features", "reference", "reference_n",
 )  # fmt: skip
-"""What every row of ``results.csv`` begins with; its other columns are what was measured."""
+"""The first columns of ``results.csv``; the others are what was measured."""
 
 
 def write_results(
@@ -157,12 +155,11 @@ def write_results(
     """Write ``results.csv``, a row per method, setting and seed, and return the rows as they were given.
 
     Args:
-        rows: as of :meth:`dmcmc_core.report.testbed.Testbed.row`. ``settings``, a mapping, is written as JSON;
-        ``seconds``,
-            for all n images, is empty or has ``chains`` (posterior and classifier are theirs) and ``integrator``;
-            ``nfe`` is the full count. Numbers under other keys are measurements, a column each.
-        out_dir: the run's; the item is that of its ``provenance.json``.
-        method: the keys that say what made a row; joined, they are its method.
+        rows: as of :meth:`dmcmc_core.report.testbed.Testbed.row`. ``settings``, a mapping, is written as JSON.
+            ``seconds``, for all n images, is empty or has ``chains`` (posterior and classifier are theirs) and
+            ``integrator``. ``nfe`` is the full count. Numbers under other keys are measurements, a column each.
+        out_dir: the run's folder; the item is that of its ``provenance.json``.
+        method: the keys whose values, joined, name the method of a row.
 
     Raises:
         UserError: when two rows are of the same bed, method, sampler, settings, budget and seed.
@@ -182,20 +179,20 @@ def write_results(
 
 
 def _result(row: Mapping[str, Any], method: Sequence[str]) -> dict[str, Any]:
-    """A row of ``results.csv``, but for its item."""
+    """Return a row of ``results.csv``, but for its item."""
     seconds, settings = row.get("seconds") or {}, row.get("settings")
     about = {key: row[key] for key in RESULT if key in row}
     about |= {"method": ", ".join(str(row[key]) for key in method), "nfe_full": row.get("nfe")}
     about |= {"settings": None if settings is None else json.dumps(settings, sort_keys=True)}
     about |= {f"seconds_{part}": seconds.get(part) for part in ("chains", "integrator")}
-    told = {*RESULT, *method, "nfe", "seconds"}
-    return about | {k: v for k, v in row.items() if k not in told and v is not None and _is_number(v)}
+    described = {*RESULT, *method, "nfe", "seconds"}
+    return about | {k: v for k, v in row.items() if k not in described and v is not None and _is_number(v)}
 
 
 def claim(
     text: str, holds: Any, here: Any, published: Any = None, source: str | None = None, note: str = ""
 ) -> dict[str, Any]:
-    """One line of a notebook's ``metrics.json`` and of its table "published / here".
+    """Return one line of a notebook's ``metrics.json`` and of its table "published / here".
 
     Args:
         text: what is claimed.
@@ -213,18 +210,12 @@ def write_metrics(out_dir: str | Path, claims: Sequence[Mapping[str, Any]], numb
     """Write ``metrics.json``, a notebook's last act: its claims (see :func:`claim`) and any numbers behind them."""
     path = Path(out_dir) / "metrics.json"
     content = {"claims": [dict(c) for c in claims], "numbers": dict(numbers)}
-    write_text(path, json.dumps(content, indent=1, default=lambda value: value.tolist()) + "\n")
+    write_json(path, content, default=lambda value: value.tolist())
     return path
 
 
-def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def read_provenance(out_dir: str | Path) -> dict[str, Any]:
-    """The provenance that the runner leaves in ``out_dir`` before the notebook starts; empty outside of a run."""
+    """Read the provenance that the runner leaves in ``out_dir`` before the notebook starts; empty outside of a run."""
     try:
         return json.loads((Path(out_dir) / "provenance.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -232,7 +223,7 @@ def read_provenance(out_dir: str | Path) -> dict[str, Any]:
 
 
 def embedded(provenance: Mapping[str, Any]) -> str:
-    """The part of the provenance that is embedded, as JSON on one line; keys that the runner does not know stay."""
+    """Return the part of the provenance that is embedded, as JSON on one line; keys unknown to the runner stay."""
     kept = {k: v for k, v in provenance.items() if k not in ("inputs", "seconds", "threads")}
     first = {k: kept.pop(k) for k in EMBEDDED if k in kept}
     return json.dumps(first | kept, default=str)
@@ -245,7 +236,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as the CSV writer should see it: numbers from NumPy or torch as Python's, None as nothing."""
+    """Return a value as the CSV writer should see it: numbers of NumPy or torch as Python's, None as nothing."""
     if value is None:
         return ""
     if isinstance(value, bool | str):
@@ -254,7 +245,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value for people: four significant digits, a mean only as far as its spread has meaning."""
+    """Return a value for people: four significant digits, a mean only as far as its spread has meaning."""
     value = value.item() if hasattr(value, "item") else value
     if value is None:
         return ""
@@ -274,7 +265,7 @@ def _text(value: Any) -> str:
 
 
 def _decimals(value: float, significant: int) -> int:
-    """Decimals that show ``significant`` digits of a number, none for the places left of the point."""
+    """Return how many decimals show ``significant`` digits of a number, none for the places left of the point."""
     return min(12, max(0, significant - 1 - math.floor(math.log10(abs(value))))) if value else significant - 1
 
 
@@ -304,6 +295,11 @@ def _markdown(headings: Mapping[str, str], cells: list, numeric: list[bool], cap
     return "\n".join([*lines, "", f"<!-- provenance: {origin.replace('--', '- -')} -->", ""])
 
 
+def without_provenance(markdown: str) -> str:
+    """Return the Markdown of a table without the comment that says where it comes from."""
+    return re.sub(r"\n<!-- provenance: .* -->\n\Z", "", markdown)
+
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -323,7 +319,7 @@ _LATEX = {
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
+    """Return text that LaTeX prints as it stands."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 

@@ -1,4 +1,4 @@
-"""A model beside what its images are compared with: the rows that the figures and tables are made of."""
+"""A model beside its reference: the rows that figures and tables are made of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_MEMORY = 5 * 10**8
 
 
 class Testbed(NamedTuple):
-    """What :func:`load` returns.
+    """A model, the reference that its images are compared with, and where measurements are kept.
 
     ``heldout``: the images of the reference, float32; where they exceed ``IN_MEMORY``, read as asked for.
     ``train``: the images that the model has learned from, ``heldout`` itself where those are the reference; None where
@@ -42,17 +42,17 @@ class Testbed(NamedTuple):
 
     @property
     def distance(self) -> str:
-        """What the distance is called."""
+        """The name of the distance, with that of its features."""
         return metrics.distance_name(self.reference.extractor.name)
 
     def samples(self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None) -> Samples:
-        """n images of a sampler at a full budget, from the cache where they are there."""
+        """Return n images of a sampler at a full budget, from the cache where they are there."""
         return cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
 
     def row(
         self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
     ) -> dict[str, Any]:
-        """Those images measured: ``about``, what they cost, :func:`dmcmc_core.metrics.measure`, how near to copies.
+        """Measure those images: ``about``, their cost, :func:`dmcmc_core.metrics.measure`, how near they are to copies.
 
         ``seconds`` are those that making all n images took, chains (posterior and classifier included) and integrator,
         when that was done: the cell may be of another day, and the machine had other work. Empty where not recorded.
@@ -65,21 +65,22 @@ class Testbed(NamedTuple):
         return about | made | cost | self.measured(images)
 
     def measured(self, images: Tensor) -> dict[str, Any]:
-        """:func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.
+        """Return :func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.
 
-        Kept in the cache by the content of all that they depend on, as items share cells; but not for features of
-        unknown weights.
+        They are kept in the cache by the content of all that they depend on, as items share cells; but not for
+        features of unknown weights.
         """
         ref = self.reference
-        path = self.cache_dir / code_key() / "measured" / f"{self._told(images)}.json"
+        path = self.cache_dir / code_key() / "measured" / f"{self._key(images)}.json"
         if ref.extractor.weights and path.is_file():
             return json.loads(path.read_text())
         made = metrics.measure(self.unit(images), ref) | self.copies(images)
         if ref.extractor.weights:
-            write_json(path, made)
+            write_json(path, made, default=str)
         return made
 
-    def _told(self, images: Tensor) -> str:
+    def _key(self, images: Tensor) -> str:
+        """Return a name for the measurement of images, made of all that it depends on."""
         ref, others = self.reference, () if self.train is None else (self.train, self.heldout)
         arrays = [
             None if t is None else hashlib.sha256(t.cpu().numpy()).hexdigest() for t in (ref.mu, ref.cov, ref.radii)
@@ -89,12 +90,12 @@ class Testbed(NamedTuple):
         return key([*about, fingerprint(self.model), _code()])
 
     def unit(self, images: Tensor) -> Tensor:
-        """Images in the model's data range as what is measured: in [0, 1]."""
+        """Return images in the model's data range as they are measured: in [0, 1]."""
         low, high = self.model.data_range
         return (images - low) / (high - low)
 
     def copies(self, images: Tensor) -> dict[str, float]:
-        """How near images in the model's data range are to those it has seen, beside what is to be expected."""
+        """Return how near images in the model's data range are to those it has seen, beside what is expected."""
         if self.train is self.heldout:  # no others to tell copies by
             return {}
         if self.train is not None:
@@ -114,7 +115,7 @@ class Testbed(NamedTuple):
         }
 
     def floor(self, n: int, seeds: Iterable[int]) -> Spread:
-        """The distance of n images that nothing is wrong with: independent draws from what the model has seen.
+        """Return the distance of n images that nothing is wrong with: independent draws from what the model has seen.
 
         Those are the training images, the images of an exact model, or else the reference itself.
         """
@@ -129,7 +130,7 @@ class Testbed(NamedTuple):
 
 @functools.cache
 def _code() -> str:
-    """Hash of the modules that decide what a measurement is, beside those of :func:`code_key`."""
+    """Hash the modules that decide what a measurement is, beside those of :func:`code_key`."""
     files = [__file__, *metrics.SOURCES]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
@@ -142,7 +143,7 @@ def load(
     cache_dir: str | Path = "exp/cache",
     device: str = "cpu",
 ) -> Testbed:
-    """A test-bed from names.
+    """Make a test-bed from names.
 
     Args:
         model: for :func:`dmcmc_core.checkpoints.load_model`, or a denoiser.

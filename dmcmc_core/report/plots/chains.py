@@ -20,7 +20,7 @@ from dmcmc_core.report.plots.style import COLOURS, GREY, LINES, as_array, finish
 def noise_level_trace(
     sigmas: Any, picked: Any | None = None, title: str | None = None, sigma_range: tuple[float, float] | None = None
 ) -> Figure:
-    """Noise level of chains against their steps, on a logarithmic axis.
+    """Draw the noise level of chains against their steps, on a logarithmic axis.
 
     Args:
         sigmas: (steps, chains), noise levels in units of the data.
@@ -54,7 +54,7 @@ def class_traces(
     sigma_range: tuple[float, float] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Noise level of chains against network calls, coloured by the class of the image there, one panel per kernel.
+    """Draw the noise level of chains against network calls, coloured by the class of the image, a panel per kernel.
 
     Args:
         traces: kernel -> calls (steps,), noise levels (steps, chains), classes (steps, chains) int.
@@ -81,7 +81,7 @@ def class_traces(
 
 
 def _log_levels(axes: Axes, sigma_range: tuple[float, float] | None) -> None:
-    """A logarithmic axis of noise levels, grey lines at the ends of the model's range."""
+    """Make the axis of noise levels logarithmic, with grey lines at the ends of the model's range."""
     for level in sigma_range or ():
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":")
     axes.set_yscale("log")
@@ -89,7 +89,7 @@ def _log_levels(axes: Axes, sigma_range: tuple[float, float] | None) -> None:
 
 @styled
 def concept(x: Any, sigmas: Any, density: Any, paths: Mapping[str, Sequence[tuple[Any, Any]]]) -> Figure:
-    """Paths over (x, log sigma) of a model on the line, its density as the background.
+    """Draw paths over (x, log sigma) of a model on the line, its density as the background.
 
     Args:
         x: (X,), values on the line.
@@ -124,7 +124,7 @@ def concept(x: Any, sigmas: Any, density: Any, paths: Mapping[str, Sequence[tupl
 
 @styled
 def paths(rows: Sequence[Mapping[str, Any]], covariance: Any, title: str | None = None) -> Figure:
-    """Chains in the plane, one panel per ``panel``, one line per ``arm``: rows of ``x`` and ``y`` in the order walked.
+    """Draw chains in the plane, a panel per ``panel``, a line per ``arm``: rows of ``x`` and ``y`` in the order walked.
 
     Behind them the ellipses of one and two standard deviations of a Gaussian around 0 with this (2, 2) covariance.
     """

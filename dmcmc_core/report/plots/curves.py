@@ -30,28 +30,25 @@ def curve_panels(
     xlabel: str,
     ylabel: str,
     dashes: str = "expected",
-    ncols: int = 3,
     logy: bool = False,
     share_y: bool = False,
     title: str | None = None,
     behind: Mapping[str, tuple[Any, Any, Any]] | None = None,
 ) -> Figure:
-    """Curves, one panel per ``panel`` and one line per ``arm``, with bands from the spread.
+    """Draw curves, one panel per ``panel`` and one line per ``arm``, with bands from the spread.
 
     Args:
-        rows: ``panel``, ``arm``, ``x`` and ``y``, a number or a :class:`~dmcmc_core.report.tables.Spread`; those
-        with a true
-            ``expected`` are drawn dashed in the colour of their arm, without a marker.
+        rows: ``panel``, ``arm``, ``x`` and ``y``, a number or a :class:`~dmcmc_core.report.tables.Spread`; those with
+            a true ``expected`` are drawn dashed in the colour of their arm, without a marker.
         xlabel, ylabel: of all panels.
         dashes: what the dashed lines are, for the legend.
-        ncols: panels per row.
         logy: logarithmic y axes.
         share_y: one range of y for all panels.
         title: above all panels.
         behind: panel -> x (X,), y (Y,) and a density (Y, X) that is shaded behind its curves.
     """
     panels, arms = unique(rows, "panel"), unique(rows, "arm")
-    ncols = min(ncols, len(panels))
+    ncols = min(3, len(panels))
     nrows = math.ceil(len(panels) / ncols)
     height = 2.4 * nrows + 0.3 + 0.2 * math.ceil(len(arms) / 2)
     figure = Figure(figsize=(3.0 * ncols + 0.4, height), layout="constrained")
@@ -90,7 +87,7 @@ LABELS = {
 
 @styled
 def posterior_panels(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Noise-level posteriors against the truth, a row of panels per test-bed: error, total variation, coverage.
+    """Draw noise-level posteriors against the truth, a row of panels per test-bed: error, total variation, coverage.
 
     Args:
         rows: ``bed``, ``line`` (the posterior), ``panel``, ``x`` and ``y``. Panel ``error`` (of log sigma) and

@@ -37,7 +37,7 @@ def distance_against_nfe(
     reference: float | None = None,
     reference_label: str = "reference",
 ) -> Figure:
-    """Distance against network evaluations, one panel per integrator, one line per arm, error bars from the spread.
+    """Draw the distance against network evaluations, a panel per integrator, a line per arm, bars from the spread.
 
     Args:
         rows: ``integrator``, ``arm``, ``nfe`` and ``distance``, a number or a :class:`~dmcmc_core.report.tables.Spread`
@@ -88,7 +88,7 @@ def distance_lines(
     xlabel: str = NFE,
     ncols: int | None = None,
 ) -> Figure:
-    """Distance against network evaluations, one panel per test-bed, one line per method, error bars from the spread.
+    """Draw the distance against network evaluations, a panel per test-bed, a line per method, bars from the spread.
 
     Args:
         rows: ``panel``, ``line``, ``nfe`` and ``distance``, a number or a :class:`~dmcmc_core.report.tables.Spread`.
@@ -113,7 +113,7 @@ DOTS = {
     "with DLG": ("with DLG", "X", True, 7),
     "data mean": ("data-mean start", "s", False, 8),
 }
-"""How :func:`dots_and_crosses` shows an arm: label, marker, whether it is filled, size in points."""
+"""The look of an arm in :func:`dots_and_crosses`: label, marker, whether it is filled, size in points."""
 
 
 @styled
@@ -123,7 +123,7 @@ def dots_and_crosses(
     references: Mapping[str, float] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Distance against network evaluations at two budgets: a dot without DLG, a dashed line to the cross with DLG.
+    """Draw the distance at two budgets of network evaluations: a dot without DLG, a dashed line to a cross with DLG.
 
     Open squares are the control, the data-mean start. Points of one budget are drawn side by side, as they would hide
     each other: the axis is right for the middle of each group.
@@ -155,7 +155,7 @@ def dots_and_crosses(
 
 
 def _beds(ylabels: Mapping[str, str], height: float, ncols: int | None = None) -> tuple[Figure, dict[str, Axes]]:
-    """A figure and its panels, one per test-bed, ``height`` with one row of them."""
+    """Make a figure and its panels, one per test-bed, ``height`` with one row of them."""
     ncols = min(ncols or len(ylabels), len(ylabels))
     more_rows = math.ceil(len(ylabels) / ncols) - 1
     figure = Figure(figsize=(4.2 * ncols, height + 2.8 * more_rows), layout="constrained")

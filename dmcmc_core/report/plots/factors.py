@@ -1,4 +1,4 @@
-"""What a distance is made of: one factor at a time, and the contribution of each part."""
+"""The parts of a distance: one factor at a time, and the contribution of each part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ablation(
     titles: Mapping[str, str] | None = None,
     ncols: int = 6,
 ) -> Figure:
-    """One factor at a time: a block of small panels per test-bed, in each the distance against a factor's values.
+    """Draw one factor at a time: a block of small panels per test-bed, each the distance against a factor's values.
 
     Args:
         rows: ``bed``, ``factor``, ``value`` (shown as text, in order of appearance), ``distance`` (a
@@ -73,7 +73,7 @@ def waterfall(
     lines: Mapping[str, Mapping[str, float]] | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> Figure:
-    """What each part of an error contributes, as bars that hang where the part before ended; one panel per test-bed.
+    """Draw what each part of an error contributes, as bars that hang where the part before ended, a panel per test-bed.
 
     Args:
         rows: ``bed``, ``part``, ``direction``, ``above`` and ``below`` (the distances with the part wrong and with it
@@ -108,7 +108,7 @@ def waterfall(
 
 
 def _levels(draw: Callable[..., Line2D], lines: Mapping[str, float], **style: Any) -> dict[str, Line2D]:
-    """Distances to compare with, label -> distance, each a line across the panel by ``draw``; label -> line."""
+    """Draw each distance of label -> distance as a line across the panel by ``draw``; return label -> line."""
     colours = (GREY, *COLOURS[2:])
     return {
         label: draw(level, color=colours[k % len(colours)], linestyle=LINES[k % len(LINES)], linewidth=1, **style)

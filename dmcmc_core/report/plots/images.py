@@ -15,7 +15,7 @@ from dmcmc_core.report.plots.style import as_array, finish, panel_grid, styled
 
 
 def as_pictures(images: Any, data_range: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-    """Images of shape (B, C, H, W) or (B, H, W), tensor or array, as (B, H, W, 3) in [0, 1], clipped.
+    """Return images (B, C, H, W) or (B, H, W), tensor or array, as (B, H, W, 3) in [0, 1], clipped.
 
     uint8 images are taken to span 0 to 255; others span ``data_range``. Raises UserError for another shape.
     """
@@ -30,7 +30,7 @@ def as_pictures(images: Any, data_range: tuple[float, float] = (0.0, 1.0)) -> np
 
 
 def mosaic(images: Any, ncols: int | None = None, data_range: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-    """Images put side by side, row by row, with white lines between: (rows, columns, 3) in [0, 1]."""
+    """Put images side by side, row by row, with white lines between: (rows, columns, 3) in [0, 1]."""
     pictures = as_pictures(images, data_range)
     count, height, width, _ = pictures.shape
     ncols = ncols or math.ceil(math.sqrt(count))
@@ -44,14 +44,14 @@ def mosaic(images: Any, ncols: int | None = None, data_range: tuple[float, float
 
 
 def _gap(height: int) -> int:
-    """Pixels of white between images of this height."""
+    """Return how many pixels of white go between images of this height."""
     return max(1, round(height / 16))
 
 
 def image_grid(
     images: Any, ncols: int | None = None, title: str | None = None, data_range: tuple[float, float] = (0.0, 1.0)
 ) -> Figure:
-    """Images (B, C, H, W) or (B, H, W) in a grid that is near to square unless ``ncols`` is given."""
+    """Draw images (B, C, H, W) or (B, H, W) in a grid that is near to square unless ``ncols`` is given."""
     return image_panels({title or "": images}, ncols, data_range)
 
 
@@ -59,7 +59,7 @@ def image_grid(
 def image_panels(
     panels: Mapping[str, Any], ncols: int | None = None, data_range: tuple[float, float] = (0.0, 1.0)
 ) -> Figure:
-    """Several grids of images side by side, each under its title: one sampler beside another."""
+    """Draw several grids of images side by side, each under its title: one sampler beside another."""
     sheets = [mosaic(images, ncols, data_range) for images in panels.values()]
     shape = sheets[0].shape
     figure = Figure(figsize=(3.2 * len(sheets), 3.2 * shape[0] / shape[1] + 0.3), layout="constrained")
@@ -72,7 +72,7 @@ def image_panels(
 
 @styled
 def image_rows(panels: Mapping[str, Mapping[str, Any]], data_range: tuple[float, float] = (0.0, 1.0)) -> Figure:
-    """Grids of images, two side by side, each row of images beside its label: panel -> label -> images (B, C, H, W)."""
+    """Draw grids of images, two side by side, each row beside its label: panel -> label -> images (B, C, H, W)."""
     nrows, lines = math.ceil(len(panels) / 2), next(iter(panels.values()))
     wide = max(len(images) for images in lines.values())
     figure = Figure(figsize=(0.9 * wide + 2.5, nrows * (0.45 * len(lines) + 0.35)), layout="constrained")
@@ -89,7 +89,7 @@ def image_rows(panels: Mapping[str, Mapping[str, Any]], data_range: tuple[float,
 
 
 def _row(images: Any, data_range: tuple[float, float]) -> np.ndarray:
-    """A row of images with the white line below it that :func:`mosaic` puts between rows."""
+    """Put a row of images above the white line that :func:`mosaic` puts between rows."""
     sheet = mosaic(images, len(images), data_range)
     return np.pad(sheet, ((0, _gap(len(sheet))), (0, 0), (0, 0)), constant_values=1)
 
@@ -102,7 +102,7 @@ def trajectories(
     title: str | None = None,
     data_range: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """Rows of images on their way, each under its noise level.
+    """Draw rows of images on their way, each under its noise level.
 
     Args:
         images: (rows, steps, *shape), tensor or array.
@@ -128,7 +128,7 @@ def trajectories(
 def start_panels(
     panels: Mapping[str, tuple[Any, Any, Any]], title: str | None = None, data_range: tuple[float, float] = (0.0, 1.0)
 ) -> Figure:
-    """Where integration started, under its noise level, and below it what it became; two panels side by side.
+    """Draw where integration started, under its noise level, and below it what it became; two panels side by side.
 
     Args:
         panels: title -> starts (B, C, H, W), their noise levels (B,), images (B, C, H, W).
@@ -149,7 +149,7 @@ def start_panels(
 
 
 def _show(axes: Axes, picture: np.ndarray, sigma: float | None = None) -> None:
-    """A picture (H, W, 3) without frame or ticks, under its noise level if that is given."""
+    """Draw a picture (H, W, 3) without frame or ticks, under its noise level if that is given."""
     axes.imshow(picture, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)

@@ -1,9 +1,8 @@
-"""What all figures share: their look, the making of panels, the numbers of a line, and how a figure is written."""
+"""The look that all figures share, their panels, the numbers of a line, and how a figure is written."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.files import replacing
 from dmcmc_core.report.tables import Spread, embedded, read_provenance, write_csv
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -83,22 +83,21 @@ def save_figure(
         ("pdf", {"CreationDate": None, "Keywords": origin}),
     ):
         paths.append(out_dir / f"{name}.{ending}")
-        temporary = out_dir / f"{name}.{ending}.part"
-        figure.savefig(temporary, format=ending, metadata=metadata, bbox_inches=edges)
-        os.replace(temporary, paths[-1])
+        with replacing(paths[-1]) as part:
+            figure.savefig(part, format=ending, metadata=metadata, bbox_inches=edges)
     columns = list(dict.fromkeys(key for row in data_rows for key, v in row.items() if not isinstance(v, Mapping)))
     return [*paths, write_csv(data_rows, columns, out_dir / f"{name}.csv")]
 
 
 def look(k: int) -> dict[str, str]:
-    """Colour, marker and line of the k-th method; when the colours come again, with other markers and lines."""
+    """Return colour, marker and line of the k-th method; colours come again with other markers and lines."""
     shifted = k + k // len(COLOURS)
     marker, line = MARKERS[shifted % len(MARKERS)], LINES[shifted % len(LINES)]
     return {"color": COLOURS[k % len(COLOURS)], "marker": marker, "linestyle": line}
 
 
 def panel_grid(figure: FigureBase, count: int, ncols: int, **share: bool) -> list[Axes]:
-    """``count`` panels, ``ncols`` in a row; what is left of the last row stays empty."""
+    """Make ``count`` panels, ``ncols`` in a row; what is left of the last row stays empty."""
     grid = list(figure.subplots(math.ceil(count / ncols), ncols, squeeze=False, **share).flat)
     for axes in grid[count:]:
         axes.remove()
@@ -113,7 +112,7 @@ def finish(
     ncols: int | None = None,
     **legend: Any,
 ) -> Figure:
-    """Put around the panels what belongs to all: a legend (label -> handle) below, a label at the left, a title above.
+    """Put a legend (label -> handle) below all panels, a label at their left and a title above them.
 
     The legend is one row unless ``ncols`` says how many columns it has.
     """
@@ -137,12 +136,12 @@ def plain_log(axes: Axes, which: str, subs: Sequence[float] = (1, 2, 5)) -> None
 
 
 def unique(rows: Iterable[Mapping[str, Any]], key: str) -> list:
-    """The values of a column, each once, in order of appearance."""
+    """Return the values of a column, each once, in order of appearance."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
 def points(rows: Iterable[Mapping[str, Any]], x: str = "nfe", y: str = "distance", **where: Any) -> np.ndarray:
-    """``x``, ``y`` and the spread of ``y`` of the rows that have the values of ``where``, by ascending x: (3, points).
+    """Return x, y and the spread of y of the rows that have the values of ``where``, by ascending x: (3, points).
 
     ``x`` and ``y`` are numbers or :class:`~dmcmc_core.report.tables.Spread`. A number has its spread under
     ``spread``; one that is missing or nan is 0.
@@ -161,5 +160,5 @@ def _mean_and_spread(value: Any, spread: float | None = None) -> tuple[float, fl
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A tensor of any device, or whatever numpy takes, as an array."""
+    """Return a tensor of any device, or whatever numpy takes, as an array."""
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

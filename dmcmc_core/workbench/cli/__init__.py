@@ -24,6 +24,7 @@ VERBS = {
     "models": "what models are known, which are here, and where each missing file goes and comes from",
     "train": "train a score net, epsilon of a linear diffusion, a noise-level classifier or features",
     "doctor": "what is here, what is missing, and what each missing thing costs",
+    "publish": "copy the figures and tables of finished runs into figures/published, which is committed",
     "readme": "rewrite the table of items in README.md from the newest runs",
     "run-one": "",
 }
@@ -49,6 +50,8 @@ def load(name: str) -> Verb:
             from dmcmc_core.workbench.cli.train import TRAIN as found
         case "doctor":
             from dmcmc_core.workbench.cli.doctor import DOCTOR as found
+        case "publish":
+            from dmcmc_core.workbench.cli.publish import PUBLISH as found
         case "readme":
             from dmcmc_core.workbench.cli.reproduce import README as found
         case "run-one":

@@ -1,6 +1,6 @@
-"""Experiments: a manifest lists every figure and table; each is a notebook run in a folder named by what went into it.
+"""Experiments: a manifest lists every figure and table, each made by a notebook that runs in a folder of its own.
 
-The name of the folder is a hash of the notebook's source, its parameters, the modules of the core that it imports, the
+The name of that folder is a hash of the notebook's source, its parameters, the modules of the core that it imports, the
 checkpoints, the data and the torch version. An unchanged run is therefore found and not repeated, a changed one is not
 taken for it, and a killed one leaves nothing that looks finished: a run gets its name only when it is complete.
 
@@ -9,9 +9,12 @@ A notebook's part of the contract: a cell tagged ``parameters`` that declares ``
 ``metrics.json``, ``{"claims": [{"claim", "holds", "here", "published", "source", "note"}], "numbers": {...}}``.
 One that measures methods seed by seed also writes ``results.csv`` (:func:`dmcmc_core.report.tables.write_results`);
 those of all items are gathered into one long table.
+
+What a run makes is shown in ``figures/``, which git ignores; :func:`publish` copies it into ``figures/published``.
 """
 
 # ruff: noqa: F401  the names are imported for those who import this package
+from dmcmc_core.workbench.experiments.gallery import write_gallery
 from dmcmc_core.workbench.experiments.keys import (
     check_parameters,
     declared_parameters,
@@ -34,6 +37,7 @@ from dmcmc_core.workbench.experiments.manifest import (
     load_manifest,
     read_yaml,
 )
+from dmcmc_core.workbench.experiments.published import beside_published, publish
 from dmcmc_core.workbench.experiments.reports import (
     Outcome,
     clock,

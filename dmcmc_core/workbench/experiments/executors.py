@@ -20,14 +20,14 @@ from dmcmc_core.workbench.experiments.manifest import Item, Project
 
 
 class Command(NamedTuple):
-    """What runs one item, wherever the checkout is at the same place."""
+    """A command that runs one item, wherever the checkout is at the same place."""
 
     words: tuple[str, ...]  # after the interpreter, which is the engine's own
     cwd: str
     paths: tuple[str, ...]  # PYTHONPATH
 
     def start(self, output: IO[str], **environment: str) -> subprocess.Popen:
-        """The process, in a session of its own: Ctrl-C reaches the runner alone, which ends the others in order."""
+        """Start the process in a session of its own: Ctrl-C reaches the runner alone, which ends the others."""
         paths = [*self.paths, *filter(None, [os.environ.get("PYTHONPATH")])]
         return subprocess.Popen(
             [sys.executable, *self.words],
@@ -41,43 +41,49 @@ class Command(NamedTuple):
 
 
 def run_one_command(project: Project, item: Item, profile: str) -> Command:
+    """Return the command that every engine runs for an item."""
     words = ["-m", "dmcmc_core", "run-one", item.id, "--profile", profile]
     words += ["--root", str(project.root), "--package", project.package, "--with-parent"]
     return Command(tuple(words), str(project.root), (str(project.root), str(Path(__file__).resolve().parents[3])))
 
 
-class Ended(NamedTuple):
-    """A command that has ended: its name, exit status (negative: the signal that ended it) and what it printed."""
+class Finished(NamedTuple):
+    """A command that has ended.
+
+    Attributes:
+        name: as it was submitted.
+        status: its exit status, negative for the signal that ended it.
+        output: what it printed, stdout and stderr.
+    """
 
     name: str
     status: int
-    said: str
+    output: str
 
 
 class Executor(Protocol):
-    """What :func:`dmcmc_core.workbench.experiments.reproduce` needs of an engine; it submits at most ``slots`` at a
-    time."""
+    """An engine that :func:`dmcmc_core.workbench.experiments.reproduce` gives at most ``slots`` commands at a time."""
 
     slots: float
 
     def submit(self, name: str, command: Command) -> None:
-        """Begin a command, or queue it where the engine has its own queue."""
+        """Start a command, or queue it where the engine has its own queue."""
 
-    def wait(self, seconds: float) -> list[Ended]:
-        """Those that have ended and were not told yet, after at most about ``seconds``."""
+    def wait(self, seconds: float) -> list[Finished]:
+        """Return the commands that ended and were not returned yet, after at most about ``seconds``."""
 
     def cancel(self) -> None:
         """End all that still runs, and wait until it has."""
 
 
 def threads_each(processes: int) -> dict[str, str]:
-    """An equal share of the cores, as the environment that numerical libraries read."""
+    """Return an equal share of the cores, as the environment that numerical libraries read."""
     share = max(1, len(os.sched_getaffinity(0)) // processes)
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(share))
 
 
 class Processes:
-    """Processes of this machine, each with its share of the cores and, where there are GPUs, one of them.
+    """An engine of processes on this machine, each with its share of the cores and, where there are GPUs, one of them.
 
     Args:
         jobs: how many at a time; when None one for each of ``gpus``, or else 2 where there are two cores.
@@ -101,14 +107,14 @@ class Processes:
         device = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         self.running[name] = command.start(output, **threads_each(self.slots), **device), output, slot
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Finished]:
         time.sleep(seconds)
         return [self._end(name) for name, (process, *_) in list(self.running.items()) if process.poll() is not None]
 
-    def _end(self, name: str) -> Ended:
+    def _end(self, name: str) -> Finished:
         process, output, slot = self.running.pop(name)
         self.free.append(slot)
-        return Ended(name, process.returncode, _said(output))
+        return Finished(name, process.returncode, _read(output))
 
     def cancel(self) -> None:
         for process, *_ in self.running.values():
@@ -121,7 +127,7 @@ class Processes:
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ, proc: str = "/proc/driver/nvidia/gpus") -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; does not import torch."""
+    """List the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, without importing torch."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return parse_gpus(named) if named.strip() != "-1" else []
@@ -129,7 +135,11 @@ def visible_gpus(environment: Mapping[str, str] = os.environ, proc: str = "/proc
 
 
 def parse_gpus(text: str) -> list[str]:
-    """``0,1`` -> ["0", "1"]; ``none`` or nothing -> []. Raises UserError for what names no device, or one twice."""
+    """Read a list of GPUs: ``0,1`` -> ["0", "1"]; ``none`` or nothing -> [].
+
+    Raises:
+        UserError: for what names no device, or one twice.
+    """
     names = [] if text.strip() in ("", "none") else [name.strip() for name in text.split(",")]
     wrong = [name for name in names if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", name)]
     if wrong or len(set(names)) < len(names):
@@ -138,10 +148,10 @@ def parse_gpus(text: str) -> list[str]:
 
 
 class Dask:
-    """The workers of a Dask cluster that see this checkout at the same path and have the packages of the notebooks.
+    """An engine of the workers of a Dask cluster that see this checkout at the same path.
 
-    This project itself need not be installed there. A worker runs one command per thread, and that is the one core
-    it computes with; a GPU per run is a worker with one thread and its own ``CUDA_VISIBLE_DEVICES``.
+    They need the packages of the notebooks, but not this project. A worker runs one command per thread, which is the
+    one core it computes with; a GPU per run is a worker with one thread and its own ``CUDA_VISIBLE_DEVICES``.
 
     Args:
         address: of the scheduler, such as ``tcp://host:8786``.
@@ -172,19 +182,19 @@ class Dask:
     def submit(self, name: str, command: Command) -> None:
         self.futures[name] = self.client.submit(_on_worker, command, self.stop, pure=False)
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Finished]:
         time.sleep(seconds)
         return [self._end(name) for name, future in list(self.futures.items()) if future.done()]
 
-    def _end(self, name: str) -> Ended:
+    def _end(self, name: str) -> Finished:
         from concurrent.futures import CancelledError
 
         try:
-            return Ended(name, *self.futures.pop(name).result(timeout=10))
+            return Finished(name, *self.futures.pop(name).result(timeout=10))
         except CancelledError:
-            return Ended(name, 1, "the Dask scheduler has gone, or has cancelled it")
+            return Finished(name, 1, "the Dask scheduler has gone, or has cancelled it")
         except Exception as error:  # whatever a worker died of
-            return Ended(name, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return Finished(name, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     def cancel(self) -> None:
         if self.futures:
@@ -197,7 +207,7 @@ class Dask:
         self.client.close()
 
     def _processing(self, futures: Sequence) -> list[str]:
-        """Keys of those that a worker has begun."""
+        """Return the keys of the futures that a worker has started."""
         keys = {future.key for future in futures if not future.done()}
         return [key for keys_of_worker in self.client.processing().values() for key in keys_of_worker if key in keys]
 
@@ -213,10 +223,10 @@ def _on_worker(command: Command, stop) -> tuple[int, str]:
             if stop.is_set():
                 process.terminate()
                 process.wait()
-        return process.returncode, _said(output)
+        return process.returncode, _read(output)
 
 
-def _said(output: IO[str]) -> str:
+def _read(output: IO[str]) -> str:
     with output:
         output.seek(0)
         return output.read().strip()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.files import sha256
 from dmcmc_core.workbench.experiments.manifest import Item, Project
 
 FROM_RUNNER = ("profile", "seed", "out_dir", "cache_dir")
@@ -25,7 +26,11 @@ LIBRARIES = ("torch", "scikit-learn", "matplotlib", "pillow")
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:
-    """Type, source and tags of a notebook's cells: all of it that decides what a run does."""
+    """Read type, source and tags of a notebook's cells: all of it that decides what a run does.
+
+    Raises:
+        UserError: for a file that is not there or no notebook.
+    """
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return [
@@ -43,7 +48,7 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def declared_parameters(cells: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Names assigned in the cells tagged ``parameters``."""
+    """Return the names that are assigned in the cells tagged ``parameters``."""
     names = set()
     for cell in cells:
         if cell["type"] != "code" or "parameters" not in cell["tags"]:
@@ -71,7 +76,7 @@ def check_parameters(project: Project, item: Item, profile: str) -> None:
 
 
 def imported_modules(sources: Iterable[str], root: Path, package: str) -> list[Path]:
-    """Files of ``package`` that run when ``sources`` do, found by following imports without executing anything.
+    """Return the files of ``package`` that run when ``sources`` do; imports are followed, nothing is executed.
 
     Imports inside functions count, and so do strings that name a module (lazy attributes). A source that cannot be
     parsed is taken to import everything.
@@ -93,12 +98,12 @@ def imported_modules(sources: Iterable[str], root: Path, package: str) -> list[P
 
 
 def _without_magics(source: str) -> str:
-    """IPython's %magic and !shell lines are no Python; a pass keeps the indentation valid."""
+    """Replace IPython's %magic and !shell lines, which are no Python, by a pass that keeps the indentation valid."""
     return re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
 
 
 def _names(source: str, package: str, parent: str) -> Iterator[str]:
-    """Dotted names within ``package`` that ``source``, a module of the package ``parent``, may import."""
+    """Yield the dotted names within ``package`` that ``source``, a module of the package ``parent``, may import."""
     dotted = re.compile(r"\.?\w+(\.\w+)*")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -115,7 +120,7 @@ def _names(source: str, package: str, parent: str) -> Iterator[str]:
 
 
 def _files(name: str, root: Path, package: str) -> Iterator[tuple[Path, str]]:
-    """The files that importing a dotted name runs, each with its module name: every package above it, then itself."""
+    """Yield each file that importing a dotted name runs, with its module name: packages above it, then itself."""
     parts = name.split(".")
     for n in range(1, len(parts) + 1):
         base = root.joinpath(*parts[:n])
@@ -124,12 +129,8 @@ def _files(name: str, root: Path, package: str) -> Iterator[tuple[Path, str]]:
                 yield path, ".".join(parts[:n])
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def version(library: str) -> str:
+    """Return the installed version of a library, or ``not installed``."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -137,7 +138,7 @@ def version(library: str) -> str:
 
 
 def ingredients(project: Project, item: Item, profile: str) -> dict[str, str]:
-    """Everything that decides the result of a run, by name; the run's key is the hash of it."""
+    """Return everything that decides the result of a run, by name; the run's key is the hash of it."""
     cells = read_cells(project.root / item.notebook)
     code = [cell["source"] for cell in cells if cell["type"] == "code"]
     checkpoints = [*item.models, *(file.path for file in item.files if profile == "paper")]
@@ -155,7 +156,7 @@ def ingredients(project: Project, item: Item, profile: str) -> dict[str, str]:
 
 
 def _listing(name: str) -> str:
-    """SHA-256 over the names and sizes of a published set's files, whose content would take minutes to read."""
+    """Hash the names and sizes of a published set's files, whose content would take minutes to read."""
     from dmcmc_core.data import open_images
 
     folder, files = open_images(name).files
@@ -163,6 +164,7 @@ def _listing(name: str) -> str:
 
 
 def run_key(inputs: Mapping[str, str]) -> str:
+    """Return the SHA-256 of all ingredients of a run."""
     return hashlib.sha256(_canonical(dict(inputs))).hexdigest()
 
 
@@ -171,7 +173,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def missing_files(project: Project, item: Item, profile: str) -> list[str]:
-    """One line for each file that a run needs and that is not there, or is there with other content."""
+    """Return a line for each file that a run needs and that is not there, or is there with other content."""
     lines = []
     for name in item.models:
         if not (project.root / name).is_file():
@@ -195,7 +197,7 @@ def missing_files(project: Project, item: Item, profile: str) -> list[str]:
 
 
 def provenance(project: Project, item: Item, profile: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Where a result comes from: commit, parameters, key, versions, device, threads."""
+    """Return where a result comes from: commit, parameters, key, versions, device, threads."""
     commit, dirty = _commit(project)
     parameters = item.parameters_for(profile)
     return {
@@ -215,7 +217,7 @@ def provenance(project: Project, item: Item, profile: str, inputs: Mapping[str, 
 
 
 def _commit(project: Project) -> tuple[str | None, bool | None]:
-    """HEAD, and whether anything that runs differs from it (figures/, which runs rewrite, do not count)."""
+    """Return HEAD, and whether anything that runs differs from it; figures/, which runs rewrite, does not count."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -232,7 +234,7 @@ def _commit(project: Project) -> tuple[str | None, bool | None]:
 
 
 def _device() -> str:
-    """The processor, and the GPUs that are visible, without the cost of importing torch."""
+    """Name the processor, and the GPUs that are visible, without the cost of importing torch."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

@@ -1,14 +1,14 @@
-"""What is told of the runs: the table at the end, every claim in one table, the list in README.md."""
+"""Reports on runs: the table at the end, every claim and every measured cell in one table, the list in README.md."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.files import write_text
 from dmcmc_core.report import tables
 from dmcmc_core.workbench.experiments.keys import ingredients, missing_files, run_key
 from dmcmc_core.workbench.experiments.manifest import PROFILES, Item, Project, here
@@ -16,7 +16,7 @@ from dmcmc_core.workbench.experiments.runs import failed_folder, is_complete, ne
 
 
 class Outcome(NamedTuple):
-    """What became of an item: its verdict, the time of its run, and whether that run was already there."""
+    """The result of asking for an item: its verdict, the time of its run, whether that run was already there."""
 
     item: Item
     verdict: str
@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """A claim that does not hold is a result like one that does."""
+    """Say how many claims of a run hold; one that does not is a result like one that does."""
     claims = metrics["claims"]
     if not claims:
         return "done, claims nothing"
@@ -36,12 +36,13 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def outcome_of(folder: Path, item: Item, unchanged: bool = False) -> Outcome:
+    """Return the outcome that a finished run tells."""
     seconds = json.loads((folder / "provenance.json").read_text())["seconds"]
     return Outcome(item, verdict(read_metrics(folder)), seconds, unchanged=unchanged, folder=folder)
 
 
 def numbers(outcome: Outcome) -> dict[str, float]:
-    """What a tracker is told of a run that has ended, under the item's name; its step is the time in seconds."""
+    """Return what a tracker records of a run that has ended, under the item's name; its step is the time in seconds."""
     found = {"seconds": round(outcome.seconds, 1), "failed": int(outcome.failed)}
     if not outcome.failed:
         claims = read_metrics(outcome.folder)["claims"]
@@ -55,18 +56,32 @@ CLAIM = {
 }  # fmt: skip
 
 
-def write_claims(project: Project, profile: str) -> list[Path]:
-    """Every claim of every item's newest run under a profile as one table, ``claims.*`` among the figures.
+def newest_runs(project: Project, profile: str) -> dict[str, Path]:
+    """Return the folder of the newest finished run of each item that has one under a profile."""
+    runs = {item.id: newest_run(project, item, profile) for item in project.items if profile in item.parameters}
+    return {id: run for id, run in runs.items() if run}
 
-    Of an item that has no run here the claims stay that the table has already, as its other figures do.
+
+def write_claims(
+    project: Project, profile: str, folder: Path | None = None, runs: Mapping[str, Path] | None = None
+) -> list[Path]:
+    """Write every claim of every item's run under a profile as one table, ``claims.*``.
+
+    Args:
+        folder: where to; among the figures when None, and nowhere for a profile that has none.
+        runs: id -> folder of a run; the newest ones when None. Of other items the claims stay that the table has
+            already, as their other figures do.
+
+    Returns:
+        The paths written, none where there is no claim.
     """
-    folder, rows = project.figures(profile), []
+    folder, rows = folder or project.figures(profile), []
     if folder is None:
         return []
-    there = tables.read_csv(folder / "claims.csv")
+    runs, there = newest_runs(project, profile) if runs is None else runs, tables.read_csv(folder / "claims.csv")
     for item in project.items:
-        if run := newest_run(project, item, profile) if profile in item.parameters else None:
-            rows += [{"item": item.id, **claim} for claim in read_metrics(run)["claims"]]
+        if item.id in runs:
+            rows += [{"item": item.id, **claim} for claim in read_metrics(runs[item.id])["claims"]]
         else:
             rows += [row | {"holds": row["holds"] == "True"} for row in there if row["item"] == item.id]
     if not rows:
@@ -76,17 +91,22 @@ def write_claims(project: Project, profile: str) -> list[Path]:
     return tables.write_table(rows, CLAIM, folder, "claims", caption)
 
 
-def write_results(project: Project, profile: str) -> list[Path]:
-    """Every measured cell of every item's newest run under a profile as one long table, ``results.csv``.
+def write_results(
+    project: Project, profile: str, path: Path | None = None, runs: Mapping[str, Path] | None = None
+) -> list[Path]:
+    """Write every measured cell of every item's run under a profile as one long table, ``results.csv``.
 
-    It is among the figures, of smoke in ``exp/runs``; where pyarrow is importable ``results.parquet`` is beside it. The
-    rows of an item that has no run here stay, as those of its claims do. No file where there is neither run nor row.
+    Where pyarrow is importable ``results.parquet`` is beside it. No file is written where there is neither run nor row.
+
+    Args:
+        path: where to; among the figures when None, and for smoke in ``exp/runs``.
+        runs: id -> folder of a run; the newest ones when None. Of other items the rows stay that the table has.
     """
-    path, rows, runs = project.results(profile), [], 0
-    there = tables.read_csv(path)
+    path, rows = path or project.results(profile), []
+    runs, there = newest_runs(project, profile) if runs is None else runs, tables.read_csv(path)
     for item in project.items:
-        if run := newest_run(project, item, profile) if profile in item.parameters else None:
-            rows, runs = rows + tables.read_csv(run / "results.csv"), runs + 1
+        if item.id in runs:
+            rows += tables.read_csv(runs[item.id] / "results.csv")
         else:
             rows += [row for row in there if row["item"] == item.id]
     if not rows and not runs:
@@ -97,7 +117,7 @@ def write_results(project: Project, profile: str) -> list[Path]:
 
 
 def clock(seconds: float) -> str:
-    """A duration for people: 8 s, 3 min 05 s, 2 h 10 min."""
+    """Return a duration for people: 8 s, 3 min 05 s, 2 h 10 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -107,14 +127,14 @@ def clock(seconds: float) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as aligned columns, the first row as the head."""
+    """Return rows of text as aligned columns, the first row as the head."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """The table that a reproduction ends with, the claims that do not hold, and where failed runs can be looked at."""
+    """Return the table that a reproduction ends with, the claims that do not hold, and where failed runs lie."""
     rows = [("item", "verdict", "time", "")]
     notes = []
     for o in outcomes:
@@ -131,8 +151,11 @@ def report(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([columns(rows), *([""] if any(notes) else []), *filter(None, notes)])
 
 
+NOT_RUN = "not run"
+
+
 def state(project: Project, item: Item, profile: str) -> tuple[str, str]:
-    """Verdict and time of an item's run under a profile, as far as there is one."""
+    """Return verdict and time of an item's run under a profile, as far as there is one on this machine."""
     if profile not in item.parameters:
         return f"only under {', '.join(p for p in PROFILES if p in item.parameters)}", ""
     if missing_files(project, item, profile):
@@ -140,13 +163,13 @@ def state(project: Project, item: Item, profile: str) -> tuple[str, str]:
     folder = project.folder(item, run_key(ingredients(project, item, profile)))
     last = folder if is_complete(folder, item) else newest_run(project, item, profile)
     if last is None:
-        return "failed" if failed_folder(folder).is_dir() else "not run", ""
+        return "failed" if failed_folder(folder).is_dir() else NOT_RUN, ""
     outcome = outcome_of(last, item)
     return outcome.verdict + ("" if last == folder else " (out of date)"), clock(outcome.seconds)
 
 
 def overview(profile: str = "local", only: Sequence[str] = (), project: Project | None = None) -> str:
-    """Every item with its paper item, notebook, verdict and time, as aligned text; nothing is run."""
+    """Return every item with its paper item, notebook, verdict and time, as aligned text; nothing is run."""
     project = project or here()
     items = project.select(only, profile) if only else project.items
     if profile not in PROFILES:
@@ -157,14 +180,22 @@ def overview(profile: str = "local", only: Sequence[str] = (), project: Project 
 
 
 def readme_table(project: Project | None = None, profile: str = "local") -> str:
-    """The table of items in Markdown, from the manifest and the newest runs; of the outputs those that are there."""
+    """Return the table of items in Markdown, from the manifest and the newest runs, linked to what is published.
+
+    Of an item that has not run on this machine verdict and time are those of the published run.
+    """
     project = project or here()
+    folder, entries = project.published(profile), project.published_items(profile)
     lines = ["| Item | Paper | Notebook | Verdict | Time | Outputs |", "|---|---|---|---|---|---|"]
     for item in project.items:
         result, took = state(project, item, profile)
-        there = [name for name in item.outputs if (project.root / "figures" / name).is_file()]
+        if result == NOT_RUN and item.id in entries:
+            seconds = entries[item.id]["seconds"]
+            result, took = entries[item.id]["verdict"], "" if seconds is None else clock(seconds)
+        there = [name for name in item.outputs if (folder / name).is_file()]
         seen = [name for name in there if name.endswith((".png", ".md"))] or there
-        shown = ", ".join(f"[{name.removeprefix(f'{item.id}-')}](figures/{name})" for name in seen)
+        place = folder.relative_to(project.root).as_posix()
+        shown = ", ".join(f"[{name.removeprefix(f'{item.id}-')}]({place}/{name})" for name in seen)
         title, paper = (text.replace("|", "\\|") for text in (item.title, item.paper_item))
         notebook = f"[{Path(item.notebook).name}]({item.notebook})"
         lines.append(f"| `{item.id}`: {title} | {paper} | {notebook} | {result} | {took} | {shown} |")
@@ -172,7 +203,11 @@ def readme_table(project: Project | None = None, profile: str = "local") -> str:
 
 
 def write_readme(project: Project | None = None, profile: str = "local") -> Path:
-    """Rewrite what stands between the two ``<!-- items -->`` markers of README.md; raises UserError without them."""
+    """Rewrite what stands between the two ``<!-- items -->`` markers of README.md.
+
+    Raises:
+        UserError: without them.
+    """
     project = project or here()
     path = project.root / "README.md"
     mark = "<!-- items -->"
@@ -180,7 +215,5 @@ def write_readme(project: Project | None = None, profile: str = "local") -> Path
     if len(parts) != 3:
         raise UserError(f"{path} must hold the marker {mark} exactly twice, around the table of items")
     text = f"{parts[0]}{mark}\n{readme_table(project, profile)}\n{mark}{parts[2]}"
-    temporary = path.with_name("README.md.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
     return path

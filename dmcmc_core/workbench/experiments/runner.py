@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import importlib.util
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.files import replacing
 from dmcmc_core.training.trackers import tracking
-from dmcmc_core.workbench.experiments.executors import Ended, Executor, Processes, run_one_command
+from dmcmc_core.workbench.experiments.executors import Executor, Finished, Processes, run_one_command
 from dmcmc_core.workbench.experiments.keys import check_parameters, ingredients, missing_files, run_key
 from dmcmc_core.workbench.experiments.manifest import Item, Project, here
+from dmcmc_core.workbench.experiments.published import beside_published
 from dmcmc_core.workbench.experiments.reports import (
     Outcome,
     clock,
@@ -38,15 +39,16 @@ def reproduce(
     executor: Executor | None = None,
     track: Sequence[str] = ("jsonl",),
 ) -> list[Outcome]:
-    """Run every item whose run is not there yet and fill ``figures/``.
+    """Run every item whose run is not there yet, fill ``figures/`` and say how far that is from what is published.
 
     Args:
         profile: ``smoke``, ``local``, ``full`` or ``paper``.
         only: ids of items; all of the profile's items when empty.
         jobs: notebooks at a time, each in a process with its share of the cores; 2 where there are two cores.
-        say: takes the lines of the report; printed when None.
+        say: takes the lines of the report, which are printed when it is None.
         executor: the engine; ``Processes(jobs)`` of this machine when None.
-        track: of :data:`dmcmc_core.training.trackers.TRACKERS`, told in ``exp/runs`` how many claims of each run hold.
+        track: names of :data:`dmcmc_core.training.trackers.TRACKERS` that record in ``exp/runs`` how many claims of
+            each run hold.
 
     Returns:
         One outcome per item, in the order of the manifest; a notebook that fails does not keep the others from running.
@@ -57,18 +59,7 @@ def reproduce(
     project, say = project or here(), say or _print
     items = project.select(only, profile)
     executor = executor or Processes(jobs)
-    absent = [line for item in items for line in missing_files(project, item, profile)]
-    if absent:
-        lines = "\n  ".join(dict.fromkeys(absent))
-        raise UserError(
-            f"profile {profile!r} needs files that are not there (places are below {project.root}):\n  {lines}"
-        )
-    for item in items:
-        check_parameters(project, item, profile)
-    for package in ("papermill", "ipykernel"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"running notebooks needs {package}: pip install -r requirements.txt")
-
+    _check(project, items, profile)
     outcomes: dict[str, Outcome] = {}
     todo = []
     for item in items:
@@ -87,7 +78,24 @@ def reproduce(
     write_claims(project, profile)
     write_results(project, profile)
     say(f"\n{report(result)}")
+    if project.figures(profile) and (distances := beside_published(project, result, profile)):
+        say(f"\n{distances}")
     return result
+
+
+def _check(project: Project, items: Sequence[Item], profile: str) -> None:
+    """Raise UserError where a file, a parameter or a package is missing that a run needs."""
+    absent = [line for item in items for line in missing_files(project, item, profile)]
+    if absent:
+        lines = "\n  ".join(dict.fromkeys(absent))
+        raise UserError(
+            f"profile {profile!r} needs files that are not there (places are below {project.root}):\n  {lines}"
+        )
+    for item in items:
+        check_parameters(project, item, profile)
+    for package in ("papermill", "ipykernel"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"running notebooks needs {package}: pip install -r requirements.txt")
 
 
 def _print(line: str) -> None:
@@ -95,26 +103,23 @@ def _print(line: str) -> None:
 
 
 def _found(project: Project, item: Item, profile: str) -> Outcome | None:
-    """The outcome of a run that is there, its outputs shown in ``figures/`` again if they had gone or changed."""
+    """Return the outcome of a run that is there; outputs that had gone or changed are shown in ``figures/`` again."""
     folder = project.folder(item, run_key(ingredients(project, item, profile)))
     if not is_complete(folder, item):
         return None
-    _publish(folder, item, project.figures(profile))
+    _show(folder, item, project.figures(profile))
     return outcome_of(folder, item, unchanged=True)
 
 
-def _publish(folder: Path, item: Item, figures: Path | None) -> None:
-    if figures is None:
-        return
-    figures.mkdir(parents=True, exist_ok=True)
-    for name in item.outputs:
+def _show(folder: Path, item: Item, figures: Path | None) -> None:
+    for name in item.outputs if figures else ():
         if not (figures / name).is_file() or not filecmp.cmp(folder / name, figures / name, shallow=False):
-            shutil.copyfile(folder / name, figures / f"{name}.part")
-            os.replace(figures / f"{name}.part", figures / name)
+            with replacing(figures / name) as part:
+                shutil.copyfile(folder / name, part)
 
 
 def _reason(project: Project, item: Item, profile: str) -> str:
-    """Why an item that has run before runs again."""
+    """Say why an item that has run before runs again."""
     last = newest_run(project, item, profile)
     if last is None:
         return ""
@@ -125,6 +130,8 @@ def _reason(project: Project, item: Item, profile: str) -> str:
 
 
 class _Running(NamedTuple):
+    """An item whose notebook runs."""
+
     item: Item
     folder: Path  # where its result will be
     started: float
@@ -134,14 +141,14 @@ class _Running(NamedTuple):
 def _run_all(
     project: Project, todo: Sequence[Item], profile: str, executor: Executor, say: Callable[[str], None]
 ) -> Iterator[Outcome]:
-    """Run items side by side, telling what starts, what goes on (twice a minute) and what ends."""
+    """Run items side by side and say what starts, what goes on (twice a minute) and what ends."""
     waiting, running, done = list(todo), {}, 0
     spoke = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < executor.slots:
                 item = waiting.pop(0)
-                running[item.id] = _begin(project, item, profile)
+                running[item.id] = _start(project, item, profile)
                 executor.submit(item.id, run_one_command(project, item, profile))
                 last = running[item.id].expected
                 say(f"{item.id}: started" + (f", took {clock(last)} last time" if last else ""))
@@ -156,23 +163,23 @@ def _run_all(
                 spoke = time.monotonic()
                 for run in running.values():
                     say(_progress(run))
-    finally:  # also when interrupted: what is told to end leaves nothing that looks finished
+    finally:  # also when interrupted: what is ended leaves nothing that looks finished
         executor.cancel()
 
 
-def _begin(project: Project, item: Item, profile: str) -> _Running:
+def _start(project: Project, item: Item, profile: str) -> _Running:
     last = newest_run(project, item, profile)
     expected = json.loads((last / "provenance.json").read_text())["seconds"] if last else None
     folder = project.folder(item, run_key(ingredients(project, item, profile)))
     return _Running(item, folder, time.monotonic(), expected)
 
 
-def _end(project: Project, run: _Running, ended: Ended, profile: str) -> Outcome:
+def _end(project: Project, run: _Running, ended: Finished, profile: str) -> Outcome:
     if ended.status == 0 and is_complete(run.folder, run.item):
-        _publish(run.folder, run.item, project.figures(profile))
+        _show(run.folder, run.item, project.figures(profile))
         return outcome_of(run.folder, run.item)
     failed = failed_folder(run.folder)
-    last = ended.said.splitlines()[-1].removeprefix("error: ") if ended.said else ""
+    last = ended.output.splitlines()[-1].removeprefix("error: ") if ended.output else ""
     if ended.status < 0:
         why = f"ended by signal {-ended.status}"
     elif ended.status == 0:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dmcmc_core.files import write_json
 from dmcmc_core.workbench.experiments.keys import check_parameters, ingredients, provenance, run_key
 from dmcmc_core.workbench.experiments.manifest import Item, Project
 
@@ -26,21 +27,24 @@ class Failure(Exception):
 
 
 def run_files(item: Item) -> tuple[str, ...]:
-    """What a finished run holds for sure; beside it are the executed notebook and its log."""
+    """Return the files that every finished run has; the executed notebook and its log lie beside them."""
     return ("provenance.json", "metrics.json", *item.outputs)
 
 
 def is_complete(folder: Path, item: Item) -> bool:
-    """A run folder gets its name when it is complete; what someone deleted from it later makes it incomplete."""
+    """Tell whether a run is finished: its folder has its name, and nothing was deleted from it since."""
     return all((folder / name).is_file() for name in run_files(item))
 
 
 def run_one(project: Project, item_id: str, profile: str) -> Path:
-    """Execute one item's notebook into its run folder and return it; at once if it is there already.
+    """Execute one item's notebook into its run folder and return the folder, at once if it is there already.
 
     papermill changes the working directory and a kernel takes its sockets, so every run has a process of its own; this
-    is what that process does. Raises Failure when the notebook raises or does not keep its contract; what was executed
-    is then in ``failed-<key>`` beside the place of the run.
+    is what that process does.
+
+    Raises:
+        Failure: when the notebook raises or does not keep its contract; what was executed is then in ``failed-<key>``
+            beside the place of the run.
     """
     (item,) = project.select([item_id], profile)
     check_parameters(project, item, profile)
@@ -66,6 +70,7 @@ def run_one(project: Project, item_id: str, profile: str) -> Path:
 
 
 def failed_folder(folder: Path) -> Path:
+    """Return where what was executed of a run lies when it failed."""
     return folder.with_name(f"failed-{folder.name}")
 
 
@@ -88,7 +93,7 @@ def lock(path: Path) -> Iterator[None]:
 def _execute_into(part: Path, project: Project, item: Item, profile: str, inputs: Mapping[str, str]) -> None:
     started = time.monotonic()
     origin = provenance(project, item, profile, inputs)
-    write_json(part / "provenance.json", origin)  # figures and tables embed it from here
+    write_json(part / "provenance.json", origin, sort_keys=True)  # figures and tables embed it from here
     cache = project.root / "exp" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     parameters = {**item.parameters_for(profile), "out_dir": str(part), "cache_dir": str(cache)}
@@ -102,7 +107,8 @@ def _execute_into(part: Path, project: Project, item: Item, profile: str, inputs
     changed = sorted(name for name in {*inputs, *now} if inputs.get(name) != now.get(name))
     if changed:
         raise Failure(f"{', '.join(changed)} changed while it ran: run again")
-    write_json(part / "provenance.json", origin | {"seconds": round(time.monotonic() - started, 1)})
+    origin |= {"seconds": round(time.monotonic() - started, 1)}
+    write_json(part / "provenance.json", origin, sort_keys=True)
 
 
 def _execute(notebook: Path, output: Path, parameters: Mapping[str, Any], cwd: Path) -> None:
@@ -137,7 +143,7 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, Any], cwd: P
 
 
 def _failed_cell(executed: Path) -> int:
-    """Number of the cell that raised, from 1, in the notebook without the cells that papermill adds."""
+    """Return the number of the cell that raised, from 1, in the notebook without the cells that papermill adds."""
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     added = {"injected-parameters", "papermill-error-cell-tag"}
     own = [cell for cell in cells if not added & set(cell["metadata"].get("tags", []))]
@@ -145,12 +151,12 @@ def _failed_cell(executed: Path) -> int:
 
 
 def _short_directory() -> str | None:
-    """The path of a socket may have 107 characters."""
+    """Return where sockets can lie, as their paths may have 107 characters; None for the usual place."""
     return None if len(tempfile.gettempdir()) < 60 else "/tmp"
 
 
 def _kernel_manager(address: str) -> type:
-    """Kernels that talk over sockets in a directory of their own: TCP ports are raced for, shared sockets mixed up."""
+    """Return a class of kernels that talk over sockets of their own; TCP ports are raced for, shared ones mixed up."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
@@ -208,14 +214,12 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The claims and numbers that a notebook wrote. Raises Failure when they do not have the form agreed on."""
+    """Read the claims and numbers that a notebook wrote.
+
+    Raises:
+        Failure: when they do not have the form agreed on.
+    """
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -234,7 +238,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def cells_done(notebook: Path) -> tuple[int, int]:
-    """Cells that a running notebook has completed, and how many it has; papermill saves after each."""
+    """Count the cells that a running notebook has completed, and those that it has; papermill saves after each."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
@@ -245,7 +249,7 @@ def cells_done(notebook: Path) -> tuple[int, int]:
 
 
 def newest_run(project: Project, item: Item, profile: str) -> Path | None:
-    """The latest finished run of an item under a profile, whatever has changed since."""
+    """Return the latest finished run of an item under a profile, whatever has changed since."""
     runs = []
     for path in (project.root / "exp" / "runs" / item.id).glob("*/provenance.json"):
         named = re.fullmatch("[0-9a-f]{20}", path.parent.name)  # neither failed nor being made

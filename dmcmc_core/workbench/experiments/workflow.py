@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.files import write_text
 from dmcmc_core.workbench.experiments.keys import check_parameters, ingredients, run_key
 from dmcmc_core.workbench.experiments.manifest import Item, Project
 from dmcmc_core.workbench.experiments.runs import run_files
@@ -62,7 +63,11 @@ rule {rule}:
 
 
 def snakefile(project: Project, profile: str, only: Sequence[str] = ()) -> str:
-    """The Snakefile of the items named, or of all that have the profile. Raises UserError as reproduce does."""
+    """Return the Snakefile of the items named, or of all that have the profile.
+
+    Raises:
+        UserError: for unknown names and parameters, as reproduce does.
+    """
     items = project.select(only, profile)
     for item in items:
         check_parameters(project, item, profile)
@@ -82,18 +87,20 @@ def snakefile(project: Project, profile: str, only: Sequence[str] = ()) -> str:
 
 
 def write_snakefile(project: Project, out: Path, profile: str, only: Sequence[str] = ()) -> Path:
-    """Write :func:`snakefile`, whole or not at all. Raises UserError where ``out`` is a file of someone else."""
+    """Write :func:`snakefile`, whole or not at all.
+
+    Raises:
+        UserError: where ``out`` is a file of someone else.
+    """
     text = snakefile(project, profile, only)
     if out.exists() and not (out.is_file() and out.read_text(errors="replace").startswith(MADE)):
         raise UserError(f"--out {out} is there and no Snakefile of this command: name another file")
-    temporary = out.with_name(f"{out.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out)
+    write_text(out, text)
     return out
 
 
 def run_table(project: Project, profile: str, only: Sequence[str] = ()) -> dict[str, Any]:
-    """What the Snakefile asks for: id -> key, outputs and log of its run; ``shown``: the files made from all of them.
+    """Return what the Snakefile asks for: id -> key, outputs and log of its run; ``shown`` -> files made from all.
 
     All paths are relative to the project.
     """
@@ -108,7 +115,10 @@ def run_table(project: Project, profile: str, only: Sequence[str] = ()) -> dict[
 
 
 def _shown(project: Project, items: Sequence[Item], profile: str) -> list[str]:
-    """Not the tables of all items: Snakemake removes outputs first, and they keep what other items have brought."""
+    """List the files in figures/ without the tables of all items, which keep what other items have brought.
+
+    Snakemake removes outputs before it makes them.
+    """
     figures = project.figures(profile)
     if figures is None:
         return [project.results(profile).relative_to(project.root).as_posix()]
