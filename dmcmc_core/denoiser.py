@@ -137,7 +137,7 @@ class Adapter:
             shape, and for an answer with NaN or infinity to an x that had not run away (see :data:`RUNAWAY`).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that samplers need to know of a function
         self,
         function: Callable[[Tensor, Tensor], Tensor],
         shape: tuple[int, ...],

@@ -142,7 +142,7 @@ def ancestral(
     return x
 
 
-def predictor_corrector(
+def predictor_corrector(  # noqa: PLR0913  the paper's arguments
     denoiser: Denoiser,
     x: Tensor,
     sigmas: Tensor,

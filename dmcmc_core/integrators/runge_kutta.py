@@ -58,7 +58,7 @@ def _combination(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     return total(w * v for w, v in zip(weights, values, strict=True) if w)
 
 
-def rk45(
+def rk45(  # noqa: PLR0913  the paper's arguments
     denoiser: Denoiser,
     x: Tensor,
     sigmas: Tensor,

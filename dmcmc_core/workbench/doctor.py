@@ -168,7 +168,11 @@ def _published() -> list[Finding]:
 
 
 def _shipped(project: Project) -> list[Finding]:
+    from dmcmc_core.checkpoints.catalogue import NETS  # of a checkout, or inside the installed package
+
     folder = project.root / "exp" / "nets"
+    if not folder.is_dir():
+        return [Finding(f.name, True, f"{f.stat().st_size / 1e6:.2f} MB") for f in sorted(NETS.glob("*.safetensors"))]
     users = {path.relative_to(project.root).as_posix(): [] for path in sorted(folder.glob("*.safetensors"))}
     for item in _items(project):
         for model in item.models:

@@ -34,10 +34,12 @@ VERBS = {
 def load(name: str) -> Verb:
     """Return what a verb takes and does, from a file that is only imported here."""
     match name:
-        case "reproduce":
-            from dmcmc_core.workbench.cli.reproduce import REPRODUCE as found
-        case "export":
-            from dmcmc_core.workbench.cli.reproduce import EXPORT as found
+        case "reproduce" | "export" | "readme" | "run-one":
+            from dmcmc_core.workbench.cli.reproduce import VERBS_OF_NOTEBOOKS
+
+            return VERBS_OF_NOTEBOOKS[name]
+        case "publish":
+            from dmcmc_core.workbench.cli.publish import PUBLISH as found
         case "sample":
             from dmcmc_core.workbench.cli.sample import SAMPLE as found
         case "evaluate":
@@ -50,12 +52,6 @@ def load(name: str) -> Verb:
             from dmcmc_core.workbench.cli.train import TRAIN as found
         case "doctor":
             from dmcmc_core.workbench.cli.doctor import DOCTOR as found
-        case "publish":
-            from dmcmc_core.workbench.cli.publish import PUBLISH as found
-        case "readme":
-            from dmcmc_core.workbench.cli.reproduce import README as found
-        case "run-one":
-            from dmcmc_core.workbench.cli.reproduce import RUN_ONE as found
         case _:
             raise unknown("verb", name, (shown for shown, line in VERBS.items() if line))
     return found

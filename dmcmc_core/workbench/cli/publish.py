@@ -30,6 +30,6 @@ PUBLISH = Verb(
     publish,
     arguments,
     "Copy what the finished runs of a profile made into figures/published, all or nothing, pictures made small\n"
-    "and provenance in one file; then write figures/README.md, the gallery of it. Commit the result.",
+    "and the origin of each item in provenance.json, and write the gallery figures/README.md again.",
     f"examples:\n  {PROGRAM} publish\n  {PROGRAM} publish --profile full --only demo",
 )

@@ -184,3 +184,5 @@ def readme(a: argparse.Namespace) -> int:
 
 
 README = Verb(readme, readme_arguments)
+
+VERBS_OF_NOTEBOOKS = {"reproduce": REPRODUCE, "export": EXPORT, "readme": README, "run-one": RUN_ONE}

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.files import root
 from dmcmc_core.workbench.yaml_values import read_yaml
 
 PROFILES = ("smoke", "local", "full", "paper")
@@ -225,6 +226,4 @@ class Project:
 
 def here() -> Project:
     """Return the project around the working directory, or else the checkout that this package lies in."""
-    cwd = Path.cwd()
-    has = (cwd / "exp" / "manifest.yaml").is_file()
-    return Project(cwd if has else Path(__file__).resolve().parents[3])
+    return Project(root())
