@@ -394,13 +394,14 @@ def test_overview_and_readme_are_generated(toy):
     text = experiments.overview(project=toy.project)
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["a", "b"]
     assert "not run" in text and "only under smoke" in text
-    (toy.root / "figures").mkdir(exist_ok=True)
-    (toy.root / "figures" / "a.csv").write_text("x\n")
+    toy.project.published("local").mkdir(parents=True)
+    (toy.project.published("local") / "a.csv").write_text("x\n")
     experiments.write_readme(toy.project)
     readme = (toy.root / "README.md").read_text()
     assert readme.startswith("# Toy\n<!-- items -->\n| Item |") and readme.endswith("<!-- items -->\nend\n")
-    assert "| `a`: Toy a | Figure 0 | [a.ipynb](notebooks/a.ipynb) | not run |  | [a.csv](figures/a.csv) |" in readme
-    assert "figures/b.csv" not in readme, "no link to what is not there"
+    link = "[a.csv](figures/published/local/a.csv)"
+    assert f"| `a`: Toy a | Figure 0 | [a.ipynb](notebooks/a.ipynb) | not run |  | {link} |" in readme
+    assert "b.csv" not in readme, "no link to what is not there"
     (toy.root / "README.md").write_text("no markers")
     with pytest.raises(UserError, match="marker <!-- items --> exactly twice"):
         experiments.write_readme(toy.project)

@@ -55,13 +55,13 @@ def difference(here: str | Path, there: str | Path) -> Difference:
         OSError, ValueError: for a file that cannot be read, and one that is not text.
     """
     ours, theirs = without_times(read_cells(here)), without_times(read_cells(there))
-    if ours[:1] != theirs[:1]:
+    if len(ours) != len(theirs):
+        return Difference(shape=f"rows: {len(ours) - 1}, not {len(theirs) - 1}")
+    if ours[:1] != theirs[:1] or list(map(len, ours)) != list(map(len, theirs)):
         return Difference(shape="other columns")
-    if list(map(len, ours)) != list(map(len, theirs)):
-        return Difference(shape=f"{len(ours) - 1} rows, not {len(theirs) - 1}")
     number, verdicts, words = 0.0, 0, 0
     for row, other in zip(ours[1:], theirs[1:], strict=True):
-        for column, a, b in zip(ours[0], row, other, strict=True):
+        for column, a, b in zip(ours[0], row, other, strict=False):  # an empty line has no cell
             x, y = _number(a), _number(b)
             if x is not None and y is not None:
                 number = max(number, relative(x, y))
