@@ -20,10 +20,11 @@ from dataclasses import replace
 
 from dmcmc_core import samplers
 from dmcmc_core.integrators.multistep import deis, dpmpp_2m, dpmpp_3m, ipndm, unipc
-from dmcmc_core.integrators.one_step import euler, heun, heun_churn, tweedie
+from dmcmc_core.integrators.one_step import euler, heun, heun_churn, heun_step, tweedie
 from dmcmc_core.integrators.reverse_diffusion import (
     ancestral,
     euler_maruyama,
+    langevin_correction,
     predictor_corrector,
     probability_flow,
     reverse_diffusion,
@@ -38,4 +39,7 @@ FUNCTIONS = (
 INTEGRATORS = Registry((f.__name__, replace(samplers.INTEGRATORS[f.__name__], function=f)) for f in FUNCTIONS)
 """The entries of :data:`dmcmc_core.samplers.INTEGRATORS` with their functions: these can be called."""
 
-__all__ = ["FUNCTIONS", "INTEGRATORS", "OPTIONS", "Integrator", "Registry", "tweedie", *(f.__name__ for f in FUNCTIONS)]
+__all__ = [
+    "FUNCTIONS", "INTEGRATORS", "OPTIONS", "Integrator", "Registry", "heun_step", "langevin_correction", "tweedie",
+    *(f.__name__ for f in FUNCTIONS),
+]  # fmt: skip
