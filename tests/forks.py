@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from dmcmc_core.workbench import cli
-from dmcmc_core.workbench.experiments.executors import Command, Ended, threads_each
+from dmcmc_core.workbench.experiments.executors import Command, Finished, threads_each
 
 CELLS = """
 import json, sys
@@ -67,7 +67,7 @@ class Forks:
             _run(command, threads_each(self.slots), output)
         self.running[name] = child, output
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[Finished]:
         time.sleep(seconds / 5)
         ended = []
         for name, (child, output) in list(self.running.items()):
@@ -76,7 +76,7 @@ class Forks:
                 del self.running[name]
                 with output:
                     output.seek(0)
-                    ended.append(Ended(name, os.waitstatus_to_exitcode(status), output.read().strip()))
+                    ended.append(Finished(name, os.waitstatus_to_exitcode(status), output.read().strip()))
         return ended
 
     def cancel(self) -> None:
