@@ -92,7 +92,8 @@ def _facts(item: Item | None, entry: Mapping[str, Any]) -> str:
     facts += [entry["verdict"]] if entry.get("verdict") else []
     facts += [clock(entry["seconds"])] if entry.get("seconds") else []
     versions = entry.get("versions", {})
-    facts += [f"commit `{entry['commit'][:8]}`"] if entry.get("commit") else []
+    changed = " with changes" if entry.get("dirty") else ""
+    facts += [f"commit `{entry['commit'][:8]}`{changed}"] if entry.get("commit") else []
     facts += [f"torch {versions['torch']}"] if "torch" in versions else []
     facts += [entry["device"]] if entry.get("device") else []
     return " · ".join(facts)

@@ -1,4 +1,4 @@
-"""Every item whose run is not there yet, side by side, and its outputs in ``figures/``."""
+"""The runner: it runs every item whose run is not there yet, side by side, and shows outputs in ``figures/``."""
 
 from __future__ import annotations
 
