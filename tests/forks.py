@@ -1,7 +1,7 @@
-"""An engine for toy notebooks: forks of this process, and for the cells a plain Python process, not a kernel.
+"""Forks of this process where others would import everything again; toy notebooks that run in them without a kernel.
 
-For what the runner does with runs: nothing is imported again, and no kernel is waited for. What papermill, kernels and
-processes of their own do is tested with the real ones.
+For what the runner does with runs, and for what a killed process leaves. What papermill, kernels and whole processes do
+is tested with the real ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -52,8 +53,28 @@ def execute_notebook(notebook: str, executed: str, parameters: dict, cwd: str, *
         raise PapermillExecutionError(number, number, sources[number][0], name, value, [])
 
 
+def fork(function: Callable[[], int | None]) -> int:
+    """Begin a fork of this process that runs a function and ends with the status that it returns; its number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        status = function() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def status_of_fork(function: Callable[[], int | None]) -> int:
+    """The exit status of such a fork when it has ended; negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(fork(function), 0)[1])
+
+
 class Forks:
-    """The engine; its processes are forks of this one, ``jobs`` at a time."""
+    """An engine whose processes are forks of this one, ``jobs`` at a time; see :func:`execute_notebook`."""
 
     def __init__(self, jobs: int = 1) -> None:
         self.slots, self.running = jobs, {}
@@ -62,10 +83,7 @@ class Forks:
 
     def submit(self, name: str, command: Command) -> None:
         output = tempfile.TemporaryFile("w+")
-        child = os.fork()
-        if not child:
-            _run(command, threads_each(self.slots), output)
-        self.running[name] = child, output
+        self.running[name] = fork(lambda: _run(command, threads_each(self.slots), output)), output
 
     def wait(self, seconds: float) -> list[Finished]:
         time.sleep(seconds / 5)
@@ -85,22 +103,15 @@ class Forks:
             os.waitpid(child, 0)
 
 
-def _run(command: Command, environment: dict[str, str], output: IO[str]) -> None:
-    """What a fork does: the command, and no more of this process."""
+def _run(command: Command, environment: dict[str, str], output: IO[str]) -> int:
+    """A command of an engine, in this process."""
     import papermill
 
-    status = 1
-    try:
-        sys.stdout = sys.stderr = output
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-        os.chdir(command.cwd)
-        os.environ.update(environment, PYTHONPATH=os.pathsep.join(command.paths))
-        papermill.execute_notebook = execute_notebook
-        assert command.words[:2] == ("-m", "dmcmc_core")
-        status = cli.main(command.words[2:])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        output.flush()
-        os._exit(status)
+    papermill.execute_notebook = execute_notebook
+    sys.stdout = sys.stderr = output
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    os.chdir(command.cwd)
+    os.environ.update(environment, PYTHONPATH=os.pathsep.join(command.paths))
+    assert command.words[:2] == ("-m", "dmcmc_core")
+    return cli.main(command.words[2:])

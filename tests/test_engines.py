@@ -40,6 +40,7 @@ def engine(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_an_engine_does_as_the_embedded_runner(engine, made, tmp_path):
     shutil.copytree(made.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs", "cache"))
     both = made, experiments.Project(tmp_path, "toy_core")

@@ -69,6 +69,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_runs_once_and_again_only_what_changed(toy):
     toy.add("a", before=MEET.format(me="a", other="b"))
     toy.add("b", before=MEET.format(me="b", other="a"), core=False)
@@ -120,6 +121,7 @@ def leave_traces_of_a_run(path: Path) -> None:
     path.write_text(json.dumps(notebook))
 
 
+@pytest.mark.slow
 def test_interrupted_or_killed_it_goes_on_and_ends_as_undisturbed(toy, tmp_path_factory):
     toy.add("a")
     toy.add("c", before=SLOW)
@@ -167,6 +169,7 @@ def test_interrupted_or_killed_it_goes_on_and_ends_as_undisturbed(toy, tmp_path_
     assert (toy.root / "figures" / "c.csv").read_bytes() == (undisturbed / "figures" / "c.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_and_keeps_nothing_else_from_running(toy, capsys):
     toy.add("raises", "n = n + 1", "raise ValueError('it cannot be')")
     assert cli.main(toy.command()[3:]) == 1

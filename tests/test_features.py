@@ -113,6 +113,7 @@ def no_weights(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path_factory.mktemp("hub")))
 
 
+@pytest.mark.slow
 def test_inception_is_pytorch_fids_network(inception_state, inception_folder):
     from pytorch_fid import inception as module
 

@@ -269,6 +269,7 @@ def covariance_after(step, sde, covariance, grid):
     return covariance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [VP(), SubVP(), VE(sigma_max=3.0), CLD()], ids=str)
 def test_stochastic_baselines_keep_the_law_of_a_gaussian(sde):
     """Of Gaussian data the covariance is that of the diffusion, up to a bias that falls as declared with the steps."""

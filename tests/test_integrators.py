@@ -499,6 +499,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_samplers_reach_the_gaussian(name):
     """Mean, variances and correlations within 4.5 standard errors (the largest of 152), and not without the noise."""

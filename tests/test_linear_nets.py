@@ -57,6 +57,7 @@ def test_the_target_of_training_means_the_noise_that_was_drawn(sde, predicts):
     assert torch.allclose(net.epsilon(around, u, target), epsilon, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_leaves_a_network_that_loads_and_samples(tmp_path):
     config = {
         "name": "tiny",
@@ -93,6 +94,7 @@ def test_shipped_networks_draw_the_same_images_in_any_company(name):
         net(torch.zeros(2, 5, 8, 8), torch.tensor(0.5))
 
 
+@pytest.mark.slow
 def test_budgets_are_kept_to():
     net = gddim.from_denoiser(linear_sde.VP(), load_model("digits"))
     for sampler, options, used in (

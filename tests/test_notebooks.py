@@ -21,6 +21,8 @@ def smoke():
     return {outcome.item.id: outcome for outcome in outcomes}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the first of them waits for all
 @pytest.mark.parametrize("name", [item.id for item in PROJECT.items if "smoke" in item.parameters])
 def test_notebook_runs(smoke, name):
     outcome = smoke[name]

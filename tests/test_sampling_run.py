@@ -4,14 +4,13 @@ import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from exact import classes, images_mixture
+from forks import status_of_fork
 
 from dmcmc_core import gddim, load_model
 from dmcmc_core.analytic import GaussianMixture
@@ -162,8 +161,7 @@ def test_two_processes_make_the_same_images(model, sampler, tmp_path, monkeypatc
 
 
 KILL = """
-import os, signal, sys
-sys.path[:0] = {path!r}
+import os, signal
 from exact import images_mixture
 from dmcmc_core.runs.make import run
 replace, left = os.replace, [{after}]
@@ -181,10 +179,9 @@ run(images_mixture(), {sampler!r}, 12, 20, 0, {out!r}, {settings!r}, progress=Fa
 def test_a_killed_run_goes_on_to_the_same_images(model, sampler, after, tmp_path):
     """Killed while it writes its manifest, its shards, its chains; what was whole is not made again."""
     make(model, sampler, tmp_path / "whole", shard=4)
-    out, tests = tmp_path / "killed", Path(__file__).resolve().parent
-    path = [str(tests), str(tests.parent)]
-    code = KILL.format(path=path, after=after, sampler=sampler, out=str(out), settings=SETTINGS[sampler])
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    out = tmp_path / "killed"
+    code = KILL.format(after=after, sampler=sampler, out=str(out), settings=SETTINGS[sampler])
+    assert status_of_fork(lambda: exec(code, {})) == -signal.SIGKILL
     left = files(out, "*.npz")
     assert (out / "manifest.json").is_file() == (after > 1)
     if after > 1:
@@ -277,6 +274,7 @@ def test_options_that_cost_are_paid_for(model, sampler, tmp_path):
     assert 16 < manifest["nfe_full"] <= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["rk45", "dlg+rk45"])
 def test_adaptive_integrators_get_the_smallest_tolerance_that_fits(model, sampler, tmp_path):
     """In a trial on other seeds; what the run then used is in the manifest."""

@@ -82,6 +82,7 @@ def test_shares_of_one_group_of_chains(whole, tmp_path):
     assert torch.equal(load_images(tmp_path), whole[0]) and manifest["rows"] == whole[1]
 
 
+@pytest.mark.slow
 def test_the_same_however_they_are_made():
     """The small version of what the README claims: shards, ranks of torchrun, an array, kills."""
     words = "same --num 70 --nfe 10 --kills 2 --samplers dlg+heun"

@@ -96,6 +96,7 @@ def test_ctrl_c_saves_and_the_same_command_continues_to_the_same_bits(tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "tiny.log", "tiny.safetensors"]
 
 
+@pytest.mark.slow
 def test_sigkill_in_the_middle_changes_nothing(tmp_path, undisturbed):
     config = write(tmp_path, SCORE)
     program = f"""
@@ -179,6 +180,7 @@ def test_every_kind_leaves_a_file_that_can_be_read(tmp_path, kind):
         assert levels[0] == 10 and 0.01 < levels[-1] < levels[-2]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_held_out_loss(tmp_path):
     config = {**SCORE, "steps": 120, "warmup": 10, "lr": 0.01, "batch": 32, "log_every": 60}
     training.train("score", write(tmp_path, config), progress=False)
