@@ -168,17 +168,16 @@ def _published() -> list[Finding]:
 
 
 def _shipped(project: Project) -> list[Finding]:
-    from dmcmc_core.checkpoints.catalogue import NETS  # of a checkout, or inside the installed package
-
     folder = project.root / "exp" / "nets"
-    if not folder.is_dir():
-        return [Finding(f.name, True, f"{f.stat().st_size / 1e6:.2f} MB") for f in sorted(NETS.glob("*.safetensors"))]
     users = {path.relative_to(project.root).as_posix(): [] for path in sorted(folder.glob("*.safetensors"))}
     for item in _items(project):
         for model in item.models:
             users.setdefault(model, []).append(item.id)
-    if not users:
-        return [Finding("shipped nets", False, f"none in {folder}", "only exact models can be sampled")]
+    if not users:  # no checkout around: those that are installed with the package
+        from dmcmc_core.checkpoints.catalogue import NETS
+
+        found = [Finding(f.name, True, f"{f.stat().st_size / 1e6:.2f} MB") for f in sorted(NETS.glob("*.safetensors"))]
+        return found or [Finding("shipped nets", False, f"none in {folder}", "only exact models can be sampled")]
     findings = []
     for name, items in users.items():
         path = project.root / name
