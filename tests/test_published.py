@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -235,30 +236,38 @@ def test_it_is_published_whole_or_not_at_all(ran, monkeypatch, capsys, fails):
     assert content(folder) == before and not list(ran.root.glob("figures/**/*.part"))
 
 
-def test_two_that_show_one_figure_at_once_leave_it_whole(tmp_path):
-    item = Project(ROOT).items[0]
-    (name,) = item.outputs[:1]
-    texts = ["a" * 200_000, "b" * 300_000]
-    for k, text in enumerate(texts):
-        for output in item.outputs:
-            (tmp_path / f"run{k}").mkdir(exist_ok=True)
-            (tmp_path / f"run{k}" / output).write_text(text)
-    figures, seen, errors = tmp_path / "figures", set(), []
+def test_two_that_show_one_figure_at_once_leave_it_whole(tmp_path, monkeypatch):
+    """Each has written its half when the other one goes on, and neither renames the file of the other."""
+    item = dataclasses.replace(Project(ROOT).items[0], outputs=("a.csv",))
+    texts, both, errors = {"one": "1" * 1000, "two": "2" * 2000}, threading.Barrier(2, timeout=30), []
+    for run, text in texts.items():
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "a.csv").write_text(text)
 
-    def show(k):
+    def copy_in_halves(source, target):
+        text = Path(source).read_text()
+        with Path(target).open("w") as file:
+            file.write(text[: len(text) // 2])
+            file.flush()
+            both.wait()
+            file.write(text[len(text) // 2 :])
+        both.wait()
+
+    def show(run):
         try:
-            for _ in range(30):
-                runner._show(tmp_path / f"run{k}", item, figures)
-                seen.add((figures / name).read_text())
-        except OSError as error:
+            runner._show(tmp_path / run, item, tmp_path / "figures")
+        except (OSError, threading.BrokenBarrierError) as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=show, args=(k,)) for k in (0, 1)]
+    monkeypatch.setattr(runner.shutil, "copyfile", copy_in_halves)
+    threads = [threading.Thread(target=show, args=(run,)) for run in texts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not errors and seen <= set(texts) and not list(figures.glob("*.part"))
+    assert not errors
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["a.csv"]
+    assert (tmp_path / "figures" / "a.csv").read_text() in texts.values()
 
 
 # How far a run is from it
