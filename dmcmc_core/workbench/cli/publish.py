@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from dmcmc_core.workbench.cli.reproduce import project_arguments, project_of
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
 
 
@@ -12,15 +12,14 @@ def arguments(p: argparse.ArgumentParser) -> None:
     """Add the arguments of ``publish``."""
     p.add_argument("--profile", default="local", metavar="P", help="local, full or paper (default: local)")
     p.add_argument("--only", nargs="+", default=[], metavar="ID", help="these items alone (default: all)")
-    p.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    p.add_argument("--package", default="dmcmc_core", help=argparse.SUPPRESS)
+    project_arguments(p)
 
 
 def publish(a: argparse.Namespace) -> int:
     """Publish the items of a profile and return the exit status."""
     from dmcmc_core.workbench import experiments
 
-    project = experiments.Project(a.root.resolve(), a.package) if a.root else experiments.here()
+    project = project_of(a)
     folder = experiments.publish(project, a.profile, a.only)
     print(f"wrote {folder} and {project.root / 'figures' / 'README.md'}")
     return 0

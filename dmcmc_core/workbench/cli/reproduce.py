@@ -64,7 +64,7 @@ def reproduce(a: argparse.Namespace) -> int:
     """Run every notebook whose run is not there; return 1 if one failed."""
     from dmcmc_core.workbench import experiments
 
-    project = _project(a)
+    project = project_of(a)
     if a.list:
         print(experiments.overview(a.profile, a.only, project))
         return 0
@@ -89,7 +89,8 @@ def _executor(a: argparse.Namespace) -> Processes | Dask:
     return executors.Dask(a.scheduler, a.jobs)
 
 
-def _project(a: argparse.Namespace) -> Project:
+def project_of(a: argparse.Namespace) -> Project:
+    """Return the project that the arguments name, or the one here."""
     from dmcmc_core.workbench.experiments import Project, here
 
     return Project(a.root.resolve(), a.package) if a.root else here()
@@ -122,13 +123,13 @@ def export(a: argparse.Namespace) -> int:
     if a.what not in EXPORTS:
         raise unknown("export", a.what, EXPORTS)
     if a.what == "snakemake" and a.out:
-        print(f"wrote {workflow.write_snakefile(_project(a), a.out, a.profile, a.only)}")
+        print(f"wrote {workflow.write_snakefile(project_of(a), a.out, a.profile, a.only)}")
     elif a.what == "snakemake":
-        print(workflow.snakefile(_project(a), a.profile, a.only), end="")
+        print(workflow.snakefile(project_of(a), a.profile, a.only), end="")
     elif a.out:
         raise UserError(f"--out {a.out} is for a Snakefile; export keys prints")
     else:
-        print(json.dumps(workflow.run_table(_project(a), a.profile, a.only), indent=1))
+        print(json.dumps(workflow.run_table(project_of(a), a.profile, a.only), indent=1))
     return 0
 
 
@@ -159,7 +160,7 @@ def run_one(a: argparse.Namespace) -> int:
     if a.with_parent:
         experiments.end_with_parent()
     try:
-        print(experiments.run_one(_project(a), a.id, a.profile))
+        print(experiments.run_one(project_of(a), a.id, a.profile))
         return 0
     except experiments.Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
@@ -179,7 +180,7 @@ def readme(a: argparse.Namespace) -> int:
     """Rewrite the table of items in README.md."""
     from dmcmc_core.workbench import experiments
 
-    print(f"wrote {experiments.write_readme(_project(a), a.profile)}")
+    print(f"wrote {experiments.write_readme(project_of(a), a.profile)}")
     return 0
 
 
