@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmcmc_core import integrators
 from dmcmc_core.checkpoints.published import CONFIGS
 from dmcmc_core.checkpoints.score_sde import build
-from dmcmc_core.preconditioning import Lengths, Preconditioner, WithPreconditioner
+from dmcmc_core.denoiser import Lengths
+from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 
 NETWORKS = {
     32: "ve_cifar10_ncsnpp_continuous",

@@ -19,7 +19,8 @@ class Conditioned(Wrapper):
     posterior mean of no known density. What an exact model knows of all classes together is not passed on.
 
     Args:
-        denoiser: takes labels, and tells ``classes`` and ``unconditional`` as :class:`Adapter` does.
+        denoiser: takes labels, and tells ``classes`` and ``unconditional`` as a
+            :class:`dmcmc_core.denoiser.Adapter` does.
         label: the class, a whole number from 0 to classes - 1.
         guidance: w, at least 0.
         unconditional: the label that stands for no class, one from 0 to classes - 1, where the denoiser tells none.

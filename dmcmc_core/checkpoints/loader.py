@@ -44,7 +44,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
     Returns:
         A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape; None where the file
         does not tell), ``card``, ``name``. A network is in eval mode, without gradients for its weights, and evaluated
-        in blocks of 64 rows; one with ``classes`` takes ``labels``, and :class:`dmcmc_core.denoiser.Conditioned` holds
+        in blocks of 64 rows; one with ``classes`` takes ``labels``, and :class:`dmcmc_core.guidance.Conditioned` holds
         it to one of them.
 
     Raises:

@@ -88,10 +88,10 @@ def rk45(
         return slope(sde, epsilon_model, state, float(t)).double().cpu().numpy().ravel()
 
     ends = grid[0].item(), grid[-1].item()
-    made = solve_ivp(rate, ends, u.double().cpu().numpy().ravel(), method="RK45", rtol=tol, atol=tol)
-    if not made.success:
-        raise UserError(f"rk45 did not arrive at tol={tol:g}: {made.message}")
-    u = torch.from_numpy(made.y[:, -1]).reshape(u.shape).to(u)
+    solution = solve_ivp(rate, ends, u.double().cpu().numpy().ravel(), method="RK45", rtol=tol, atol=tol)
+    if not solution.success:
+        raise UserError(f"rk45 did not arrive at tol={tol:g}: {solution.message}")
+    u = torch.from_numpy(solution.y[:, -1]).reshape(u.shape).to(u)
     return u if last is None else finish(sde, epsilon_model, u, ends[1], last)
 
 

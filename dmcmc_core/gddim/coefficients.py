@@ -89,14 +89,14 @@ def _weights(sde: LinearSDE, t: float, s: float, nodes: Sequence[float], root: s
     else:
         inside = sde.product(sde.Psi(s, tau), sde.GG(tau)) / 2
         inside = sde.product(inside, sde.transpose(sde.inverse(getattr(sde, root)(tau))))
-    made = []
+    integrals = []
     for j in range(len(nodes)):
         if root == "R":
             first, last = sde.weigh(_lagrange(nodes, j, ends), of_step)
-            made.append(last - first - sde.weigh(weights * _lagrange_slope(nodes, j, tau), inside).sum(0))
+            integrals.append(last - first - sde.weigh(weights * _lagrange_slope(nodes, j, tau), inside).sum(0))
         else:
-            made.append(sde.weigh(weights * _lagrange(nodes, j, tau), inside).sum(0))
-    return torch.stack(made)
+            integrals.append(sde.weigh(weights * _lagrange(nodes, j, tau), inside).sum(0))
+    return torch.stack(integrals)
 
 
 def _lagrange(nodes: Sequence[float], j: int, t: Tensor, without: Sequence[int] = ()) -> Tensor:

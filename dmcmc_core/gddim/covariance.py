@@ -42,6 +42,6 @@ def released_covariance(sde: CLD, t: float, s: float, lam: float) -> Tensor:
         drift = sde.F(tau) + (1 + lam**2) / 2 * noise @ torch.linalg.inv(sigma)
         return (drift @ p + p @ drift - lam**2 * noise).numpy().ravel()
 
-    made = solve_ivp(rate, (s, t), [0.0] * 4, method="DOP853", rtol=1e-9, atol=1e-14)
-    left, size, _ = torch.linalg.svd(torch.from_numpy(made.y[:, -1].reshape(2, 2)))
+    solution = solve_ivp(rate, (s, t), [0.0] * 4, method="DOP853", rtol=1e-9, atol=1e-14)
+    left, size, _ = torch.linalg.svd(torch.from_numpy(solution.y[:, -1].reshape(2, 2)))
     return left @ size.diag() @ left.mT

@@ -80,8 +80,8 @@ def draw(
     def noise(like: Tensor) -> Tensor:
         return torch.cat([stream(rows) for stream, rows in zip(streams, like.split(num), strict=True)])
 
-    made = images(counted, sampler, prior(model, len(streams) * num, noise), steps, noise, kappa, last, **options)
-    return Draws(made, counted.rows / len(made))
+    x = images(counted, sampler, prior(model, len(streams) * num, noise), steps, noise, kappa, last, **options)
+    return Draws(x, counted.rows / len(x))
 
 
 def prior(model: Epsilon, num: int, noise: Noise, device: str | torch.device = "cpu") -> Tensor:

@@ -41,7 +41,7 @@ def read_gains(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """Read gains by name, and the hash that they were saved with; UserError for another file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            told = file.metadata() or {}
+            metadata = file.metadata() or {}
             gains = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
@@ -49,7 +49,7 @@ def read_gains(path: Path) -> tuple[dict[str, Tensor], str | None]:
         raise UserError(f"{path} cannot be read as a preconditioner, it may be truncated: {error}") from error
     if not gains or not gains.keys() <= {"frequency", "pixel", "skew"}:
         raise UserError(f"{path} holds {', '.join(gains) or 'nothing'}, not the gains of a preconditioner")
-    return gains, told.get("sha256")
+    return gains, metadata.get("sha256")
 
 
 def write_gains(path: Path, gains: dict[str, Tensor], about: dict[str, Any], sha256: str) -> None:

@@ -60,9 +60,9 @@ class Testbed(NamedTuple):
         images, manifest = self.samples(sampler, nfe, n, seed, settings)
         plan = manifest["plan"]
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
-        made = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol"), "sampler": sampler}
-        made |= {"settings": dict(settings or {}), "seconds": manifest.get("seconds", {})}
-        return about | made | cost | self.measured(images)
+        sampled = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol"), "sampler": sampler}
+        sampled |= {"settings": dict(settings or {}), "seconds": manifest.get("seconds", {})}
+        return about | sampled | cost | self.measured(images)
 
     def measured(self, images: Tensor) -> dict[str, Any]:
         """Return :func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.
@@ -74,10 +74,10 @@ class Testbed(NamedTuple):
         path = self.cache_dir / code_key() / "measured" / f"{self._key(images)}.json"
         if ref.extractor.weights and path.is_file():
             return json.loads(path.read_text())
-        made = metrics.measure(self.unit(images), ref) | self.copies(images)
+        measured = metrics.measure(self.unit(images), ref) | self.copies(images)
         if ref.extractor.weights:
-            write_json(path, made, default=str)
-        return made
+            write_json(path, measured, default=str)
+        return measured
 
     def _key(self, images: Tensor) -> str:
         """Return a name for the measurement of images, made of all that it depends on."""

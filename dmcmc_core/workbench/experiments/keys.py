@@ -227,8 +227,8 @@ def _commit(project: Project) -> tuple[str | None, bool | None]:
     try:
         sources = [project.package, "notebooks", "exp", "requirements.txt", "pyproject.toml"]
         sources = [name for name in sources if (project.root / name).exists()]
-        made = [":(exclude)exp/runs", ":(exclude)exp/cache"]
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *sources, *made))
+        outputs = [":(exclude)exp/runs", ":(exclude)exp/cache"]
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *sources, *outputs))
     except (OSError, subprocess.SubprocessError):
         return None, None
 
