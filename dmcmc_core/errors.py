@@ -61,6 +61,7 @@ def number(
     """
     if (
         is_number(value, whole)
+        and (not whole or isinstance(value, int))  # as JSON has them: NumPy's are none
         and (math.isfinite(value) or (not finite and value == math.inf))
         and (least is None or value >= least)
         and (above is None or value > above)

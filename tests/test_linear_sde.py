@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -151,3 +152,9 @@ def test_what_is_refused():
     with pytest.raises(UserError, match="t must be a time or a tensor of times, not 'a'"):
         CLD().Psi("a", 0.5)
     assert make_sde("BDM", image_size=8) == BDM(image_size=8) and linear_sde.DIFFUSIONS["CLD"] is CLD
+
+
+def test_constants_are_pythons_numbers():
+    """As a card or a manifest can hold them."""
+    with pytest.raises(UserError, match="beta_min of VP must be a number above 0"):
+        linear_sde.VP(beta_min=np.float32(1.0))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dmcmc_core.gddim.baselines import ancestral, euler_maruyama, heun, rk45, sscs
 from dmcmc_core.gddim.checks import check
-from dmcmc_core.gddim.coefficients import corrector_coefficients, predictor_coefficients
+from dmcmc_core.gddim.coefficients import PANELS, corrector_coefficients, predictor_coefficients
 from dmcmc_core.gddim.covariance import released_covariance, stochastic_covariance
 from dmcmc_core.gddim.draw import (
     SAMPLERS,
@@ -32,6 +32,7 @@ from dmcmc_core.gddim.model import Epsilon, FromDenoiser, Noise, evaluate, finis
 from dmcmc_core.gddim.sampler import sample
 
 __all__ = [
+    "PANELS",
     "SAMPLERS",
     "Draws",
     "Epsilon",

@@ -22,7 +22,7 @@ def check(sde: LinearSDE, grid: Any, degree: int) -> Tensor:
     grid = as_time(grid, 0.0, 1.0)
     if not (grid.diff() < 0).all():
         raise UserError(f"grid must descend from the last time to the first, not go {grid[:3].tolist()} ...")
-    if not is_number(degree, whole=True) or degree < 0:
+    if isinstance(degree, bool) or not isinstance(degree, int) or degree < 0:
         raise UserError(f"degree must be a whole number from 0, not {degree!r}")
     if degree > len(grid) - 2:
         raise UserError(

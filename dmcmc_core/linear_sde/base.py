@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import UserError, is_number
+from dmcmc_core.errors import UserError
 
 Time = float | Tensor
 
@@ -29,7 +29,7 @@ def check_constants(sde: LinearSDE, **least: float) -> None:
     """Raise UserError unless each constant named is a finite number above (for 0.0) or at least ``least``."""
     for name, bound in least.items():
         value = getattr(sde, name)
-        finite = is_number(value) and math.isfinite(value)
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not finite or value < bound or (bound == 0 and value == 0):
             word = "above 0" if bound == 0 else f"at least {bound:g}"
             raise UserError(f"{name} of {type(sde).__name__} must be a number {word}, not {value!r:.40}")

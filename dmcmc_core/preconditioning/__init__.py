@@ -13,12 +13,13 @@ which is why every kernel can take it: positions move by M, gradients come by M^
 from __future__ import annotations
 
 from dmcmc_core.preconditioning.model import NoiseOnly, WithPreconditioner, is_preconditioned
-from dmcmc_core.preconditioning.moments import Moments, exact_moments, moments
+from dmcmc_core.preconditioning.moments import Array, Moments, exact_moments, moments
 from dmcmc_core.preconditioning.operator import Preconditioner
 from dmcmc_core.preconditioning.recipes import RECIPES
 
 __all__ = [
     "RECIPES",
+    "Array",
     "Moments",
     "NoiseOnly",
     "Preconditioner",
