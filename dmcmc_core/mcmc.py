@@ -71,7 +71,7 @@ def langevin(denoiser: Denoiser, eta: StepSize, step: str = "constant") -> Kerne
 
 
 def hamiltonian(
-    model: Denoiser,
+    model: Any,
     eta: StepSize,
     step: str = "constant",
     *,
@@ -106,7 +106,7 @@ def hamiltonian(
     size, m = step_size(eta, step), _reversible(model)
 
     def log_density(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
-        return log_prob_of(model)(x, sigma) - p.flatten(1).square().sum(1) / 2
+        return model.log_prob(x, sigma) - p.flatten(1).square().sum(1) / 2
 
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, _, kept = state
@@ -132,7 +132,7 @@ def hamiltonian(
     return kernel
 
 
-def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
+def mala(model: Any, eta: StepSize, step: str = "constant") -> Kernel:
     """Metropolis-adjusted Langevin in x, exact for any step: the proposal of :func:`langevin`, then the test.
 
     Roberts & Tweedie 1996, Section 1.4.1. Needs ``model.log_prob(x, sigma)``. Two network calls a step. A
@@ -152,19 +152,13 @@ def mala(model: Denoiser, eta: StepSize, step: str = "constant") -> Kernel:
         y = m.move(x, h**2 / 2 * s, h * z)
         both = s + score(model, y, sigma)
         back = -(z + h / 2 * m.inverse(m.drift(both)))
-        log_prob = log_prob_of(model)
-        gained = log_prob(y, sigma) - log_prob(x, sigma)
+        gained = model.log_prob(y, sigma) - model.log_prob(x, sigma)
         log_ratio = gained + (z.flatten(1).square().sum(1) - back.flatten(1).square().sum(1)) / 2
         acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)
         accepted = like(rng.uniform(sigma) < acceptance, x) > 0
         return ChainState(torch.where(accepted, y, x), sigma), Info(acceptance, e, sigma)
 
     return kernel
-
-
-def log_prob_of(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return log p(x; sigma) of a model that knows it."""
-    return model.log_prob
 
 
 def _reversible(model: Denoiser) -> Any:
