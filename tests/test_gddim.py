@@ -249,23 +249,22 @@ def test_the_cholesky_coordinates_fail_at_few_steps_and_a_high_degree():
 
 
 def covariance_after(step, sde, covariance, grid):
-    """Of a state whose steps are linear: M C M^T, and N N^T for every draw of noise, added up over the steps."""
-    size = sde.parts
+    """Of a state whose steps are linear: M C M^T, and N N^T for every draw of noise, added up over the steps.
+
+    All in one batch: the first rows find M without noise, those of each draw what becomes of it alone.
+    """
+    size, most = sde.parts, 3
     basis = torch.eye(size, dtype=torch.float64).reshape(size, size, 1, 1)
+    start = torch.cat([basis, torch.zeros(most * size, size, 1, 1)])
     for pair in zip(grid[:-1], grid[1:], strict=True):
-        draws, turn = [], 0
+        rows = iter(range(size, len(start), size))  # of the next draw
 
-        def noise(u, draws=draws):
-            draws.append(basis if len(draws) == turn else torch.zeros_like(basis))  # noqa: B023
-            return draws[-1]
+        def noise(u, rows=rows):
+            first = next(rows)
+            return torch.cat([torch.zeros_like(u[:first]), basis, torch.zeros_like(u[first + size :])])
 
-        turn = -1
-        moved = step(u=basis, grid=torch.stack(pair), noise=noise).reshape(size, size)
-        added, taken = [], len(draws)
-        for turn in range(taken):  # noqa: B007
-            draws.clear()
-            added.append(step(u=torch.zeros_like(basis), grid=torch.stack(pair), noise=noise).reshape(size, size))
-        covariance = moved.T @ covariance @ moved + sum((n.T @ n for n in added), start=torch.zeros(size, size))
+        moved, *added = step(u=start, grid=torch.stack(pair), noise=noise).reshape(-1, size, size)
+        covariance = moved.T @ covariance @ moved + sum(n.T @ n for n in added)
     return covariance
 
 
