@@ -22,6 +22,10 @@ LONGEST = "notebooks sampling_run preconditioning integrators experiments mcmc g
 """Files that take longest, in this order: workers that take file by file begin with these, and end together."""
 
 
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # of pytest-xdist, which would begin with the files of most tests
+
+
 def pytest_collection_modifyitems(items):
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
