@@ -106,12 +106,8 @@ def build(config: dict[str, Any]) -> tuple[ScaledUNet | PublishedEpsilonNet, dic
         score_sde.choice(model, name, {value: value})
     if "sde" not in config:
         return score_sde.build(config)
-    try:
+    with score_sde.config_errors():
         return _build_epsilon(config)
-    except UserError:
-        raise
-    except Exception as error:  # whatever values of another type or size bring about
-        raise UserError(f"config: its values do not make a network: {sentence(error)}") from error
 
 
 def _build_epsilon(config: dict[str, Any]) -> tuple[PublishedEpsilonNet, dict[str, Any]]:

@@ -10,6 +10,7 @@ import math
 import reprlib
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,11 +201,18 @@ def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     Raises:
         UserError: for a section or field that is missing, or an option that no published configuration uses.
     """
-    try:
+    with config_errors():
         return _build(config)
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Turn into UserError whatever values of another type or size bring about where a network is made of them."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # whatever values of another type or size bring about
+    except Exception as error:
         raise UserError(f"config: its values do not make a network: {sentence(error)}") from error
 
 
