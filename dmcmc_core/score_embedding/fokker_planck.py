@@ -19,6 +19,8 @@ from dmcmc_core.score_embedding.diffusion import check_sigma, times, training_ti
 from dmcmc_core.score_embedding.embedding import embed
 from dmcmc_core.score_embedding.stencil import Consistent, Published, flat_difference, gradient, solve_step
 
+INEXACT = 1e-5
+"""Error of a linear solve, in units of the change that the pass before made."""
 MODES = ("as_published", "consistent", "none", "random")
 
 
@@ -130,7 +132,7 @@ def _passes(
 ) -> list[tuple[np.ndarray, np.ndarray, list[float]]]:
     """Return the field, the score and the residual of each pass for every image."""
     step, derivative = (Published, flat_difference) if mode == "as_published" else (Consistent, gradient)
-    dt, linear = 1 / len(t), min(1e-10, tol / 100)
+    dt, change = 1 / len(t), np.ones(len(m0))
     m = np.repeat(m0[:, None], len(t), 1)  # (n, N, C, H, W)
     before = np.ones_like(m)
     s = np.ones_like(derivative(before, h))
@@ -141,11 +143,14 @@ def _passes(
         for i in range(1, len(t)):
             guess = np.concatenate(m[going, i]) if residuals[going[0]] else guess
             one = step(np.concatenate(s[going, i]), sigma ** (2 * t[i]), dt, h)
-            guess = solve_step(one, np.concatenate(m[going, i - 1]), guess, linear)
+            guess = solve_step(
+                one, np.concatenate(m[going, i - 1]), guess, np.repeat(INEXACT * change[going], m0.shape[1])
+            )
             m[going, i] = guess.reshape(len(going), *m0.shape[1:])
         s[going] = derivative(m[going], h)
         for n in going:
             residuals[n].append(float(np.linalg.norm(m[n] - before[n]) / np.linalg.norm(before[n])))
+            change[n] = min(1.0, residuals[n][-1])
         before = m.copy()
         going = [n for n in going if residuals[n][-1] > tol and len(residuals[n]) < most]
     scores = s if mode == "as_published" else s.sum(-3)

@@ -112,12 +112,12 @@ def flat_difference(m: np.ndarray, h: float) -> np.ndarray:
 
 
 def solve_step(
-    step: Published | Consistent, m: np.ndarray, guess: np.ndarray, tol: float, most: int = 10_000
+    step: Published | Consistent, m: np.ndarray, guess: np.ndarray, tol: np.ndarray, most: int = 10_000
 ) -> np.ndarray:
     """Return A^-1 m for fields (systems, H, W), by conjugate gradients on the normal equations of A P y = m.
 
     As published A is nearly a multiple of one plus a skew matrix, whose normal equations have condition 2 at any
-    sigma, number of times and size. Each system stops where |A x - m| <= tol |m|.
+    sigma, number of times and size. Each system stops where |A x - m| <= tol |m|, tol (systems,).
     """
     y = step.undo(guess)
     r = m - step(guess)
