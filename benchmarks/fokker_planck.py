@@ -99,9 +99,8 @@ def main() -> None:
             times[1].append(seconds(ours, m0))
         published, mine = (statistics.median(t) for t in times)
         memory = [peak(published_way, m0.numpy()), peak(ours, m0)]
-        print(
-            f"{size:>5} {passes:>6} {published:>12.3f} {mine:>8.3f} {published / mine:>6.1f} {memory[0]:>15.1f} {memory[1]:>7.1f}"
-        )
+        print(f"{size:>5} {passes:>6} {published:>12.3f} {mine:>8.3f} {published / mine:>6.1f}", end="")
+        print(f" {memory[0]:>15.1f} {memory[1]:>7.1f}")
         results.append(
             {"size": size, "passes": passes, "published_seconds": published, "seconds": mine}
             | {"published_mib": memory[0], "mib": memory[1], "difference": difference}
