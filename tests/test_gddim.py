@@ -348,6 +348,15 @@ def test_several_seeds_are_drawn_as_each_by_itself():
     assert torch.equal(both.images, torch.cat([made.images for made in one])) and both.nfe == one[0].nfe == 4
 
 
+def test_both_halves_of_a_guided_call_count_for_the_budget():
+    seen = []
+    model = gddim.from_denoiser(VP(), mixture())
+    twice = lambda u, t: seen.append(2 * len(u)) or model(u, t)  # noqa: E731
+    twice.sde, twice.shape, twice.rows_per_image = model.sde, model.shape, 2
+    made = gddim.draw(twice, "gddim", 10, 3, 0)
+    assert made.nfe == sum(seen) / 3 == 10
+
+
 def test_what_is_refused():
     sde, model, u = CLD(), lambda u, t: u, normals(2, 2, 2, 2)
     for options, words in (
@@ -356,6 +365,7 @@ def test_what_is_refused():
         ({"lam": -0.5}, "lambda must be at least 0 and finite, not -0.5"),
         ({"lam": 0.5, "degree": 2}, "lam=0.5 goes with degree 0"),
         ({"root": "Q"}, "root must be 'R' or 'L'"),
+        ({"root": "L", "lam": 0.5}, "noise of lam=0.5 is defined in the coordinates R alone"),
         ({"history": [u]}, "history has 1 values for 0 times"),
         ({"last": "now"}, "last must be None, 'clean' or 'euler'"),
         ({"corrector": 3}, "corrector must be True or False, not 3"),

@@ -71,7 +71,7 @@ def draw(
         if name not in known:
             raise unknown(f"option of {sampler}", name, list(known)[4:])
     counted = count(model)
-    steps = steps_of(sampler, nfe - (last is not None), **options)
+    steps = steps_of(sampler, nfe // getattr(model, "rows_per_image", 1) - (last is not None), **options)
     if sampler == "rk45" and "tol" not in options:
         options["tol"] = _tolerance(model, nfe, kappa, last)
     seeds: Any = [seed] if is_number(seed, whole=True) else seed
@@ -139,10 +139,10 @@ def check_options(model: Epsilon, sampler: str, steps: int, **options: Any) -> N
 
 
 def count(model: Epsilon) -> Epsilon:
-    """Return the same model, with ``rows``: rows evaluated so far."""
+    """Return the same model, with ``rows``: rows of the network evaluated so far, both halves of a guided call."""
 
     def counted(u: Tensor, t: Tensor) -> Tensor:
-        counted.rows += len(u)
+        counted.rows += len(u) * getattr(model, "rows_per_image", 1)
         return model(u, t)
 
     counted.rows, counted.sde = 0, getattr(model, "sde", None)

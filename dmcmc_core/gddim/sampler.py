@@ -47,7 +47,7 @@ def sample(  # noqa: PLR0913  the paper's options, and those of its code
             ``lam`` is above 0). The first steps have fewer values, and a lower degree, unless there is a history.
         lam: 0 for the deterministic sampler; above it noise is added, 1 being the reverse diffusion. Degree 0 only.
         corrector: evaluate at the predicted point, and step again with it (PECE; Adams-Moulton for ``degree``).
-        root: coordinates in which epsilon is extrapolated; the network's are always R.
+        root: coordinates in which epsilon is extrapolated; the network's are always R, and so are those of ``lam``.
         history: values of epsilon at the times ``earlier``, which lie before ``grid[0]`` on the way, newest first.
         last: one more denoising from the last time to 0: ``clean``, the predicted datum, or ``euler``, a step of the
             reverse diffusion without its noise, as published. One call; None is none.
@@ -101,6 +101,8 @@ def _checked(sde, u, grid, degree, lam, corrector, released, root, values, times
     if released and not isinstance(sde, CLD):
         raise UserError("released=True is the covariance that the published code has for CLD alone")
     root = check_root(sde, root)
+    if lam and root != "R":
+        raise UserError(f"noise of lam={lam:g} is defined in the coordinates R alone: leave root={root!r} out")
     if values != times:
         raise UserError(f"history has {values} values for {times} times of earlier: one for each is needed")
     return degree, root
