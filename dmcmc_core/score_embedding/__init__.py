@@ -14,6 +14,7 @@ from dmcmc_core.score_embedding.embedding import embed
 from dmcmc_core.score_embedding.fokker_planck import Field, closed_form, solve, solve_many
 from dmcmc_core.score_embedding.objective import Batch, draw_batch, loss, network_time
 from dmcmc_core.score_embedding.sampler import (
+    Score,
     Trajectory,
     conditional_start,
     exact_score,
@@ -24,6 +25,7 @@ from dmcmc_core.score_embedding.sampler import (
 __all__ = [
     "Batch",
     "Field",
+    "Score",
     "Trajectory",
     "closed_form",
     "conditional_start",

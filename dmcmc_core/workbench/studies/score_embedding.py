@@ -1,0 +1,308 @@
+"""The study of score embedding: the method, what it is compared with, and the controls that tell the two apart.
+
+All arms train on the same pictures, with the same first weights, streams and batch for a seed; what a row tells is the
+optimiser step, so that no machine decides. Na, Gao & Wan 2024 (arXiv 2404.06661), Tables 1 to 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from dmcmc_core import score_embedding as embedding
+from dmcmc_core.files import key
+from dmcmc_core.metrics.similarity import crossings, mse, ssim
+from dmcmc_core.report.tables import Spread, claim
+from dmcmc_core.streams import Streams
+from dmcmc_core.training.config import make_config
+from dmcmc_core.training.kinds import KINDS
+from dmcmc_core.training.loop import threads
+from dmcmc_core.training.profile import read_profile
+
+LEVELS = (0.90, 0.95, 0.98, 0.99)
+"""Structural similarities whose crossing is told, those of the published reports."""
+METHOD, PLAIN = "embedding", "no embedding"
+CODE = ("score_embedding", "nets", "training", "data")
+"""Folders whose modules decide what a training leaves, beside the core's own files."""
+
+
+class Arm(NamedTuple):
+    """A kind of training and its config, all but the seed."""
+
+    kind: str
+    config: dict[str, Any]
+
+
+def arms(method: Mapping[str, Any], ddpm: Mapping[str, Any], ddim: Mapping[str, Any]) -> dict[str, Arm]:
+    """Return the arms of the study by name, from the configs of the method and of its two baselines.
+
+    Controls change one thing: the equation, the field, the embedding itself; the learning rate of either side; whether
+    weights are averaged. ``no embedding`` is denoising score matching of the same diffusion, loss and network.
+    """
+    rate = {name: method[name] for name in ("lr", "warmup", "clip")}
+    slow = {name: ddpm[name] for name in ("lr", "warmup", "clip")}
+    changes: dict[str, tuple[str, Mapping[str, Any], dict[str, Any]]] = {
+        METHOD: ("embedded", method, {}),
+        "consistent equation": ("embedded", method, {"mode": "consistent"}),
+        "random shift": ("embedded", method, {"mode": "random"}),
+        PLAIN: ("embedded", method, {"mode": "none"}),
+        "embedding, rate of DDPM": ("embedded", method, slow),
+        "DDPM": ("ddpm", ddpm, {}),
+        "DDPM, rate of the method": ("ddpm", ddpm, rate),
+        "DDPM, rate of the method, raw weights": ("ddpm", ddpm, rate | {"ema": 0.0}),
+        "DDIM": ("ddim", ddim, {}),
+        "DDIM, rate of the method": ("ddim", ddim, rate),
+    }
+    return {name: Arm(kind, {**base, **change}) for name, (kind, base, change) in changes.items()}
+
+
+def profiles(chosen: Mapping[str, Arm], seeds: Iterable[int], cache_dir: str | Path) -> list[dict[str, Any]]:
+    """Train each arm with each seed, or take what an earlier run left; return the rows of all profiles."""
+    rows = []
+    for seed in seeds:
+        for name, arm in chosen.items():
+            rows += [{"arm": name, "seed": seed, **row} for row in _profile(arm, seed, Path(cache_dir))]
+    return rows
+
+
+def _profile(arm: Arm, seed: int, cache_dir: Path) -> list[dict[str, float]]:
+    """Return the profile of a training, finished once for the same config and code."""
+    given = arm.config | {"seed": seed}
+    config = make_config(arm.kind, given)
+    where = cache_dir / "training" / key([arm.kind, given, code()])
+    if not (where / f"{config.name}.safetensors").is_file():
+        with threads(config.threads):
+            KINDS[arm.kind](config, where, progress=False, profile=True)
+    return read_profile(where / f"{config.name}.profile.csv")
+
+
+def code() -> str:
+    """Return a hash of the modules that decide what a training leaves, and of torch's version."""
+    package, digest = Path(__file__).parents[2], hashlib.sha256(torch.__version__.encode())
+    for path in sorted([*package.glob("*.py"), *(p for room in CODE for p in (package / room).rglob("*.py"))]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def exact(images: Tensor, config: Mapping[str, Any], seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """Return what the score of each picture in closed form samples, without any training, a row per seed and mean.
+
+    ``arm`` tells what it is the score of: the picture, or the shifted picture that training with the embedding has for
+    its optimum, at the time in the middle of each interval.
+    """
+    sigma, rows = float(config["sigma"]), []
+    fields = embedding.solve_many(
+        torch.stack([embedding.initial_field(image) for image in images]),
+        sigma=sigma,
+        steps=config["times"],
+        tol=config["tol"],
+    )
+    for seed in seeds:
+        z = Streams(seed, "closed form", range(len(images)))(images)
+        for name in ("closed form", "closed form of the shifted picture"):
+            found = []
+            for image, field, start in zip(images, fields, z, strict=True):
+                shifted = _shifted(image, field, sigma) if "shifted" in name else None
+                score = embedding.exact_score(image, sigma) if shifted is None else _moving_score(*shifted, sigma)
+                sample = embedding.sample(score, start[None], sigma=sigma).samples[0]
+                found.append((ssim(image, sample), mse(image, sample)))
+            means = [sum(values) / len(values) for values in zip(*found, strict=True)]
+            rows.append({"arm": name, "seed": seed, "step": 0, "ssim": means[0], "mse": means[1]})
+    return rows
+
+
+def _shifted(image: Tensor, field: embedding.Field, sigma: float) -> tuple[Tensor, Tensor]:
+    tau = embedding.training_times(torch.full((len(field.t),), 0.5, dtype=torch.float64))
+    return tau, embedding.embed(image.double(), field.score, sigma=sigma, tau=tau)
+
+
+def _moving_score(tau: Tensor, means: Tensor, sigma: float) -> embedding.Score:
+    """Return the score of one point that moves through ``means`` (N, C, H, W) at times ``tau`` (N,), linear between."""
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        at = t[0].double().clamp(tau[0], tau[-1])
+        after = int(torch.searchsorted(tau, at).clamp(1, len(tau) - 1))
+        share = (at - tau[after - 1]) / (tau[after] - tau[after - 1])
+        mean = means[after - 1] + share * (means[after] - means[after - 1])
+        return (mean.to(x) - x) / embedding.std(t, sigma).square().reshape(-1, 1, 1, 1)
+
+    return score
+
+
+def crossing_rows(rows: Sequence[Mapping[str, Any]], levels: Sequence[float] = LEVELS) -> list[dict[str, Any]]:
+    """Return where each training crosses each level: a row per arm, seed and level.
+
+    ``first`` and ``sustained``: optimiser steps, NaN where it does not; ``seconds`` and ``with_solve`` at the first,
+    without and with the time of the field; ``mse`` there; ``last``: the similarity at the end.
+    """
+    found = []
+    for arm, seed in dict.fromkeys((row["arm"], row["seed"]) for row in rows):
+        own = [row for row in rows if (row["arm"], row["seed"]) == (arm, seed)]
+        x, y = [row["step"] for row in own], [row["ssim"] for row in own]
+        for level in levels:
+            at = crossings(x, y, level)
+            seconds = crossings([row["train_seconds"] for row in own], y, level).first
+            found.append(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "level": level,
+                    "first": _number(at.first),
+                    "sustained": _number(at.sustained),
+                    "seconds": _number(seconds),
+                    "with_solve": _number(seconds) + own[0]["solve_seconds"],
+                    "mse": _between(x, [row["mse"] for row in own], at.first),
+                    "last": y[-1],
+                    "steps": x[-1],
+                }
+            )
+    return found
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _between(x: Sequence[float], y: Sequence[float], at: float | None) -> float:
+    if at is None:
+        return math.nan
+    i = next(i for i, value in enumerate(x) if value >= at)
+    return y[i] if i == 0 else y[i - 1] + (at - x[i - 1]) / (x[i] - x[i - 1]) * (y[i] - y[i - 1])
+
+
+def crossing_table(found: Sequence[Mapping[str, Any]], level: float) -> list[dict[str, Any]]:
+    """Return a row per arm at one level: how many seeds crossed it, where on average, and against ``no embedding``.
+
+    ``difference``: mean of the paired differences of the first crossing to ``no embedding``, over the seeds in which
+    both crossed, and ``p`` of a paired t test, where there are at least two such seeds that differ.
+    """
+    table, plain = [], _steps(found, PLAIN, level)
+    for arm in dict.fromkeys(row["arm"] for row in found):
+        own = [row for row in found if row["arm"] == arm and row["level"] == level]
+        steps = _steps(found, arm, level)
+        both = [(steps[s], plain[s]) for s in steps if s in plain] if arm != PLAIN else []
+        gaps = [a - b for a, b in both]
+        table.append(
+            {
+                "arm": arm,
+                "crossed": f"{len(steps)} of {len(own)}",
+                "first": _spread([row["first"] for row in own]),
+                "sustained": _spread([row["sustained"] for row in own]),
+                "mse": _spread([row["mse"] for row in own]),
+                "seconds": _spread([row["seconds"] for row in own]),
+                "with_solve": _spread([row["with_solve"] for row in own]),
+                "difference": _spread(gaps),
+                "p": stats.ttest_rel(*zip(*both, strict=True)).pvalue if len(set(gaps)) > 1 else None,
+                "last": _spread([row["last"] for row in own]),
+            }
+        )
+    return table
+
+
+def _steps(found: Sequence[Mapping[str, Any]], arm: str, level: float) -> dict[int, float]:
+    """Return the first crossing of each seed in which there is one."""
+    own = (row for row in found if row["arm"] == arm and row["level"] == level)
+    return {row["seed"]: row["first"] for row in own if not math.isnan(row["first"])}
+
+
+def _spread(values: Iterable[float]) -> Spread | None:
+    """Return mean and spread of those values that are numbers."""
+    numbers = [value for value in values if not math.isnan(value)]
+    if not numbers:
+        return None
+    one = torch.tensor(numbers, dtype=torch.float64)
+    return Spread(one.mean().item(), one.std().item() if len(numbers) > 1 else 0.0, len(numbers))
+
+
+def mean_curves(rows: Sequence[Mapping[str, Any]], quantity: str, panel: str) -> list[dict[str, Any]]:
+    """Return the mean curve of each arm over its seeds: ``panel``, ``arm``, ``x`` (step) and ``y`` with its spread."""
+    cells: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        cells.setdefault((row["arm"], row["step"]), []).append(row[quantity])
+    return [{"panel": panel, "arm": arm, "x": step, "y": _spread(y)} for (arm, step), y in cells.items()]
+
+
+def claims(found: Sequence[Mapping[str, Any]], level: float, where: str) -> list[dict[str, Any]]:
+    """Return what the paper claims, and what its controls say, at one level of similarity."""
+    steps = {row["arm"]: row for row in crossing_table(found, level)}
+
+    def compared(text: str, slow: str, fast: str, note: str, **published: Any) -> dict[str, Any]:
+        a, b = _steps(found, fast, level), _steps(found, slow, level)
+        both = sorted(set(a) & set(b))
+        ratio = _spread([b[s] / a[s] for s in both])
+        p = stats.ttest_rel([a[s] for s in both], [b[s] for s in both]).pvalue if len(both) > 1 else math.nan
+        here = f"{len(both)} seeds crossed in both" if ratio is None else f"{ratio.mean:.2f} times, p = {p:.2g}"
+        missed = len(a) == len(_all(found, fast)) and len(b) < len(_all(found, slow))
+        here += f"; {slow} crossed in {len(b)}, {fast} in {len(a)} of {len(_all(found, fast))} ({where})"
+        return claim(text, missed or (ratio is not None and ratio.mean > 1 and p < 0.05), here, note=note, **published)
+
+    source = "arXiv 2404.06661, Table 1; CIFAR-10, seconds on one GPU, single runs"
+    rate = "DDPM, rate of the method"
+    return [
+        compared(
+            f"the method reaches SSIM {level:g} in fewer steps than DDPM as published", "DDPM", METHOD,
+            "rate, warm-up, loss, diffusion and averaging differ as well", published=13.44, source=source,
+        ),
+        compared(
+            f"DDPM reaches SSIM {level:g} in fewer steps at the rate of the method, without warm-up", "DDPM", rate,
+            "one change to the published baseline",
+        ),
+        compared(
+            f"the method reaches SSIM {level:g} in fewer steps than DDPM at the same rate", rate, METHOD,
+            "loss, diffusion, sampler and averaging still differ",
+        ),
+        compared(
+            f"the embedding itself makes it faster: fewer steps to SSIM {level:g} than without it", PLAIN, METHOD,
+            f"all else equal; a random shift of the same size takes {_said(steps.get('random shift'))} steps, the "
+            f"equation solved as written {_said(steps.get('consistent equation'))}",
+        ),
+    ]  # fmt: skip
+
+
+def _all(found: Sequence[Mapping[str, Any]], arm: str) -> set[int]:
+    return {row["seed"] for row in found if row["arm"] == arm}
+
+
+def _said(row: Mapping[str, Any] | None) -> str:
+    first = row and row["first"]
+    return f"{first.mean:.0f} ± {first.spread:.0f}" if first else "more than were made"
+
+
+def solver_rows(images: Mapping[int, Tensor], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return how the solve fares at each size, pixels -> (C, H, H): passes, seconds and its distance to the exact one.
+
+    ``error``: root mean square of the field at the last time against the closed form of the equation, relative to that;
+    ``shift``: root mean square of the whole shift of the picture.
+    """
+    rows, sigma, steps = [], float(config["sigma"]), int(config["times"])
+    tau = embedding.training_times(torch.full((steps,), 0.5, dtype=torch.float64))
+    for size, image in images.items():
+        began = time.perf_counter()
+        m0 = embedding.initial_field(image)
+        density = time.perf_counter() - began
+        truth = embedding.closed_form(m0, sigma=sigma, steps=steps)[-1]
+        for mode in ("as_published", "consistent"):
+            began = time.perf_counter()
+            field = embedding.solve(m0, sigma=sigma, steps=steps, tol=config["tol"], mode=mode)
+            shift = embedding.embed(image.double(), field.score, sigma=sigma, tau=tau)[-1] - image
+            rows.append(
+                {
+                    "size": size,
+                    "mode": mode,
+                    "passes": field.passes,
+                    "residuals": field.residuals.tolist(),
+                    "density_seconds": density,
+                    "seconds": time.perf_counter() - began,
+                    "error": float((field.m[-1] - truth).square().mean().sqrt() / truth.square().mean().sqrt()),
+                    "shift": float(shift.square().mean().sqrt()),
+                }
+            )
+    return rows
