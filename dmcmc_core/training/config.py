@@ -164,6 +164,8 @@ CONFIGS: dict[str, type[Config]] = {
     "ddpm": DiffusionConfig,
     "ddim": DiffusionConfig,
 }
+ON_PICTURES = tuple(kind for kind, made in CONFIGS.items() if issubclass(made, PicturesConfig))
+"""Kinds of training on one picture or a few, which can be profiled and reported."""
 
 
 def read_config(kind: str, path: str | Path) -> Config:
