@@ -210,6 +210,29 @@ def test_each_step_trains_on_its_own_picture(tmp_path, monkeypatch):
     assert torch.allclose(first_sample, torch.tensor([1.0 - 3.0, 1.0])), "t - 3 and t, as released"
 
 
+def test_baselines_are_noised_copies_of_every_picture_at_whole_times(tmp_path, monkeypatch):
+    seen, plain = [], diffusion.ddpm.noised
+
+    def noted(x0, t, z, betas):
+        seen.append((x0, t, z, plain(x0, t, z, betas)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr(diffusion.ddpm, "noised", noted)
+    monkeypatch.setattr(diffusion, "raw", lambda net, x, t: 0 * x + sum(p.sum() for p in net.parameters()) * 0)
+    config = {**BASELINE, "steps": 20, "times": 5, "batch": 40}
+    training.train("ddpm", write(tmp_path, config), progress=False)
+    signed = 2 * smooth(2, 8) - 1
+    drawn = torch.stack([torch.stack([(x0 == known).flatten(1).all(1) for known in signed], 1) for x0, *_ in seen])
+    assert (drawn.sum(-1) == 1).all() and 0.4 < drawn[..., 0].float().mean() < 0.6
+    counts = drawn[..., 0].sum(1).float()
+    assert counts.std() < 40**0.5 / 2 * 0.8, "40 of 40 copies each, without replacement: less spread than coins"
+    t = torch.cat([t for _, t, *_ in seen])
+    assert not t.is_floating_point() and sorted(t.unique().tolist()) == [0, 1, 2, 3, 4]
+    rows = [json.loads(line) for line in (tmp_path / "tiny.log").read_text().splitlines()[1:]]
+    for row, (_, _, z, _) in zip(rows, seen, strict=True):
+        assert row["loss"] == pytest.approx(float(z.square().mean()), rel=1e-5), "the answer was 0"
+
+
 def test_without_an_embedding_it_is_plain_score_matching(tmp_path):
     training.train("embedded", write(tmp_path, {**EMBEDDED, "mode": "none"}), progress=False)
     fields = load_file(tmp_path / "tiny.fields.safetensors")

@@ -106,7 +106,10 @@ def final_metrics(left: Left) -> list[dict[str, float]]:
 def write(kind: str, config: PicturesConfig, folder: str | Path, profile: bool = False) -> Path:
     """Write NAME.report.pdf beside what the run has left, and return its path; errors as :func:`read`."""
     left = read(kind, config, folder, profile)
-    from matplotlib.backends.backend_pdf import PdfPages
+    try:
+        from matplotlib.backends.backend_pdf import PdfPages
+    except ImportError:
+        raise UserError("a report needs matplotlib: pip install 'dmcmc-core[notebooks]'") from None
 
     from dmcmc_core.report.plots.style import styled
 

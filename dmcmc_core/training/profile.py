@@ -63,7 +63,12 @@ def profiler(
         profile: whether samples are drawn before the last step.
         solve_seconds: that the run has taken before its first step, a column of the profile.
         turns: steps in which each picture had its turn; by seconds, samples are drawn at multiples of it.
+
+    Raises:
+        UserError: where the pictures cannot be compared, see :func:`dmcmc_core.metrics.similarity.ssim`.
     """
+    if profile:
+        ssim(images[0], images[0])  # what is missing should not wait for the first sample
     stem = f"{out_dir}/{config.name}"
 
     def due(run: Run) -> bool:
