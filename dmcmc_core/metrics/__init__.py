@@ -3,7 +3,7 @@
 Files from the bottom up: ``rows`` (tables of numbers), the equations on them (``frechet``, ``kid``, ``neighbours``,
 ``classes``, ``memorisation``), ``features`` (networks that turn images into rows: ``random_features``,
 ``inception_v3``), ``feature_sets`` and ``references`` (what is computed once), ``comparison``, ``protocol`` (encodings)
-and ``evaluation`` (a folder of samples).
+and ``evaluation`` (a folder of samples). ``similarity`` is of a sample and the one picture that it should be.
 """
 
 from pathlib import Path
@@ -54,6 +54,7 @@ from dmcmc_core.metrics.protocol import PROTOCOLS, by_protocol, encoding_of, jpe
 from dmcmc_core.metrics.random_features import RandomConv, random_conv
 from dmcmc_core.metrics.references import Reference, make_reference, published_statistics
 from dmcmc_core.metrics.rows import ROWS, Rows, Table, table
+from dmcmc_core.metrics.similarity import Crossing, crossings, mse, ssim
 
 SOURCES = tuple(sorted(Path(__file__).parent.rglob("*.py")))
 """All files of this room: what is kept of a measurement is believed as long as none of them changes."""
@@ -71,6 +72,7 @@ __all__ = [
     "SOURCES",
     "SPLITS",
     "WEIGHTS_VARIABLE",
+    "Crossing",
     "EvaluationSettings",
     "Extractor",
     "FeatureSet",
@@ -90,6 +92,7 @@ __all__ = [
     "content",
     "covariance",
     "coverage_of_set",
+    "crossings",
     "describe",
     "describe_for",
     "digits_cnn",
@@ -112,12 +115,14 @@ __all__ = [
     "make_reference",
     "measure",
     "memorisation",
+    "mse",
     "prdc",
     "published_statistics",
     "radii",
     "random_conv",
     "require_equal_n",
     "spread_over_parts",
+    "ssim",
     "statistics",
     "table",
     "total_variation",

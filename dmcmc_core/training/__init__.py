@@ -13,44 +13,59 @@ if TYPE_CHECKING:
     from dmcmc_core.training.classifiers import train_features
     from dmcmc_core.training.config import (
         CONFIGS,
+        ON_PICTURES,
         Config,
+        DiffusionConfig,
+        EmbeddedConfig,
         EpsilonConfig,
         FeaturesConfig,
         NoiseLevelConfig,
+        PicturesConfig,
         ScoreConfig,
         make_config,
         read_config,
     )
+    from dmcmc_core.training.diffusion import train_ddim, train_ddpm
+    from dmcmc_core.training.embedded import train_embedded
     from dmcmc_core.training.epsilon import train_epsilon
     from dmcmc_core.training.kinds import train
-    from dmcmc_core.training.loop import Task, learning_rate
+    from dmcmc_core.training.loop import Task, learning_rate, rise
     from dmcmc_core.training.noise_level_classifier import train_noise_level
     from dmcmc_core.training.score import draw_sigma, score_net, train_score
     from dmcmc_core.training.trackers import tracking
 
 __all__ = [
     "CONFIGS",
+    "ON_PICTURES",
     "Augmentation",
     "Config",
+    "DiffusionConfig",
+    "EmbeddedConfig",
     "EpsilonConfig",
     "FeaturesConfig",
     "NoiseLevelConfig",
+    "PicturesConfig",
     "ScoreConfig",
     "Task",
     "draw_sigma",
     "learning_rate",
     "make_config",
     "read_config",
+    "rise",
     "score_net",
     "tracking",
     "train",
+    "train_ddim",
+    "train_ddpm",
+    "train_embedded",
     "train_epsilon",
     "train_features",
     "train_noise_level",
     "train_score",
 ]
 _CONFIG = (
-    *("CONFIGS", "Config", "EpsilonConfig", "FeaturesConfig", "NoiseLevelConfig", "ScoreConfig"),
+    *("CONFIGS", "ON_PICTURES", "Config", "DiffusionConfig", "EmbeddedConfig", "EpsilonConfig", "FeaturesConfig"),
+    *("NoiseLevelConfig", "PicturesConfig", "ScoreConfig"),
     *("make_config", "read_config"),
 )
 
@@ -61,9 +76,9 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.training import config as module
     elif name == "Augmentation":
         from dmcmc_core.training import augmentation as module
-    elif name == "train":
+    elif name in ("train", "train_ddim", "train_ddpm", "train_embedded"):
         from dmcmc_core.training import kinds as module
-    elif name in ("Task", "learning_rate"):
+    elif name in ("Task", "learning_rate", "rise"):
         from dmcmc_core.training import loop as module
     elif name in ("draw_sigma", "score_net", "train_score"):
         from dmcmc_core.training import score as module

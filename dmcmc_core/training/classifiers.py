@@ -21,7 +21,7 @@ def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True,
     train_set, test_set = datasets.seen_and_unseen(config)
     augment = make_augmentation(config.augment)
 
-    def loss(net: nn.Module) -> Tensor:
+    def loss(net: nn.Module, _: int) -> Tensor:
         index = torch.randint(len(train_set.images), (config.batch,))
         return F.cross_entropy(net.logits(augment(train_set.images[index])[0]), train_set.labels[index])
 

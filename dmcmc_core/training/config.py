@@ -24,13 +24,13 @@ class Config:
     steps: int
     batch: int = 128
     lr: float = 1e-3
-    """Of Adam; rises over ``warmup`` steps, then falls as a cosine to 0."""
+    """Of Adam; rises over ``warmup`` steps, then falls as a cosine to 0 (kinds on pictures: stays)."""
     warmup: int = 200
     weight_decay: float = 0.0
     ema: float = 0.999
-    """Decay of the averaged weights per step; smaller at first, (1 + step) / (10 + step)."""
+    """Decay of the averaged weights per step; smaller at first, (1 + step) / (10 + step); 0 averages nothing."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0 leaves it as it is."""
     seed: int = 0
     threads: int = 1
     """Part of the recipe: other numbers of threads add up in other orders."""
@@ -81,12 +81,91 @@ class FeaturesConfig(Config):
     """A run that minimises the cross-entropy over the classes of the data."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PicturesConfig(Config):
+    """A run on one picture or a few, which are looked for again in its samples while it goes on."""
+
+    data: str = ""
+    """Not of these runs: ``pictures`` says what they train on."""
+    pictures: str
+    """Name of a set of :mod:`dmcmc_core.data.pictures`."""
+    images: int = 1
+    """How many of the set."""
+    size: int = 32
+    """Pixels of a side."""
+    picture_seed: int = 0
+    """Which of the set, where it draws; apart from ``seed``, so that seeds are compared on the same pictures."""
+    batch: int = 20
+    warmup: int = 0
+    """Steps over which the rate rises from 0, see :func:`dmcmc_core.training.loop.rise`; 0 for none."""
+    ema: float = 0.0
+    clip: float = 0.0
+    log_every: int = 10
+    device: str = "cpu"
+    start: str = "unconditional"
+    """What samples begin from: noise, or with ``conditional`` the picture itself and noise."""
+    weight: float = 0.6
+    """Of the picture in a conditional start."""
+    profile_every: float = 5.0
+    """Seconds of training between the samples of a profile."""
+    profile_steps: int = 0
+    """Optimiser steps between them instead, for runs that are compared step by step or on other machines; 0 for none.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddedConfig(PicturesConfig):
+    """A run of score embedding (Na, Gao & Wan, arXiv 2404.06661); each step is on one picture, in turn."""
+
+    lr: float = 1e-4
+    sigma: float = 5.0
+    """Of the diffusion dx = sigma^t dW."""
+    times: int = 20
+    """N, of the solve and the embedding."""
+    tol: float = 2e-8
+    """Relative change of the field at which the solve ends."""
+    dh: float = 1.0
+    """Distance of two pixels in the solve."""
+    mode: str = "as_published"
+    """Of :func:`dmcmc_core.score_embedding.solve`; ``none`` is plain denoising score matching."""
+    density: str = "gaussian"
+    """Of :func:`dmcmc_core.score_embedding.initial_field`."""
+    time_embedding: str = "linear"
+    """``linear`` or ``fourier``: the network takes the time as it is in every feature, or in waves."""
+    multiplier: float = 1.0
+    """Of the network's time, see :func:`dmcmc_core.score_embedding.network_time`."""
+    released: bool = True
+    """Whether training gives the network the times of the released code, which are not those of sampling."""
+    matched_start: bool = False
+    """Whether an unconditional start has the noise of t = 1 instead of unit noise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionConfig(PicturesConfig):
+    """A run that score embedding is compared with: DDPM or DDIM with linear betas, see ``score_embedding.ddpm``."""
+
+    lr: float = 2e-4
+    warmup: int = 5000
+    ema: float = 0.9999
+    clip: float = 1.0
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    times: int = 1000
+    """Of the diffusion and its samplers."""
+    weight: float = 0.3
+
+
 CONFIGS: dict[str, type[Config]] = {
     "score": ScoreConfig,
     "epsilon": EpsilonConfig,
     "noise-level": NoiseLevelConfig,
     "features": FeaturesConfig,
+    "embedded": EmbeddedConfig,
+    "ddpm": DiffusionConfig,
+    "ddim": DiffusionConfig,
 }
+ON_PICTURES = tuple(kind for kind, made in CONFIGS.items() if issubclass(made, PicturesConfig))
+"""Kinds of training on one picture or a few, which can be profiled and reported."""
 
 
 def read_config(kind: str, path: str | Path) -> Config:
@@ -114,13 +193,17 @@ def make_config(kind: str, given: dict) -> Config:
     for key, value in given.items():
         if key not in fields:
             raise unknown(f"key in the {kind} config", key, fields)
-        wanted = {"str": str, "int": int, "float": (int, float), "dict": dict}[fields[key].type]
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        wanted = {"str": str, "int": int, "float": (int, float), "dict": dict, "bool": bool}[fields[key].type]
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise UserError(f"{key} in the {kind} config must be {fields[key].type}, not {value!r}")
-    missing = [name for name in ("name", "steps") if name not in given]
+    missing = [name for name, field in fields.items() if _required(field) and name not in given]
     if missing:
         raise UserError(f"the {kind} config lacks {' and '.join(missing)}")
     for key in ("steps", "batch", "log_every", "threads"):
         if given.get(key, 1) < 1:
             raise UserError(f"{key} in the {kind} config must be at least 1, not {given[key]}")
     return CONFIGS[kind](**given)
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -50,7 +50,7 @@ def train_epsilon(config: EpsilonConfig, out_dir: Path, progress: bool = True, t
         u, around = net.sde.forward(x0, t, epsilon), net.around(t)
         return (net.answer(around, u, t, labels) - net.target(around, u, x0, epsilon)).square().mean()
 
-    def loss(net: nn.Module) -> Tensor:
+    def loss(net: nn.Module, _: int) -> Tensor:
         x0, labels = augment((datasets.draw_batch(seen, config.batch) + 1) / 2)
         t = draw_times(config.batch)
         return squared(net, 2 * x0 - 1, t, labels if augment.probability else None)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmcmc_core.errors import UserError
 from dmcmc_core.training.classifiers import train_features
-from dmcmc_core.training.config import read_config
+from dmcmc_core.training.config import ON_PICTURES, read_config
+from dmcmc_core.training.diffusion import train_ddim, train_ddpm
+from dmcmc_core.training.embedded import train_embedded
 from dmcmc_core.training.epsilon import train_epsilon
 from dmcmc_core.training.loop import threads
 from dmcmc_core.training.noise_level_classifier import train_noise_level
@@ -17,6 +20,9 @@ KINDS = {
     "epsilon": train_epsilon,
     "noise-level": train_noise_level,
     "features": train_features,
+    "embedded": train_embedded,
+    "ddpm": train_ddpm,
+    "ddim": train_ddim,
 }
 """Kind of training -> what does it."""
 
@@ -27,24 +33,31 @@ def train(
     out_dir: str | Path | None = None,
     progress: bool = True,
     track: Sequence[str] = (),
+    profile: bool = False,
 ) -> Path:
     """Run or continue the training that a YAML file describes.
 
     Args:
-        kind: ``score``, ``epsilon``, ``noise-level`` or ``features``.
+        kind: of :data:`KINDS`.
         config_path: the YAML file.
         out_dir: where the files go; by default beside the config.
         progress: whether to show a bar with rate and remaining time on stderr.
         track: of :data:`dmcmc_core.training.trackers.TRACKERS`, which get the numbers of the log as well, in
             ``out_dir``.
+        profile: whether to draw samples while it goes on and compare them with the pictures; of
+            :data:`dmcmc_core.training.config.ON_PICTURES`.
 
     Returns:
         The path of the finished NAME.safetensors.
 
     Raises:
-        UserError: for a bad config, or a state that belongs to another config.
+        UserError: for a bad config, a state that belongs to another config, or a profile of another kind.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; the same command continues.
     """
     config = read_config(kind, config_path)
+    if profile and kind not in ON_PICTURES:
+        raise UserError(f"a profile is of {', '.join(ON_PICTURES)}, which train on pictures, and not of {kind}")
+    more = {"profile": True} if profile else {}
+    folder = Path(out_dir) if out_dir is not None else Path(config_path).parent
     with threads(config.threads):  # the statistics of the data too: sums of other threads differ in the last digit
-        return KINDS[kind](config, Path(out_dir) if out_dir is not None else Path(config_path).parent, progress, track)
+        return KINDS[kind](config, folder, progress, track, **more)

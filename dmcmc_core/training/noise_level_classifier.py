@@ -41,7 +41,7 @@ def train_noise_level(
         torch.manual_seed(1)
         unseen, seen = (noisy(datasets.draw_batch(images, 10_000)) for images in (test_set.images, train_set.images))
 
-    def loss(net: nn.Module) -> Tensor:
+    def loss(net: nn.Module, _: int) -> Tensor:
         return cross_entropy(net, *noisy(augment(datasets.draw_batch(train_set.images, config.batch))[0]))
 
     def measure(net: nn.Module) -> dict[str, float]:

@@ -43,7 +43,7 @@ def train_score(config: ScoreConfig, out_dir: Path, progress: bool = True, track
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return (weight * (answer - target).square().flatten(1).mean(1)).mean()
 
-    def loss(net: nn.Module) -> Tensor:
+    def loss(net: nn.Module, _: int) -> Tensor:
         plain = datasets.draw_batch(train_set.images, config.batch)
         sigma = draw_sigma(config, config.batch)
         high = sigma > config.exact_above

@@ -22,7 +22,7 @@ VERBS = {
     "evaluate": "compare images with a reference",
     "convert": "make a safetensors file of a checkpoint of score_sde, EDM or diffusers",
     "models": "what models are known, which are here, and where each missing file goes and comes from",
-    "train": "train a score net, epsilon of a linear diffusion, a noise-level classifier or features",
+    "train": "train a score net, epsilon of a linear diffusion, a classifier, or nets of a few pictures to compare",
     "doctor": "what is here, what is missing, and what each missing thing costs",
     "publish": "copy the figures and tables of finished runs into figures/published, which is committed",
     "readme": "rewrite the table of items in README.md from the newest runs",
