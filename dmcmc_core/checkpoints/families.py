@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from dmcmc_core.checkpoints import edm, flax, published, score_sde
+from dmcmc_core.checkpoints import edm, flax, published, score_embedding, score_sde
 from dmcmc_core.checkpoints.card import FOREIGN, check_card
 from dmcmc_core.errors import Absent, UserError, unknown
 
@@ -42,7 +42,7 @@ def is_flax(path: Path) -> bool:
 
 
 def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of a file of score_sde, Flax or EDM, and its card.
+    """Return the network of a file of score_sde, score embedding, Flax or EDM, and its card.
 
     Args:
         path: for which :func:`is_foreign` holds.
@@ -59,7 +59,12 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
         with path.open("rb") as file:
             if not file.read(2).startswith((b"PK", b"\x80")):  # before a configuration is asked for
                 raise UserError(f"{path} is no file of PyTorch: it begins like no archive and no pickle")
-        net, card = score_sde.read(path, published.config_of(path, config))
+        if score_embedding.is_one(path):
+            if config is not None:
+                raise UserError(f"{path} describes itself; config is for files that do not")
+            net, card = score_embedding.read(path)
+        else:
+            net, card = score_sde.read(path, published.config_of(path, config))
         card.setdefault("name", published.at_place(path) or path.stem)
     elif path.suffix not in FOREIGN:
         net, card = flax.read(path, published.config_of(path, config))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.errors import UserError, check_whole
-from dmcmc_core.nets.blocks import Block, FilteredDown
+from dmcmc_core.nets.blocks import Block, FilteredDown, Resample
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
 from dmcmc_core.nets.song import UNet
 
@@ -89,6 +89,8 @@ def _matrix(name: str, own: str, part: int | None = None) -> Iterator[Entry]:
 def _resample(number: Iterator[str], own: str, part: nn.Module | None, net: UNet) -> Iterator[Entry]:
     if isinstance(part, Block):
         yield from _block(number, own, part, net)
+    elif isinstance(part, Resample):
+        next(number)  # a module without tensors
     elif part is not None:
         yield from _layer(number, own, ".Conv_0")
 
@@ -99,7 +101,7 @@ def _block(number: Iterator[str], own: str, part: Block, net: UNet) -> Iterator[
     pairs = [("GroupNorm_0", "norm0"), ("Conv_0", "conv0"), ("Dense_0", "affine"), ("GroupNorm_1", "norm1")]
     for theirs, ours in [*pairs, ("Conv_1", "conv1")]:
         yield from _pair(f"{name}.{theirs}", f"{own}.{ours}")
-    if isinstance(part.skip, nn.Conv2d) and net.config["convolved"]:
+    if isinstance(part.skip, nn.Conv2d) and (net.config["convolved"] or net.config["plain"]):
         yield from _matrix(f"{name}.NIN_0", f"{own}.skip")
     elif isinstance(part.skip, nn.Conv2d):
         yield from _pair(f"{name}.Conv_2", f"{own}.skip")
@@ -123,16 +125,38 @@ def read(path: Path, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]
         UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
             configuration; with the first tensor that does not.
     """
-    with without_memory():  # so that a configuration of another network, however large, takes no memory
-        wanted, own = entries_of(build(config)[0].net)
     content = load(path)
     for key in ("model", "ema"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
             raise UserError(f"{path} is not a checkpoint of score_sde: it holds no {key!r}")
-    state = {str(name).removeprefix("module."): tensor for name, tensor in content["model"].items()}
     averaged = content["ema"].get("shadow_params")
     if not isinstance(averaged, list) or not all(isinstance(t, Tensor) for t in averaged):
         raise UserError(f"{path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'")
+    net, card = filled(lambda: build(config), content["model"], averaged, path)
+    step = content.get("step")
+    return net, card | ({"step": int(step)} if isinstance(step, int) else {})
+
+
+def filled(
+    make: Callable[[], tuple[ScaledUNet, dict[str, Any]]],
+    state: dict[Any, Any],
+    averaged: list[Tensor] | None,
+    path: Path,
+) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the network and the card that ``make`` makes, with the tensors of a file.
+
+    Args:
+        make: called twice, first without memory, so that a network of another file, however large, takes none.
+        state: the file's tensors by name.
+        averaged: its averaged tensors in the order of those that are trained; None: ``state`` is taken.
+        path: of the file, for errors.
+
+    Raises:
+        UserError: with the first tensor that does not fit, or is unknown.
+    """
+    with without_memory():
+        wanted, own = entries_of(make()[0].net)
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     unknown = sorted(state.keys() - {entry.name for entry in wanted} - {"sigmas"})
     if unknown:
         raise UserError(f"{path} does not fit its configuration: it holds the unknown tensor {unknown[0]!r}")
@@ -147,27 +171,27 @@ def read(path: Path, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]
 
     for entry in wanted:
         fits(state.get(entry.name), entry)
-    trained = [entry.name for entry in wanted if entry.trained]
-    if len(averaged) != len(trained):
-        raise UserError(
-            f"{path} does not fit its configuration: it averages {len(averaged)} tensors, the network has "
-            f"{len(trained)} that are trained"
-        )
-    tensors = state | dict(zip(trained, averaged, strict=True))
+    tensors = state
+    if averaged is not None:
+        trained = [entry.name for entry in wanted if entry.trained]
+        if len(averaged) != len(trained):
+            raise UserError(
+                f"{path} does not fit its configuration: it averages {len(averaged)} tensors, the network has "
+                f"{len(trained)} that are trained"
+            )
+        tensors = state | dict(zip(trained, averaged, strict=True))
     for entry in wanted:
         fits(tensors[entry.name], entry)
         check_numbers(tensors[entry.name], entry.name, path)
-    net, card = build(config)
-    own = net.net.state_dict()
-    loaded = {name: torch.empty_like(tensor) for name, tensor in own.items()}
+    net, card = make()
+    loaded = {name: torch.empty_like(tensor) for name, tensor in net.net.state_dict().items()}
     for entry in wanted:
         whole = loaded[entry.own]
         target = whole if entry.part is None else whole.chunk(3)[entry.part]
         target.copy_(entry.read(tensors[entry.name]))
         check_finite(target, entry.name, path)
     net.net.load_state_dict(loaded)
-    step = content.get("step")
-    return net, card | ({"step": int(step)} if isinstance(step, int) else {})
+    return net, card
 
 
 def load(path: Path) -> Any:
@@ -220,7 +244,7 @@ def _build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     model, data, training = (section(config, name) for name in ("model", "data", "training"))
     kind = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}
     net, sde = network(config), choice(training, "sde", kind)
-    by_sigma, centred = bool(model.get("scale_by_sigma", False)), bool(_need(data, "centered", "data"))
+    by_sigma, centred = bool(model.get("scale_by_sigma", False)), bool(need(data, "centered", "data"))
     scales = model.get("num_scales", 1000)
     check_whole("num_scales", scales, 2, 10**6)
     if sde == "ve":
@@ -267,13 +291,13 @@ def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
     waves = "positional" if ddpm else choice(model, "embedding_type", {k: k for k in ("positional", "fourier")})
     channels = data.get("num_channels", 3) * parts
     net = {
-        "size": _need(data, "image_size", "data"),
+        "size": need(data, "image_size", "data"),
         "in_channels": channels,
         "out_channels": channels,
-        "width": _need(model, "nf", "model"),
-        "multipliers": _need(model, "ch_mult", "model"),
-        "blocks": _need(model, "num_res_blocks", "model"),
-        "attention": _need(model, "attn_resolutions", "model"),
+        "width": need(model, "nf", "model"),
+        "multipliers": need(model, "ch_mult", "model"),
+        "blocks": need(model, "num_res_blocks", "model"),
+        "attention": need(model, "attn_resolutions", "model"),
         "waves": waves,
         "wave_width": (2 if waves == "fourier" else 1) * model["nf"],
         "taps": model.get("fir_kernel", [1, 3, 3, 1]) if fir else [1, 1],
@@ -298,7 +322,8 @@ def section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return config[name]
 
 
-def _need(section: dict[str, Any], name: str, of: str) -> Any:
+def need(section: dict[str, Any], name: str, of: str) -> Any:
+    """Return a field of a section; UserError where there is none."""
     if name not in section:
         raise UserError(f"config: {of} lacks {name!r}")
     return section[name]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import pickle
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dmcmc_core.data.images import ImageSet
+from dmcmc_core.data.pickles import Unpickler
 from dmcmc_core.data.published import CIFAR10_MD5, CIFAR10_URL, DATASETS, places
 from dmcmc_core.errors import UserError
 
@@ -78,7 +77,7 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 right = f"its MD5 is {found}, not {CIFAR10_MD5[path.name]}"
                 raise UserError(f"{path} is not the published file of CIFAR-10, it may be truncated: {right}")
             file.seek(0)
-            batch = _Unpickler(file, encoding="bytes").load()
+            batch = Unpickler(file, encoding="bytes").load()
         pixels, labels = batch[b"data"].values.reshape(-1, 3, 32, 32), np.array(batch[b"labels"], dtype=np.int64)
         if labels.shape != pixels.shape[:1] or not ((labels >= 0) & (labels < 10)).all():
             raise ValueError("its labels are not one of ten classes for each image")
@@ -89,34 +88,3 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise
         raise UserError(f"{path} cannot be read as a batch of CIFAR-10: {error}") from error
     return pixels, labels
-
-
-class _Unpickler(pickle.Unpickler):
-    """A reader of numbers, text, lists, dictionaries and arrays of uint8; what a file names is never run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return lambda *_: _Array()
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return {"ndarray": _Array, "dtype": _Dtype}[name]
-        raise UserError(f"it names {module}.{name}, which no data needs: it was not executed")
-
-
-class _Array:
-    """A stand-in for a numpy array in a pickle, which makes one of its bytes: uint8 alone."""
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, column_major, data = state
-        if not isinstance(dtype, _Dtype) or dtype.name != b"u1" or column_major or not isinstance(data, bytes):
-            raise UserError("it holds an array that is not of uint8, row by row")
-        self.values = np.frombuffer(data, np.uint8).reshape(shape)
-
-
-class _Dtype:
-    """A stand-in for a numpy dtype in a pickle: its name alone."""
-
-    def __init__(self, name: bytes, *_: Any) -> None:
-        self.name = name
-
-    def __setstate__(self, state: tuple) -> None:
-        """Pass over byte order and alignment, of which single bytes have none."""

@@ -150,23 +150,36 @@ class Attention(nn.Module):
 
 
 class Sinusoids(nn.Module):
-    """Waves of c_noise, (B,) -> (B, width): sines, then cosines, of frequencies from 1 to 1/10000 (DDPM).
+    """Waves of c_noise, (B,) -> (B, width): sines, then cosines, of frequencies from 1 to 1 / period (DDPM).
 
-    The frequencies are geometrically spaced. ``endpoint`` says whether 1/10000 is one of them, ``cosines_first`` puts
+    The frequencies are geometrically spaced. ``endpoint`` says whether the last is one of them, ``cosines_first`` puts
     the cosines before the sines (ADM).
     """
 
-    def __init__(self, width: int, endpoint: bool = True, cosines_first: bool = False) -> None:
+    def __init__(
+        self, width: int, endpoint: bool = True, cosines_first: bool = False, period: float = 10_000.0
+    ) -> None:
         super().__init__()
         half = width // 2
         exponents = torch.arange(half, dtype=torch.float32, device="cpu") / (half - (1 if endpoint else 0))
         self.cosines_first = cosines_first
-        self.register_buffer("frequencies", torch.exp(-math.log(10000) * exponents), persistent=False)
+        self.register_buffer("frequencies", torch.exp(-math.log(period) * exponents), persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype)
         waves = (phase.cos(), phase.sin()) if self.cosines_first else (phase.sin(), phase.cos())
         return torch.cat(waves, 1)
+
+
+class Constant(nn.Module):
+    """c_noise itself in every feature, (B,) -> (B, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        return c_noise[:, None].expand(-1, self.width)
 
 
 class Fourier(nn.Module):

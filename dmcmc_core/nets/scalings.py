@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.nets.song import UNet
+from dmcmc_core.score_embedding import network_time, time_of_std
 
 
 class Scalings(NamedTuple):
@@ -134,6 +135,19 @@ def improved_ddpm(sigma: Tensor, levels: list[float]) -> Scalings:
     return Scalings(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), len(levels) - 2 - index.to(sigma))
 
 
+def score_embedding(
+    sigma: Tensor, base: float, embedding: str, multiplier: float = 1.0, images: int = 1, image: int = 0
+) -> Scalings:
+    """Return the scalings of Na, Gao & Wan 2024 (arXiv 2404.06661): F is the score, of the diffusion dx = base^t dW.
+
+    The network takes its time as in sampling, see :func:`dmcmc_core.score_embedding.network_time`; ``image``: which of
+    its ``images`` is meant, where they are told apart by it.
+    """
+    one, t = torch.ones_like(sigma), time_of_std(sigma.double(), base)
+    how = {"embedding": embedding, "multiplier": multiplier, "sampling": True}
+    return Scalings(one, sigma**2, one, network_time(t, image, images, **how).to(sigma))
+
+
 KINDS: dict[str, Callable[..., Scalings]] = {
     "edm": edm,
     "ve": ve,
@@ -142,6 +156,7 @@ KINDS: dict[str, Callable[..., Scalings]] = {
     "sub_vp": sub_vp,
     "ddpm": ddpm,
     "improved_ddpm": improved_ddpm,
+    "score_embedding": score_embedding,
 }
 
 

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmcmc_core.errors import UserError, check_whole
+from dmcmc_core.errors import UserError, check_whole, number
 from dmcmc_core.nets.blocks import (
     DOWN,
     UP,
     Attention,
     Block,
+    Constant,
     FilteredDown,
     Fourier,
     RepeatedUp,
@@ -56,13 +57,14 @@ class UNet(nn.Module):
         multipliers: of the width, for each level.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention: resolutions whose blocks attend, in pixels of a side.
-        waves: ``positional`` or ``fourier``, how the noise level is embedded.
+        waves: how the noise level is embedded: ``positional``, ``fourier``, or ``constant``, as it is in every feature.
         encoder: what each level on the way down gets beside its features: nothing (``standard``), the smaller image
             (``skip``), or a convolution of what the level above got (``residual``).
         decoder: whether the last level alone makes the image (``standard``) or each adds to it (``skip``).
         taps: of the resampling filter.
         rescale: whether sums of two are divided by sqrt(2).
         convolved: whether resolutions change in a convolution of their own (DDPM) instead of a block.
+        plain: whether they change by the resampling filter alone, without any weights.
         fourier_scale: of the frequencies of ``fourier``.
         labels: classes, or 0; ``augment``: augmentation labels of the training, or 0.
         dropout: in training only.
@@ -71,6 +73,7 @@ class UNet(nn.Module):
         embedding: width of the embedding, in units of ``width``; ``wave_width``: of its waves in channels, 0 is width.
         min_group: channels that a group of the normalisations has at least, of at most 32 groups.
         strided: whether the convolutions of a ``residual`` encoder have stride 2 instead of a filter.
+        period: longest of the ``positional`` waves, in units of 2 pi.
     """
 
     def __init__(  # noqa: PLR0913  the arguments are those of the published configurations
@@ -97,6 +100,8 @@ class UNet(nn.Module):
         wave_width: int = 0,
         min_group: int = 4,
         strided: bool = False,
+        plain: bool = False,
+        period: float = 10_000.0,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -104,7 +109,9 @@ class UNet(nn.Module):
             self.config[name] = list(self.config[name])
         _check(self.config)
         self.encoder, self.scale = encoder, math.sqrt(0.5) if rescale and not adm else 1.0
-        self.embed = Embedding(wave_width or width, width * embedding, waves, fourier_scale, labels, augment, adm)
+        self.embed = Embedding(
+            wave_width or width, width * embedding, waves, fourier_scale, labels, augment, adm, period
+        )
         self.stem = nn.Conv2d(in_channels, width * multipliers[0] if adm else width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.enlarge = Resample(DOWN, taps), Resample(UP, taps)
@@ -123,6 +130,14 @@ class UNet(nn.Module):
         own |= {name: c[name] for name in ("taps", "dropout", "min_group")}
         return Block(width, out, c["width"] * c["embedding"], direction=direction, **own)
 
+    def _resample(self, width: int, direction: str) -> nn.Module:
+        """Return what changes the resolution of a level's features."""
+        if self.config["plain"]:
+            return Resample(direction, self.config["taps"])
+        if self.config["convolved"]:
+            return StridedDown(width, width) if direction == DOWN else RepeatedUp(width)
+        return self._block(width, width, direction)
+
     def _make_down(self) -> list[int]:
         """Make the levels on the way down; return the channels of all that the way up joins, the first one last."""
         config, taps = self.config, self.config["taps"]
@@ -131,7 +146,7 @@ class UNet(nn.Module):
         for level, multiplier in enumerate(config["multipliers"]):
             now = Level()
             if level:
-                now.resample = StridedDown(c, c) if config["convolved"] else self._block(c, c, DOWN)
+                now.resample = self._resample(c, DOWN)
                 if self.encoder == "skip":
                     now.pyramid = nn.Conv2d(pyramid, c, 1)
                 elif self.encoder == "residual":
@@ -152,7 +167,7 @@ class UNet(nn.Module):
         for level, multiplier in reversed(list(enumerate(multipliers))):
             now = Level()
             if level < len(multipliers) - 1:
-                now.resample = RepeatedUp(c) if config["convolved"] else self._block(c, c, UP)
+                now.resample = self._resample(c, UP)
             for i in range(config["blocks"] + 1):
                 attend = config["size"] >> level in config["attention"] and (config["adm"] or i == config["blocks"])
                 now.blocks.append(self._block(c + skips.pop(), config["width"] * multiplier, attend=attend))
@@ -202,6 +217,7 @@ def _check(config: dict[str, Any]) -> None:
         check_whole("a multiplier", multiplier, 1, 1024)
     if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):
         raise UserError("taps must be 2 to 16 finite numbers, an even number of them, that do not add up to 0")
+    number("period", config["period"], above=0)
     if config["size"] % 2 ** (len(multipliers) - 1):
         smallest = 2 ** (len(multipliers) - 1)
         raise UserError(f"size must be divisible by {smallest} for its levels, not {config['size']}")
@@ -236,12 +252,19 @@ class Level(nn.Module):
 class Embedding(nn.Module):
     """The embedding (B, width) of c_noise (B,), and of labels where the network takes them, after its activation."""
 
-    def __init__(self, waves: int, width: int, kind: str, scale: float, labels: int, augment: int, adm: bool) -> None:
+    def __init__(  # noqa: PLR0913  what the networks' embeddings differ in
+        self, waves: int, width: int, kind: str, scale: float, labels: int, augment: int, adm: bool, period: float
+    ) -> None:
         super().__init__()
         self.adm = adm
-        if kind not in ("positional", "fourier"):
-            raise UserError(f"waves must be 'positional' or 'fourier', not {kind!r}")
-        self.waves = Fourier(waves, scale) if kind == "fourier" else Sinusoids(waves, not adm, adm)
+        kinds = {
+            "positional": lambda: Sinusoids(waves, not adm, adm, period),
+            "fourier": lambda: Fourier(waves, scale),
+            "constant": lambda: Constant(waves),
+        }
+        if kind not in kinds:
+            raise UserError(f"waves must be one of {', '.join(map(repr, kinds))}, not {kind!r}")
+        self.waves = kinds[kind]()
         self.label = nn.Linear(labels, width if adm else waves, bias=not adm) if labels else None
         self.augment = nn.Linear(augment, waves, bias=False) if augment else None
         self.first, self.second = nn.Linear(waves, width), nn.Linear(width, width)
