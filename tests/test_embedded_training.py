@@ -14,7 +14,6 @@ from dmcmc_core import load_model, score_embedding, training
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import read_npz
 from dmcmc_core.metrics import crossings, mse, ssim
-from dmcmc_core.nets.scalings import ScaledUNet
 from dmcmc_core.report import training_report
 from dmcmc_core.training import diffusion, embedded, loop, pictures, profile
 from dmcmc_core.workbench import cli
@@ -107,6 +106,23 @@ def test_a_run_leaves_a_denoiser_its_profile_and_its_samples(finished, kind):
     seconds = [float(row["train_seconds"]) for row in rows]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
     assert (float(rows[0]["solve_seconds"]) > 0) == (kind == "embedded")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_denoiser_of_a_run_answers_as_its_sampler_asks(finished, kind):
+    """The first picture's score at t = 0.4, and the noise at the fourth of ten times."""
+    model, x = load_model(finished[kind] / "tiny.safetensors"), torch.rand(2, 3, 8, 8)
+    if kind == "embedded":
+        t = torch.full((2,), 0.4)
+        sigma = score_embedding.std(t[0], 2.0)
+        time = score_embedding.network_time(t, 0, 2, embedding="linear", multiplier=1.0, sampling=True)
+        wanted = x + sigma**2 * pictures.raw(model.net, x, time)
+    else:
+        bar = diffusion.ddpm.alpha_bars(diffusion.ddpm.linear_betas(1e-4, 0.3, 10))[3].float()
+        sigma = (1 / bar - 1).sqrt()
+        wanted = x - sigma * pictures.raw(model.net, bar.sqrt() * x, torch.full((2,), 3.0))
+    assert torch.allclose(model(x, sigma), wanted, atol=1e-5)
 
 
 def test_fields_are_those_of_the_solve(finished):
@@ -287,9 +303,8 @@ def test_what_is_off_does_nothing(monkeypatch):
 
 
 def test_first_weights_are_as_published():
-    net = pictures.ScaledUNet("ddpm", {}, {**{"size": 16, "in_channels": 3, "out_channels": 3}, **pictures.PUBLISHED})
     torch.manual_seed(0)
-    pictures.draw_weights(net.net)
+    net = pictures.make_net(training.make_config("ddpm", {**BASELINE, "net": {}}), smooth(1, 16), "ddpm", {})
     block = net.net.up[0].blocks[0]
     spread = lambda w: w.pow(2).mean().sqrt().item()  # noqa: E731
     fan = 9 * (block.conv0.in_channels + block.conv0.out_channels) / 2
@@ -298,7 +313,18 @@ def test_first_weights_are_as_published():
     attention = next(b.attention for b in net.net.middle if b.attention is not None)
     assert spread(attention.qkv.weight[:256]) == pytest.approx((0.1 / 256) ** 0.5, rel=0.02)
     assert not attention.proj.weight.any() and not block.conv1.weight.any() and not net.net.up[-1].out[-1].weight.any()
-    assert isinstance(net, ScaledUNet)
+
+
+@needs_parity
+@pytest.mark.parametrize(("name", "size", "net"), [("cifar1", 32, {}), ("celeb1", 64, {"plain": True})])
+def test_a_net_is_as_large_as_the_published_one(name, size, net):
+    known = json.loads((PARITY / f"score_embedding_net_{name}.shapes.json").read_text())["num_parameters"]
+    config = training.make_config("embedded", {**EMBEDDED, "net": net})
+    with torch.device("meta"):
+        made = pictures.ScaledUNet(
+            "ddpm", {}, pictures.arguments(config, smooth(1, size), waves="constant"), centre=True
+        )
+    assert sum(p.numel() for p in made.parameters()) == known
 
 
 @needs_parity

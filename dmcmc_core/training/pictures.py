@@ -23,11 +23,11 @@ PUBLISHED = {
     "multipliers": (1, 2, 2, 2),
     "blocks": 2,
     "attention": (16,),
-    "convolved": True,
     "rescale": False,
     "dropout": 0.1,
 }
-"""Arguments of :class:`dmcmc_core.nets.song.UNet` in the published comparison, all but the time's."""
+"""Arguments of :class:`dmcmc_core.nets.song.UNet` in the published comparison, all but how it takes the time, and how
+resolutions change: in convolutions unless the config's ``net`` is ``plain``."""
 
 
 def training_pictures(config: PicturesConfig) -> Tensor:
@@ -64,11 +64,16 @@ def make_net(config: PicturesConfig, images: Tensor, kind: str, options: Mapping
         kind: of its scalings, with their ``options``, see :class:`dmcmc_core.nets.scalings.ScaledUNet`.
         waves: arguments of :class:`dmcmc_core.nets.song.UNet`, how it takes the time.
     """
-    channels, size = images.shape[1:3]
-    sizes = {"size": size, "in_channels": channels, "out_channels": channels}
-    net = ScaledUNet(kind, dict(options), {**sizes, **PUBLISHED, **waves, **config.net}, centre=True)
+    net = ScaledUNet(kind, dict(options), arguments(config, images, **waves), centre=True)
     draw_weights(net.net)
     return net.to(config.device, memory_format=torch.channels_last)
+
+
+def arguments(config: PicturesConfig, images: Tensor, **waves: Any) -> dict[str, Any]:
+    """Return the arguments of :class:`dmcmc_core.nets.song.UNet` for a run."""
+    channels, size = images.shape[1:3]
+    sizes = {"size": size, "in_channels": channels, "out_channels": channels}
+    return {**sizes, **PUBLISHED, "convolved": not config.net.get("plain"), **waves, **config.net}
 
 
 def draw_weights(net: nn.Module) -> None:
