@@ -30,7 +30,7 @@ from dmcmc_core.training.profile import read_profile
 LEVELS = (0.90, 0.95, 0.98, 0.99)
 """Structural similarities whose crossing is told, those of the published reports."""
 METHOD, PLAIN = "embedding", "no embedding"
-CODE = ("score_embedding", "nets", "training", "data")
+CODE = ("score_embedding", "data", "nets", "metrics", "training")
 """Folders whose modules decide what a training leaves, beside the core's own files."""
 
 
