@@ -1,8 +1,9 @@
 """Networks on disk, ours and others': a checkpoint is data, never code.
 
-Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde and EDM are read by
-:mod:`dmcmc_core.checkpoints.score_sde`, :mod:`dmcmc_core.checkpoints.flax` and :mod:`dmcmc_core.checkpoints.edm`, and
-:func:`convert` makes ours of them. Folders of diffusers are read by :mod:`dmcmc_core.checkpoints.diffusers`.
+Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde, EDM and score embedding are
+read by :mod:`dmcmc_core.checkpoints.score_sde`, :mod:`dmcmc_core.checkpoints.flax`, :mod:`dmcmc_core.checkpoints.edm`
+and :mod:`dmcmc_core.checkpoints.score_embedding`, and :func:`convert` makes ours of them. Folders of diffusers are read
+by :mod:`dmcmc_core.checkpoints.diffusers`.
 
 A name is imported when it is asked for: the catalogue and the cards are then had without torch.
 """

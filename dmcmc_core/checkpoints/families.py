@@ -69,7 +69,10 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
     elif path.suffix not in FOREIGN:
         net, card = flax.read(path, published.config_of(path, config))
     else:
-        raise UserError(f"{path} is {FOREIGN[path.suffix]}; .pth files of score_sde and .pkl files of EDM can be read")
+        raise UserError(
+            f"{path} is {FOREIGN[path.suffix]}; .pth files of score_sde and score embedding and .pkl files of EDM can "
+            "be read"
+        )
     card.setdefault("name", path.stem)
     check_card(card, path)
     return net, card

@@ -30,8 +30,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
 
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by
-            :func:`dmcmc_core.checkpoints.save`, of a checkpoint of score_sde (``.pth``, or Flax's without an ending),
-            of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
+            :func:`dmcmc_core.checkpoints.save`, of a checkpoint of score_sde or of score embedding (``.pth``,
+            or Flax's without an ending), of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
             :func:`dmcmc_core.checkpoints.diffusers.read`).
         device: where to compute.
         config: for a checkpoint of score_sde, which carries none, its configuration: a name of

@@ -1,7 +1,7 @@
 """Files of score embedding (Na, Gao & Wan 2024): ``model.pth`` of the method and of its baselines, with configuration.
 
 The networks are those of score_sde's DDPM, and so are their tensors' names. A file also holds the metrics of its run,
-numbers of NumPy, which are let through as data; nothing of the file is executed.
+numbers of NumPy, which are passed over; nothing of the file is executed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +20,30 @@ from dmcmc_core.score_embedding import std
 from dmcmc_core.score_embedding.diffusion import EPSILON
 
 SECTIONS = ("data_loader", "diffusion", "training", "model")
-_NUMPY = [
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")),
-    *((np.asarray(0.0)[()].__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((np.zeros(1).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+
+
+class Unread:
+    """What stands for an object of NumPy in a file: it takes whatever the file says of it, and keeps nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+UNREAD = [
+    (Unread, name)
+    for name in (
+        "numpy.ndarray",
+        "numpy.dtype",
+        "numpy.core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray._reconstruct",
+        "numpy._core.multiarray.scalar",
+    )
 ]
+"""What stands for what in a file: the names of NumPy 1 and 2."""
 
 
 def is_one(path: Path) -> bool:
@@ -35,7 +51,7 @@ def is_one(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     try:
-        with torch.serialization.safe_globals(_NUMPY):
+        with torch.serialization.safe_globals(UNREAD):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # whatever a broken file brings about, which its reader then tells
         return False
@@ -49,7 +65,7 @@ def read(path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
     Raises:
         UserError: for a file that is damaged or does not fit its own configuration.
     """
-    with torch.serialization.safe_globals(_NUMPY):
+    with torch.serialization.safe_globals(UNREAD):
         content = score_sde.load(path)
     config, state, ema = (content.get(name) for name in ("config", "model", "ema"))
     if not isinstance(config, dict) or not isinstance(state, dict):

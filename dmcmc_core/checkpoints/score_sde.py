@@ -125,6 +125,8 @@ def read(path: Path, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]
         UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
             configuration; with the first tensor that does not.
     """
+    with without_memory():  # a configuration that makes no network should not wait for the file
+        build(config)
     content = load(path)
     for key in ("model", "ema"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.errors import UserError, number, unknown
 from dmcmc_core.nets.song import UNet
-from dmcmc_core.score_embedding import network_time, time_of_std
 
 
 class Scalings(NamedTuple):
@@ -143,6 +142,10 @@ def score_embedding(
     The network takes its time as in sampling, see :func:`dmcmc_core.score_embedding.network_time`; ``image``: which of
     its ``images`` is meant, where they are told apart by it.
     """
+    from dmcmc_core.score_embedding import network_time, time_of_std  # and with it SciPy, which no other network needs
+
+    number("images", images, least=1, whole=True)
+    number("image", image, least=0, below=images, whole=True)
     one, t = torch.ones_like(sigma), time_of_std(sigma.double(), base)
     how = {"embedding": embedding, "multiplier": multiplier, "sampling": True}
     return Scalings(one, sigma**2, one, network_time(t, image, images, **how).to(sigma))
