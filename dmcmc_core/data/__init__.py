@@ -2,7 +2,8 @@
 
 Digits and glyphs are the same on every machine with the same library versions; nothing of them is downloaded or stored.
 Published sets (:data:`DATASETS`) are read from DMCMC_DATA or exp/paper, when and as far as they are asked for. A folder
-of samples is such a set too: :func:`open_samples` reads it a shard at a time.
+of samples is such a set too: :func:`open_samples` reads it a shard at a time. Single pictures to train on are those of
+:func:`load_pictures`.
 """
 
 from dmcmc_core.data.cifar10 import download_cifar10
@@ -10,6 +11,7 @@ from dmcmc_core.data.digits import HELD_OUT, digits
 from dmcmc_core.data.glyphs import CHARACTERS, FACES, STYLES, glyphs32
 from dmcmc_core.data.images import CASTS, Images, ImageSet, from_uint8, to_uint8
 from dmcmc_core.data.names import REFERENCES, load_images, open_images
+from dmcmc_core.data.pictures import PICTURES, load_pictures
 from dmcmc_core.data.published import (
     CIFAR10_MD5,
     CIFAR10_URL,
@@ -31,6 +33,7 @@ __all__ = [
     "FACES",
     "FILTERS",
     "HELD_OUT",
+    "PICTURES",
     "REFERENCES",
     "STYLES",
     "VARIABLE",
@@ -43,6 +46,7 @@ __all__ = [
     "from_uint8",
     "glyphs32",
     "load_images",
+    "load_pictures",
     "load_samples",
     "open_images",
     "open_samples",

@@ -10,8 +10,11 @@ import numpy as np
 from dmcmc_core.errors import UserError
 
 
-class Unpickler(pickle.Unpickler):
-    """A reader of such pickles, in which an array is an :class:`Array`; UserError for any other name in one."""
+class Unpickler(pickle._Unpickler):
+    """A reader of such pickles, in which an array is an :class:`Array`; UserError for any other name in one.
+
+    It is the one in Python: that in C makes room for whatever a file claims to hold.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name of the pickle."""
@@ -29,7 +32,12 @@ class Unpickler(pickle.Unpickler):
 
 
 class Array:
-    """A stand-in for a numpy array in a pickle, which makes one of its bytes, ``values``: uint8 alone."""
+    """A stand-in for a numpy array in a pickle.
+
+    ``values``: the array that its bytes make, uint8 alone; or the list of Arrays that it holds.
+    """
+
+    values: np.ndarray | list[Array]
 
     def __setstate__(self, state: tuple) -> None:
         """Take version, shape, dtype, order and bytes, as NumPy writes them."""
@@ -37,11 +45,13 @@ class Array:
 
     def filled(self, shape: tuple[int, ...], dtype: Any, column_major: bool, data: Any) -> Array:
         """Return the array with its numbers."""
-        if not isinstance(dtype, _Dtype) or dtype.name not in (b"u1", "u1") or column_major:
-            raise UserError("it holds an array that is not of uint8, row by row")
-        if not isinstance(data, bytes):
-            raise UserError("it holds an array without its bytes")
-        self.values = np.frombuffer(data, np.uint8).reshape(shape)
+        kind = dtype.name if isinstance(dtype, _Dtype) else None
+        if kind in (b"O8", "O8") and isinstance(data, list) and all(isinstance(item, Array) for item in data):
+            self.values = data
+        elif kind in (b"u1", "u1") and isinstance(data, bytes):
+            self.values = np.frombuffer(data, np.uint8).reshape(shape, order="F" if column_major else "C")
+        else:
+            raise UserError("it holds an array that is not of uint8")
         return self
 
 
