@@ -19,7 +19,7 @@ DOORS = {"__init__", "__main__", "sampling_run"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOK_PACKAGES = [
     "papermill", "jupyter", "jupyter_client", "jupyterlab", "ipykernel", "ipywidgets", "IPython", "nbformat",
-    "matplotlib", "sklearn", "PIL", "pytorch_fid", "torch_fidelity", "torchvision",
+    "matplotlib", "sklearn", "skimage", "PIL", "pytorch_fid", "torch_fidelity", "torchvision",
 ]  # fmt: skip
 
 
