@@ -153,8 +153,8 @@ def _moving_score(tau: Tensor, means: Tensor, sigma: float) -> embedding.Score:
 def crossing_rows(rows: Sequence[Mapping[str, Any]], levels: Sequence[float] = LEVELS) -> list[dict[str, Any]]:
     """Return where each training crosses each level: a row per arm, seed and level.
 
-    ``first`` and ``sustained``: optimiser steps, NaN where it does not; ``train_seconds`` and ``with_solve`` at the first,
-    without and with the time of the field; ``mse`` there; ``last``: the similarity at the end.
+    ``first`` and ``sustained``: optimiser steps, NaN where it does not; ``train_seconds`` and ``with_solve`` at the
+    first, without and with the time of the field; ``mse`` there; ``last``: the similarity at the end.
     """
     found = []
     for arm, seed in dict.fromkeys((row["arm"], row["seed"]) for row in rows):
