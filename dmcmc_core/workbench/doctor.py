@@ -71,6 +71,11 @@ LIBRARIES = (
     ("safetensors", "safetensors", "no model can be loaded or saved"),
     ("yaml", "pyyaml", "no command line"),
     ("sklearn", "scikit-learn", "no handwritten digits: nothing on real images runs"),
+    (
+        "skimage",
+        "scikit-image",
+        "no structural similarity: no profile of score embedding, and no stand-ins",
+    ),
     ("matplotlib", "matplotlib", "no figures, and no fonts for the glyphs"),
     ("PIL", "pillow", "no glyphs and no image files"),
     ("papermill", "papermill", "reproduce cannot run notebooks"),
