@@ -19,6 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from dmcmc_core import score_embedding as embedding
+from dmcmc_core.errors import unknown
 from dmcmc_core.files import key
 from dmcmc_core.metrics.similarity import crossings, mse, ssim
 from dmcmc_core.report.tables import Spread, claim
@@ -42,8 +43,15 @@ class Arm(NamedTuple):
     config: dict[str, Any]
 
 
-def arms(method: Mapping[str, Any], ddpm: Mapping[str, Any], ddim: Mapping[str, Any]) -> dict[str, Arm]:
+def arms(
+    method: Mapping[str, Any],
+    ddpm: Mapping[str, Any],
+    ddim: Mapping[str, Any],
+    lengths: Mapping[str, Mapping[str, int]] | None = None,
+) -> dict[str, Arm]:
     """Return the arms of the study by name, from the configs of the method and of its two baselines.
+
+    ``lengths``: arm -> other ``steps`` and ``profile_steps``, as those that learn slowly need more.
 
     Controls change one thing: the equation, the field, the embedding itself; the learning rate of either side; whether
     weights are averaged. ``no embedding`` is denoising score matching of the same diffusion, loss and network.
@@ -62,7 +70,11 @@ def arms(method: Mapping[str, Any], ddpm: Mapping[str, Any], ddim: Mapping[str, 
         "DDIM": ("ddim", ddim, {}),
         "DDIM, rate of the method": ("ddim", ddim, rate),
     }
-    return {name: Arm(kind, {**base, **change}) for name, (kind, base, change) in changes.items()}
+    for name in lengths or {}:
+        if name not in changes:
+            raise unknown("arm", name, changes)
+    lengths = lengths or {}
+    return {n: Arm(kind, {**base, **change, **lengths.get(n, {})}) for n, (kind, base, change) in changes.items()}
 
 
 def profiles(chosen: Mapping[str, Arm], seeds: Iterable[int], cache_dir: str | Path) -> list[dict[str, Any]]:
