@@ -1,9 +1,10 @@
 """The solve of score embedding against the published way: a sparse direct solve for each channel, time and pass.
 
-    python benchmarks/fokker_planck.py [--sizes 16 32 64 128] [--pairs N] [--out FILE]
+    python benchmarks/fokker_planck.py [--sizes 16 32 64 128] [--pairs N] [--out FILE] [--figure FILE]
 
-Both solve the same field, alternating in one process; the ratio is of the medians, the memory what each allocates at
-most. The field's own density is not timed. It fails where the fields differ by more than 1e-7.
+Both solve the same field, alternating in one process; the ratio is of the medians. Memory is what a process of its own
+grows by at its peak, direct factors included. The field's density is not timed. It fails where the fields differ by
+more than 1e-7.
 """
 
 from __future__ import annotations
@@ -12,69 +13,83 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import time
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import spsolve
 
 from dmcmc_core import score_embedding as se
-from dmcmc_core.score_embedding.stencil import flat_difference
+from dmcmc_core.workbench.studies.score_embedding import direct_solve
 
-SIGMA, STEPS, TOL = 2.0, 10, 1e-6
-"""Of the published configurations for 64 pixels."""
+SETTINGS = {"sigma": 2.0, "steps": 10, "tol": 1e-6}
+"""Of the published configuration of one picture of 64 pixels."""
+WAYS = {"published way": direct_solve, "ours": se.solve}
 
 
-def picture(size: int) -> torch.Tensor:
-    """Return a smooth image (3, size, size) in [0, 1], as rough at its own scale at every size."""
+def initial_field(size: int) -> torch.Tensor:
+    """Return the field of a smooth image (3, size, size), as rough at its own scale at every size."""
     waves = np.fft.rfft2(np.random.default_rng(0).normal(size=(3, size, size)))
     waves *= np.exp(-0.5 * (np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * 9) ** 2)
     image = np.fft.irfft2(waves, s=(size, size))
-    return torch.from_numpy((image - image.min()) / np.ptp(image))
+    return se.initial_field(torch.from_numpy(((image - image.min()) / np.ptp(image) * 255).round() / 255))
 
 
-def published_way(m0: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the field at all times and the passes, by one ``spsolve`` a channel, time and pass."""
-    (channels, size, _), dt = m0.shape, 1 / STEPS
-    t = np.linspace(1e-3, 1, STEPS)
-    m = np.repeat(m0[None], STEPS, 0)
-    score, before, passes = np.ones_like(m), np.ones_like(m), 0
-    while True:
-        for i in range(1, STEPS):
-            g2 = SIGMA ** (2 * t[i])
-            for c in range(channels):
-                s = score[i, c].ravel()
-                upper, lower = g2 * dt / 2 - g2 * s * dt / 4, -g2 * dt / 2 - g2 * s * dt / 4
-                bands = [np.full(len(s), 1 + 2 * g2 * dt), upper[1:], upper[size:], lower[:-1], lower[:-size]]
-                a = sparse.diags(bands, [0, 1, size, -1, -size], format="csc")
-                m[i, c] = spsolve(a, m[i - 1, c].ravel()).reshape(size, size)
-        score, passes = flat_difference(m, 1.0), passes + 1
-        change, before = np.linalg.norm(m - before) / np.linalg.norm(before), m.copy()
-        if change <= TOL:
-            return m, passes
-
-
-def ours(m0: torch.Tensor) -> tuple[np.ndarray, int]:
-    field = se.solve(m0, sigma=SIGMA, steps=STEPS, tol=TOL)
-    return field.m.numpy(), field.passes
-
-
-def seconds(function, *arguments) -> float:
+def seconds(way: str, m0: torch.Tensor) -> float:
     start = time.perf_counter()
-    function(*arguments)
+    WAYS[way](m0, **SETTINGS)
     return time.perf_counter() - start
 
 
-def peak(function, *arguments) -> float:
-    """Return the MiB that a call has allocated at most."""
-    tracemalloc.start()
-    function(*arguments)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most / 2**20
+def grown(way: str, size: int) -> None:
+    """Print by how many KiB this process grows at its peak while it solves; on Linux."""
+    m0 = initial_field(size)
+    WAYS[way](initial_field(8), **SETTINGS)  # what is loaded once is no part of it
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    WAYS[way](m0, **SETTINGS)
+    print(resident("VmHWM") - before)
+
+
+def resident(name: str) -> int:
+    """Return KiB of memory, now (VmRSS) or at the peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def mebibytes(way: str, size: int) -> float:
+    words = [sys.executable, __file__, "--grown", way, "--sizes", str(size)]
+    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout) / 1024
+
+
+def measure(size: int, pairs: int) -> dict[str, float]:
+    """Return the numbers of one size; AssertionError where the two fields are not the same."""
+    m0 = initial_field(size)
+    theirs, found = (function(m0, **SETTINGS) for function in WAYS.values())
+    difference = ((theirs.m - found.m).abs().max() / theirs.m.abs().max()).item()
+    assert difference < 1e-7 and theirs.passes == found.passes, f"the fields differ by {difference:g}"
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(pairs):
+        for way in WAYS:
+            times[way].append(seconds(way, m0))
+    row = {"size": size, "passes": found.passes, "difference": difference}
+    row |= {f"{way}, seconds": statistics.median(t) for way, t in times.items()}
+    return row | {f"{way}, MiB": mebibytes(way, size) for way in WAYS}
+
+
+def draw(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw seconds and memory of both against the size."""
+    from dmcmc_core.report import plots
+
+    curves = [
+        {"panel": unit, "arm": way, "x": row["size"], "y": row[f"{way}, {unit}"]}
+        for unit in ("seconds", "MiB")
+        for way in WAYS
+        for row in rows
+    ]
+    plots.curve_panels(curves, "pixels of a side", "of one solve", logy=True).savefig(path)
 
 
 def main() -> None:
@@ -82,32 +97,25 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="pixels of a side")
     parser.add_argument("--pairs", type=int, default=5, help="runs of each, alternating (default 5)")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers and the machine they are from")
+    parser.add_argument("--figure", type=Path, help="PNG file of seconds and memory against size")
+    parser.add_argument("--grown", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = []
-    print(
-        f"{'size':>5} {'passes':>6} {'published s':>12} {'ours s':>8} {'ratio':>6} {'MiB, published':>15} {'ours':>7}"
-    )
+    if arguments.grown:
+        grown(arguments.grown, *arguments.sizes)
+        return
+    rows = []
+    print(f"{'size':>5} {'passes':>6} {'published s':>12} {'ours s':>8} {'ratio':>6} {'published MiB':>14} {'ours':>6}")
     for size in arguments.sizes:
-        m0 = se.initial_field((picture(size) * 255).round().float() / 255)
-        (theirs, passes), (found, own) = published_way(m0.numpy()), ours(m0)
-        difference = float(np.abs(theirs - found).max() / np.abs(theirs).max())
-        assert difference < 1e-7 and passes == own, f"the fields differ by {difference:g}, passes {passes} and {own}"
-        times: list[list[float]] = [[], []]
-        for _ in range(arguments.pairs):
-            times[0].append(seconds(published_way, m0.numpy()))
-            times[1].append(seconds(ours, m0))
-        published, mine = (statistics.median(t) for t in times)
-        memory = [peak(published_way, m0.numpy()), peak(ours, m0)]
-        print(f"{size:>5} {passes:>6} {published:>12.3f} {mine:>8.3f} {published / mine:>6.1f}", end="")
-        print(f" {memory[0]:>15.1f} {memory[1]:>7.1f}")
-        results.append(
-            {"size": size, "passes": passes, "published_seconds": published, "seconds": mine}
-            | {"published_mib": memory[0], "mib": memory[1], "difference": difference}
-        )
+        rows.append(row := measure(size, arguments.pairs))
+        published, own = (row[f"{way}, seconds"] for way in WAYS)
+        print(f"{size:>5} {row['passes']:>6} {published:>12.3f} {own:>8.3f} {published / own:>6.1f}", end="")
+        print("".join(f" {row[f'{way}, MiB']:>{width}.1f}" for way, width in zip(WAYS, (14, 6), strict=True)))
     if arguments.out:
         about = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
-        arguments.out.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(about | {"results": rows}, indent=1) + "\n")
+    if arguments.figure:
+        draw(rows, arguments.figure)
 
 
 if __name__ == "__main__":

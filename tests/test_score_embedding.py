@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import spsolve
 
 from dmcmc_core import score_embedding as se
 from dmcmc_core.errors import UserError
 from dmcmc_core.score_embedding import ddpm
 from dmcmc_core.score_embedding.stencil import Consistent, Published, flat_difference
+from dmcmc_core.workbench.studies.score_embedding import direct_solve
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 parity = pytest.mark.skipif(not PARITY.is_dir(), reason="the reference outputs of published code are not here")
@@ -214,37 +213,14 @@ def test_steps_have_their_transposes(step, shape):
     np.testing.assert_allclose(one.undo(one.precondition(a)), a, atol=1e-12)
 
 
-def published_way(m0, sigma, steps, tol, h=1.0):
-    """The published passes: a sparse matrix and a direct solve for every channel, time and pass."""
-    (channels, size, _), dt = m0.shape, 1 / steps
-    t = np.linspace(1e-3, 1, steps)
-    m = np.repeat(m0[None], steps, 0)
-    score, before, passes = np.ones_like(m), np.ones_like(m), 0
-    while True:
-        for i in range(1, steps):
-            g2 = sigma ** (2 * t[i])
-            for c in range(channels):
-                s = score[i, c].ravel()
-                upper = 0.5 * g2 * dt / h**2 - 0.5 * g2 * s * dt / (2 * h)
-                lower = -0.5 * g2 * dt / h**2 - 0.5 * g2 * s * dt / (2 * h)
-                middle = np.full(len(s), 1 + 2 * g2 * dt / h**2)
-                a = sparse.diags(
-                    [middle, upper[1:], upper[size:], lower[:-1], lower[:-size]], [0, 1, size, -1, -size], format="csc"
-                )
-                m[i, c] = spsolve(a, m[i - 1, c].ravel()).reshape(size, size)
-        score, passes = flat_difference(m, h), passes + 1
-        change, before = np.linalg.norm(m - before) / np.linalg.norm(before), m.copy()
-        if change <= tol:
-            return m, passes
-
-
 @pytest.mark.parametrize(("sigma", "steps"), [(2.0, 10), (5.0, 20), (25.0, 5)])
 def test_a_direct_solve_gives_the_same_field(sigma, steps):
     m0 = se.initial_field(picture(16))
-    wanted, passes = published_way(m0.numpy(), sigma, steps, 1e-7)
-    found = se.solve(m0, sigma=sigma, steps=steps, tol=1e-7)
-    assert found.passes == passes
-    assert relative(found.m, wanted) < 1e-8
+    how = {"sigma": sigma, "steps": steps, "tol": 1e-7}
+    wanted, found = direct_solve(m0, **how), se.solve(m0, **how)
+    assert found.passes == wanted.passes
+    assert relative(found.m, wanted.m.numpy()) < 1e-8
+    assert relative(found.score, wanted.score.numpy()) < 1e-8
 
 
 def test_images_do_not_depend_on_each_other():
