@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from dmcmc_core import score_embedding as se
-from dmcmc_core.workbench.studies.score_embedding import direct_solve
+from dmcmc_core.workbench.studies.fokker_planck import direct_solve
 
 SETTINGS = {"sigma": 2.0, "steps": 10, "tol": 1e-6}
 """Of the published configuration of one picture of 64 pixels."""

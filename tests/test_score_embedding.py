@@ -11,7 +11,7 @@ from dmcmc_core import score_embedding as se
 from dmcmc_core.errors import UserError
 from dmcmc_core.score_embedding import ddpm
 from dmcmc_core.score_embedding.stencil import Consistent, Published, flat_difference
-from dmcmc_core.workbench.studies.score_embedding import direct_solve
+from dmcmc_core.workbench.studies.fokker_planck import direct_solve
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 parity = pytest.mark.skipif(not PARITY.is_dir(), reason="the reference outputs of published code are not here")

@@ -7,6 +7,7 @@ import torch
 
 from dmcmc_core.errors import UserError
 from dmcmc_core.workbench.studies import score_embedding as study
+from dmcmc_core.workbench.studies.fokker_planck import solver_rows
 
 METHOD = {"name": "x", "steps": 3, "pictures": "skimage", "lr": 1e-3, "size": 16}
 DDPM = {"name": "y", "steps": 3, "pictures": "skimage", "lr": 2e-3, "warmup": 50, "clip": 1}
@@ -85,6 +86,24 @@ def test_claims_can_go_either_way():
     assert warm_up not in claims_of({"embedding": faster, study.PLAIN: slower})
 
 
+def test_an_arm_that_had_no_time_to_cross_says_nothing():
+    found = study.crossing_rows(
+        [r for r in rows_of({"embedding": [100.0, 110.0]})] + profile("DDPM", 0, 900.0, steps=50)
+    )
+    claims = {claim["claim"]: claim["holds"] for claim in study.claims(found, 0.95, "here")}
+    assert not claims["the method reaches SSIM 0.95 in fewer steps than DDPM as published"]
+
+
+def test_published_numbers_stand_beside_those_of_their_level_and_pictures():
+    found = study.crossing_rows(rows_of({"embedding": [100.0, 120.0], "DDPM": [900.0, 900.0]}))
+    entries = [(f"CIFAR-10, {what}", 1, "x") for what in (
+        "1 picture, SSIM 0.98, method", "1 picture, SSIM 0.95, DDPM", "1 picture, SSIM 0.95, DDIM",
+        "3 pictures, SSIM 0.95, method",
+    )]  # fmt: skip
+    here = [row["here"] for row in study.beside_published(entries, found, 1)]
+    assert here[0].mean == pytest.approx(0.98 * 110) and here[1:] == ["not reached", None, None]
+
+
 def test_the_closed_form_needs_no_training():
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rows = study.exact(images, {"sigma": 5.0, "times": 10, "tol": 1e-4}, range(2))
@@ -99,6 +118,6 @@ def test_the_closed_form_needs_no_training():
 
 def test_the_solver_is_measured_against_the_exact_field():
     image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    rows = study.solver_rows({16: image}, {"sigma": 5.0, "times": 10, "tol": 1e-6})
+    rows = solver_rows({16: image}, {"sigma": 5.0, "times": 10, "tol": 1e-6})
     assert [row["mode"] for row in rows] == ["as_published", "consistent", "direct"]
     assert rows[0]["error"] > 0.5 and len(rows[0]["residuals"]) == rows[0]["passes"]
