@@ -1,4 +1,4 @@
-"""The study of score embedding's solve: its passes, its cost beside the published way, its distance to the exact field."""
+"""The study of score embedding's solve: passes, cost beside the published way, distance to the exact field."""
 
 from __future__ import annotations
 
