@@ -10,7 +10,7 @@ import torch
 from dmcmc_core import score_embedding as se
 from dmcmc_core.errors import UserError
 from dmcmc_core.score_embedding import ddpm
-from dmcmc_core.score_embedding.stencil import Consistent, Published, flat_difference
+from dmcmc_core.score_embedding.stencil import Consistent, Published, flat_difference, gradient, solve_step
 from dmcmc_core.workbench.studies.fokker_planck import direct_solve
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
@@ -188,6 +188,12 @@ def test_consistent_is_near_the_closed_form(sigma):
     field = se.solve(m0, sigma=sigma, steps=20, tol=1e-6, mode="consistent")
     assert field.converged
     assert (rms(field.m - exact) / rms(exact)).max() < 0.1
+    noise = se.initial_field(
+        torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    )  # no pixel like the next
+    how = {"sigma": sigma, "steps": 20}
+    truth = se.closed_form(noise, **how)
+    assert (rms(se.solve(noise, **how, tol=1e-6, mode="consistent").m - truth) / rms(truth)).max() < 0.1
     published = se.solve(m0, sigma=sigma, steps=20, tol=1e-6).m
     assert (rms(published - exact) / rms(exact))[-1] > 0.5
 
@@ -207,8 +213,12 @@ def test_the_closed_form_obeys_the_equation():
 @pytest.mark.parametrize(("step", "shape"), [(Published, (2, 6, 6)), (Consistent, (2, 2, 6, 6))])
 def test_steps_have_their_transposes(step, shape):
     rng = np.random.default_rng(0)
-    one = step(rng.normal(size=shape), 3.0, 0.1, 0.7)
+    s = rng.normal(size=shape)
+    if step is Consistent:
+        s[:, 0, :, -1] = s[:, 1, -1, :] = 0  # there is no next pixel
+    one = step(s, 3.0, 0.1, 0.7)
     a, b = rng.normal(size=(2, 2, 6, 6))
+    np.testing.assert_allclose(one.matrix(1) @ a[1].ravel(), one(a)[1].ravel(), atol=1e-12)
     assert (one(a) * b).sum() == pytest.approx((a * one.transposed(b)).sum(), rel=1e-12)
     np.testing.assert_allclose(one.undo(one.precondition(a)), a, atol=1e-12)
 
@@ -223,13 +233,31 @@ def test_a_direct_solve_gives_the_same_field(sigma, steps):
     assert relative(found.score, wanted.score.numpy()) < 1e-8
 
 
+@pytest.mark.parametrize("mode", ["as_published", "consistent"])
+def test_rough_fields_are_solved_directly_where_iterations_do_not_end(mode):
+    """With a large score the iterations take hundreds of steps; what is found solves the step all the same."""
+    m = np.random.default_rng(0).normal(size=(2, 16, 16)) * 20
+    s = flat_difference(m, 1.0) if mode == "as_published" else gradient(m, 1.0)
+    step = (Published if mode == "as_published" else Consistent)(s, 25.0, 0.05, 1.0)
+    found = solve_step(step, m, np.zeros_like(m), np.full(2, 1e-10))
+    assert np.abs(step(found) - m).max() < 1e-7 * np.abs(m).max()
+    begun = solve_step(step, m, np.zeros_like(m), np.full(2, 1e-10), most=1)
+    np.testing.assert_allclose(begun, found, rtol=1e-5, atol=1e-6 * np.abs(found).max())
+
+
+def test_a_field_of_zeros_stays_so():
+    field = se.solve(torch.zeros(1, 6, 6), sigma=2.0, steps=5, tol=1e-6)
+    assert field.converged and (field.m == 0).all() and field.residuals[-1] == 0
+
+
 def test_images_do_not_depend_on_each_other():
     m0 = torch.stack([se.initial_field(picture(12, seed=seed)) for seed in (1, 2)])
     how = {"sigma": 2.0, "steps": 8, "tol": 1e-9}
-    for mode in ("as_published", "consistent"):
+    for mode in ("as_published", "consistent", "random"):
         for field, m in zip(se.solve_many(m0, **how, mode=mode), m0, strict=True):
             alone = se.solve(m, **how, mode=mode)
             assert torch.equal(field.m, alone.m)
+            assert torch.equal(field.score, alone.score)
             assert field.passes == alone.passes
 
 
@@ -313,6 +341,10 @@ def test_batches_keep_rows_of_all_times():
 # ---- what is refused
 
 
+SYMMETRIC = torch.rand(13, 13, generator=torch.Generator().manual_seed(5))
+SYMMETRIC = (SYMMETRIC + SYMMETRIC.T) / 2
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -322,6 +354,15 @@ def test_batches_keep_rows_of_all_times():
         (torch.full((1, 8, 8), float("nan")), r"an image must lie in \[0, 1\]"),
         (torch.full((2, 8, 8), 0.5), "channel 0 of the image has one value, 0.5"),
         (torch.eye(8)[None], "pixels lie on a line"),
+        (SYMMETRIC[None], "pixels lie on a line"),
+        (
+            torch.tril(SYMMETRIC, -1)[None] + (1 - torch.tril(SYMMETRIC, -1).T.triu(1)).triu(1) + torch.eye(13) / 2,
+            "on a line",
+        ),
+        (torch.zeros(0, 8, 8), r"an image must be \(C, H, H\)"),
+        (None, "an image must be a tensor or an array of numbers, not NoneType"),
+        ("picture", "an image must be a tensor or an array of numbers, not str"),
+        (torch.zeros(1, 8, 8, dtype=torch.complex64), "of real numbers"),
     ],
 )
 def test_images_that_have_no_field(image, message):
@@ -332,25 +373,31 @@ def test_images_that_have_no_field(image, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sigma": -2.0}, "sigma must be a finite number, above 0, not -2.0"),
+        ({"sigma": -2.0}, "sigma must be a finite number, above 0 and at most 1e\\+06, not -2.0"),
         ({"sigma": 1.0}, "sigma must not be 1"),
         ({"steps": 1}, "steps must be a whole number, at least 2"),
         ({"tol": 0.0}, "tol must be a finite number, above 0"),
         ({"dh": 0.0}, "dh must be a finite number, above 0"),
         ({"mode": "right"}, "mode must be one of"),
         ({"most": 0}, "most must be a whole number, at least 1"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"sigma": 1e200}, "sigma must be a finite number, above 0 and at most 1e\\+06"),
     ],
 )
 def test_settings_that_make_no_field(change, message):
     how = {"sigma": 2.0, "steps": 5, "tol": 1e-3} | change
     with pytest.raises(UserError, match=message):
-        se.solve(torch.zeros(1, 4, 4), **how)
+        se.solve(torch.arange(16.0).reshape(1, 4, 4), **how)
 
 
 def test_a_field_that_is_none():
     for m0 in (torch.zeros(4, 4), torch.zeros(1, 4, 5), torch.full((1, 4, 4), float("inf"))):
         with pytest.raises(UserError, match=r"a field must be \(C, H, H\)"):
             se.solve(m0, sigma=2.0, steps=3, tol=1e-3)
+    with pytest.raises(UserError, match=r"a field must be \(C, H, H\)"):
+        se.solve(torch.zeros(0, 4, 4), sigma=2.0, steps=3, tol=1e-3)
+    with pytest.raises(UserError, match="the batches of image, score and tau must go together"):
+        se.embed(torch.zeros(2, 3, 4, 4), torch.zeros(3, 5, 3, 4, 4), sigma=2.0, tau=torch.zeros(5))
     with pytest.raises(UserError, match="image, score and tau must be"):
         se.embed(torch.zeros(3, 4, 4), torch.zeros(5, 3, 4, 4), sigma=2.0, tau=torch.zeros(4))
 

@@ -90,6 +90,8 @@ def _pictures(name: str, count: int, seed: int) -> list[np.ndarray]:
     height, width = images.shape[2:]
     if height != width:
         raise UserError(f"a picture of {name} is {height}x{width}: score embedding needs square ones")
+    if height < LEAST:
+        raise UserError(f"a picture of {name} is {height}x{width}: sides of at least {LEAST} pixels are needed")
     numbers = torch.tensor(_numbers(name, len(images), count, seed))
     return list(images.uint8(numbers).permute(0, 2, 3, 1).numpy())
 

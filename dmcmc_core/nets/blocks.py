@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmcmc_core.errors import UserError
+
 DOWN, UP, SAME = "down", "up", None
 
 
@@ -199,7 +201,13 @@ class Fourier(nn.Module):
 
 def norm(width: int, eps: float = 1e-6, min_group: int = 4) -> nn.GroupNorm:
     """Return a normalisation in at most 32 groups of at least ``min_group`` channels each."""
-    return nn.GroupNorm(min(32, width // min_group), width, eps=eps)
+    groups = min(32, width // min_group)
+    if not groups or width % groups:
+        raise UserError(
+            f"{width} channels cannot be normalised in {groups} groups: choose a width that this divides, such as a "
+            "multiple of 32"
+        )
+    return nn.GroupNorm(groups, width, eps=eps)
 
 
 def zero(layer: nn.Module) -> nn.Module:

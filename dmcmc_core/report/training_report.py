@@ -145,7 +145,7 @@ def parameters(kind: str, config: PicturesConfig, left: Left) -> dict[str, str]:
             f"{left.facts['config']['tol']:g}, dh {left.facts['config']['dh']:g}",
             "solve": f"{solve['density_seconds']:.2f} s density, {solve['solve_seconds']:.2f} s solve, passes "
             + ", ".join(map(str, solve["passes"])),
-            "time": f"{left.facts['config']['time_embedding']}, times {left.facts['config']['multiplier']:g}",
+            "time embedding": "{time_embedding}, multiplier {multiplier:g}".format_map(left.facts["config"]),
         }
     else:
         rows["betas"] = f"{left.facts['config']['beta_min']:g} to {left.facts['config']['beta_max']:g}"
@@ -208,7 +208,8 @@ def _curves_page(kind: str, config: PicturesConfig, left: Left) -> Figure:
     for turn in range(turns):
         rows = [row for row in left.log if (row["step"] - 1) % turns == turn]
         label = f"picture {turn + 1}" if turns > 1 else None
-        panels[0].plot([r["step"] for r in rows], [r["loss"] for r in rows], label=label, color=look(turn)["color"])
+        x, y = [row["step"] for row in rows], [row["loss"] for row in rows]
+        panels[0].plot(x, y, ".-", label=label, color=look(turn)["color"])
     panels[0].set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
     for axes, name in zip(panels[1:], ("ssim", "mse"), strict=bool(left.profile)):
         seconds = [row["train_seconds"] for row in left.profile]

@@ -39,8 +39,13 @@ def initial_field(image: Tensor, density: str = "gaussian") -> Tensor:
 
 def check_image(image: Tensor) -> Tensor:
     """Return an image (C, H, W) as a tensor; UserError unless it is square, finite, in [0, 1] and not constant."""
-    image = torch.as_tensor(image)
-    if image.ndim != 3 or image.shape[1] != image.shape[2] or image.shape[1] < 2:
+    try:
+        image = torch.as_tensor(image).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"an image must be a tensor or an array of numbers, not {type(image).__name__}") from None
+    if image.is_complex():
+        raise UserError("an image must be of real numbers, not complex ones")
+    if image.ndim != 3 or not len(image) or image.shape[1] != image.shape[2] or image.shape[1] < 2:
         raise UserError(
             f"an image must be (C, H, H) with H at least 2, as its pixels are paired across the diagonal, not "
             f"{tuple(image.shape)}"
@@ -55,13 +60,12 @@ def check_image(image: Tensor) -> Tensor:
 
 def _gaussian(points: np.ndarray) -> np.ndarray:
     """Return the log of a Gaussian kernel density at its own points (2, n)."""
-    try:
-        return stats.gaussian_kde(points).logpdf(points)
-    except np.linalg.LinAlgError:
+    if np.linalg.cond(np.cov(points)) > 1e10:
         raise UserError(
-            "the image's pixels lie on a line with those across the diagonal (it is symmetric): their pairs have no "
-            "density in the plane"
-        ) from None
+            "the image's pixels lie on a line with those across the diagonal, as those of a symmetric image do: their "
+            "pairs have no density in the plane"
+        )
+    return stats.gaussian_kde(points).logpdf(points)
 
 
 def _histogram(points: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ EPSILON = 1e-3
 
 
 def check_sigma(sigma: float) -> float:
-    """Return sigma; UserError unless it is above 0 and not 1, where sigma^t does not change."""
-    number("sigma", sigma, above=0)
+    """Return sigma; UserError unless it is above 0, at most a million, and not 1, where sigma^t does not change."""
+    number("sigma", sigma, above=0, most=1e6)
     if sigma == 1:
         raise UserError("sigma must not be 1, at which the diffusion sigma^t is constant and ln sigma is 0")
     return sigma

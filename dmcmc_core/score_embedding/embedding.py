@@ -31,6 +31,13 @@ def embed(image: Tensor, score: Tensor, *, sigma: float, tau: Tensor) -> Tensor:
             "image, score and tau must be (..., C, H, W), (..., N, C, H, W) and (..., N), not "
             f"{tuple(image.shape)}, {tuple(score.shape)} and {tuple(tau.shape)}"
         )
+    try:
+        torch.broadcast_shapes(image.shape[:-3], score.shape[:-4], tau.shape[:-1])
+    except RuntimeError:
+        raise UserError(
+            f"the batches of image, score and tau must go together, not {tuple(image.shape[:-3])}, "
+            f"{tuple(score.shape[:-4])} and {tuple(tau.shape[:-1])}"
+        ) from None
     n = score.shape[-4]
     steps = -score.to(image) * (sigma ** (2 * tau.to(image)) / (2 * n))[..., None, None, None]
     steps = torch.cat([torch.zeros_like(steps[..., :1, :, :, :]), steps[..., 1:, :, :, :]], -4)

@@ -17,7 +17,15 @@ from torch import Tensor
 from dmcmc_core.errors import LOG, UserError, number, one_of
 from dmcmc_core.score_embedding.diffusion import check_sigma, times, training_times
 from dmcmc_core.score_embedding.embedding import embed
-from dmcmc_core.score_embedding.stencil import Consistent, Published, flat_difference, gradient, solve_step
+from dmcmc_core.score_embedding.stencil import (
+    TINY,
+    Consistent,
+    Published,
+    both_sides,
+    flat_difference,
+    gradient,
+    solve_step,
+)
 
 INEXACT = 1e-5
 """Error of a linear solve, in units of the change that the pass before made."""
@@ -70,7 +78,7 @@ def solve(  # noqa: PLR0913  the equation, its lattice and when to stop
         most: passes, after which an unconverged field is returned and a warning says so.
 
     Raises:
-        UserError: for an argument out of its range, and a field that is not (C, H, H) and finite.
+        UserError: for an argument out of its range, and a field that is not (C, H, H) and finite, or does not stay so.
     """
     (field,) = solve_many(
         torch.as_tensor(m0)[None], sigma=sigma, steps=steps, tol=tol, dh=dh, mode=mode, most=most, seed=seed
@@ -97,6 +105,7 @@ def solve_many(  # noqa: PLR0913  see solve
     number("tol", tol, above=0)
     number("most", most, least=1, whole=True)
     one_of("mode", mode, *MODES)
+    number("seed", seed, least=0, below=2**63, whole=True)
     if mode == "none":
         still = m0[:, None].expand(-1, steps, *m0.shape[1:])
         return [Field(m.clone(), torch.zeros_like(m), 0, torch.zeros(0), t, True) for m in still]
@@ -104,8 +113,8 @@ def solve_many(  # noqa: PLR0913  see solve
     fields = [_field(m, score, residuals, t, tol) for m, score, residuals in solved]
     if mode != "random":
         return fields
-    rng = torch.Generator().manual_seed(seed)
-    return [field._replace(score=_random_like(field.score, sigma, rng)) for field in fields]
+    rngs = (torch.Generator().manual_seed(seed) for _ in fields)  # an image has the same pattern alone
+    return [f._replace(score=_random_like(f.score, sigma, rng)) for f, rng in zip(fields, rngs, strict=True)]
 
 
 def _field(m: np.ndarray, score: np.ndarray, residuals: list[float], t: Tensor, tol: float) -> Field:
@@ -149,11 +158,15 @@ def _passes(
             m[going, i] = guess.reshape(len(going), *m0.shape[1:])
         s[going] = derivative(m[going], h)
         for n in going:
-            residuals[n].append(float(np.linalg.norm(m[n] - before[n]) / np.linalg.norm(before[n])))
+            residuals[n].append(float(np.linalg.norm(m[n] - before[n]) / max(np.linalg.norm(before[n]), TINY)))
+            if not np.isfinite(m[n]).all():
+                raise UserError(
+                    f"the field is not finite any more in pass {len(residuals[n])}: sigma = {sigma:g}, dh = {h:g}"
+                )
             change[n] = min(1.0, residuals[n][-1])
         before = m.copy()
         going = [n for n in going if residuals[n][-1] > tol and len(residuals[n]) < most]
-    scores = s if mode == "as_published" else s.sum(-3)
+    scores = s if mode == "as_published" else both_sides(s).sum(-3) / 2  # central differences
     return list(zip(m, scores, residuals, strict=True))
 
 
@@ -176,6 +189,6 @@ def _check(m0: Tensor, sigma: float, dh: float) -> Tensor:
     check_sigma(sigma)
     number("dh", dh, above=0)
     m0 = torch.as_tensor(m0).detach().cpu().double()
-    if m0.ndim != 4 or m0.shape[2] != m0.shape[3] or m0.shape[2] < 2 or not torch.isfinite(m0).all():
+    if m0.ndim != 4 or 0 in m0.shape or m0.shape[2] != m0.shape[3] or m0.shape[2] < 2 or not torch.isfinite(m0).all():
         raise UserError(f"a field must be (C, H, H), H at least 2, and finite; this one is {tuple(m0.shape[1:])}")
     return m0

@@ -8,7 +8,12 @@ each image a system of its own.
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft
+from scipy import fft, sparse
+from scipy.sparse.linalg import spsolve
+
+MOST = 100
+"""Iterations after which a system is solved directly."""
+TINY = np.finfo(float).tiny
 
 
 class Published:
@@ -49,25 +54,32 @@ class Published:
 
     undo = precondition
 
+    def matrix(self, system: int) -> sparse.csc_array:
+        """Return A of one system."""
+        upper, lower, w = self.upper[system], self.lower[system], self.width
+        bands = [np.full(len(upper), self.diagonal), upper[1:], upper[w:], lower[:-1], lower[:-w]]
+        return sparse.csc_array(sparse.diags_array(bands, offsets=[0, 1, w, -1, -w]))
+
 
 class Consistent:
     """The step of the equation itself: m_t = g^2 (laplace m + s . grad m) / 2, no flux through the border.
 
-    ``s`` is the gradient of the pass before, (systems, 2, H, W): along rows of pixels, then down columns.
+    ``s`` is the gradient of the pass before, (systems, 2, H, W), along rows and down columns; on the lattice the
+    product of two gradients is the mean over the two sides of a pixel, so that it sees structure of single pixels.
     """
 
     def __init__(self, s: np.ndarray, g2: float, dt: float, h: float) -> None:
-        self.drift, self.h = s * (g2 * dt / 2), h
+        self.drift, self.h, self.spread = s * (g2 * dt / 4), h, g2 * dt / (2 * h**2)
         modes = [2 - 2 * np.cos(np.pi * np.arange(n) / n) for n in s.shape[-2:]]
-        self.symbol = 1 + g2 * dt / (2 * h**2) * (modes[0][:, None] + modes[1])
+        self.symbol = 1 + self.spread * (modes[0][:, None] + modes[1])
 
     def __call__(self, m: np.ndarray) -> np.ndarray:
         """Return A m."""
-        return self.undo(m) - (self.drift * gradient(m, self.h)).sum(1)
+        return self.undo(m) - both_sides(self.drift * gradient(m, self.h)).sum(1)
 
     def transposed(self, m: np.ndarray) -> np.ndarray:
         """Return A^T m."""
-        return self.undo(m) - gradient_transposed(self.drift * m[:, None], self.h)
+        return self.undo(m) - gradient_transposed(self.drift * both_sides_transposed(m), self.h)
 
     def precondition(self, m: np.ndarray) -> np.ndarray:
         """Return P m, P symmetric and near A^-1."""
@@ -81,27 +93,51 @@ class Consistent:
         """Return I - g^2 dt laplace / 2, or its inverse, of a field: diagonal under the cosine transform."""
         return np.asarray(fft.idctn(fft.dctn(m, axes=(-2, -1)) * symbol, axes=(-2, -1)))
 
+    def matrix(self, system: int) -> sparse.csc_array:
+        """Return A of one system."""
+        height, width = self.symbol.shape
+        steps = [sparse.diags_array([-np.ones(n), np.ones(n - 1)], offsets=[0, 1]).tolil() for n in (width, height)]
+        for step in steps:
+            step[-1] = 0  # nothing flows through the border
+        x, y = sparse.kron(sparse.eye_array(height), steps[0]), sparse.kron(steps[1], sparse.eye_array(width))
+        sides = [d + 2 * sparse.diags_array((d != 0).sum(1) / 2) for d in (x, y)]  # sum over both ends of an edge
+        a = sparse.eye_array(height * width) + self.spread * (x.T @ x + y.T @ y)
+        for difference, ends, drift in zip((x, y), sides, self.drift[system], strict=True):
+            a = a - ends.T @ sparse.diags_array(drift.ravel() / self.h) @ difference
+        return sparse.csc_array(a)
+
 
 def gradient(m: np.ndarray, h: float) -> np.ndarray:
-    """Return central differences of fields (..., H, W), mirrored at the border: (..., 2, H, W), x first."""
-    padded = np.pad(m, [(0, 0)] * (m.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
-    dx = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
-    dy = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    return np.stack([dx, dy], -3) / (2 * h)
+    """Return differences of fields (..., H, W) to the next pixel, 0 beyond the border: (..., 2, H, W), x first."""
+    out = np.zeros((*m.shape[:-2], 2, *m.shape[-2:]))
+    out[..., 0, :, :-1] = np.diff(m, axis=-1)
+    out[..., 1, :-1, :] = np.diff(m, axis=-2)
+    return out / h
 
 
 def gradient_transposed(v: np.ndarray, h: float) -> np.ndarray:
     """Return the transpose of :func:`gradient` on (..., 2, H, W)."""
-    return (_difference_transposed(v[..., 0, :, :]) + _difference_transposed(v[..., 1, :, :].mT).mT) / (2 * h)
+    out = np.zeros((*v.shape[:-3], *v.shape[-2:]))
+    out[..., 1:] += v[..., 0, :, :-1]
+    out[..., :-1] -= v[..., 0, :, :-1]
+    out[..., 1:, :] += v[..., 1, :-1, :]
+    out[..., :-1, :] -= v[..., 1, :-1, :]
+    return out / h
 
 
-def _difference_transposed(v: np.ndarray) -> np.ndarray:
-    """Return the transpose of the mirrored difference along the last axis."""
-    out = np.zeros_like(v)
-    out[..., 1:] += v[..., :-1]
-    out[..., -1] += v[..., -1]
-    out[..., :-1] -= v[..., 1:]
-    out[..., 0] -= v[..., 0]
+def both_sides(v: np.ndarray) -> np.ndarray:
+    """Return, for differences (..., 2, H, W), the sum of those on both sides of each pixel."""
+    out = v.copy()
+    out[..., 0, :, 1:] += v[..., 0, :, :-1]
+    out[..., 1, 1:, :] += v[..., 1, :-1, :]
+    return out
+
+
+def both_sides_transposed(m: np.ndarray) -> np.ndarray:
+    """Return, for fields (..., H, W), the sum of the two pixels that each difference lies between: (..., 2, H, W)."""
+    out = np.stack([m, m], -3)
+    out[..., 0, :, :-1] += m[..., 1:]
+    out[..., 1, :-1, :] += m[..., 1:, :]
     return out
 
 
@@ -112,30 +148,35 @@ def flat_difference(m: np.ndarray, h: float) -> np.ndarray:
 
 
 def solve_step(
-    step: Published | Consistent, m: np.ndarray, guess: np.ndarray, tol: np.ndarray, most: int = 10_000
+    step: Published | Consistent, m: np.ndarray, guess: np.ndarray, tol: np.ndarray, most: int = MOST
 ) -> np.ndarray:
     """Return A^-1 m for fields (systems, H, W), by conjugate gradients on the normal equations of A P y = m.
 
-    As published A is nearly a multiple of one plus a skew matrix, whose normal equations have condition 2 at any
-    sigma, number of times and size. Each system stops where |A x - m| <= tol |m|, tol (systems,).
+    Where scores are small A is nearly a multiple of one plus a skew matrix as published, whose normal equations have
+    condition 2 at any sigma, number of times and size; it grows with the size of the score. Each system stops where
+    |A x - m| <= tol |m|, tol (systems,); one that has not after so many iterations is solved by a sparse factorisation.
     """
     y = step.undo(guess)
     r = m - step(guess)
     wanted = tol**2 * _dot(m, m)
     z = step.precondition(step.transposed(r))
     p, square = z, _dot(z, z)
+    going = _dot(r, r) > wanted
     for _ in range(most):
-        going = _dot(r, r) > wanted
         if not going.any():
             break
         q = step(step.precondition(p))
-        alpha = np.where(going, square / np.maximum(_dot(q, q), np.finfo(float).tiny), 0)[:, None, None]
+        alpha = np.where(going, square / np.maximum(_dot(q, q), TINY), 0)[:, None, None]
         y = y + alpha * p
         r = r - alpha * q
         z = step.precondition(step.transposed(r))
         before, square = square, _dot(z, z)
-        p = z + (square / np.maximum(before, np.finfo(float).tiny))[:, None, None] * p
-    return step.precondition(y)
+        p = z + (square / np.maximum(before, TINY))[:, None, None] * p
+        going = _dot(r, r) > wanted
+    x = step.precondition(y)
+    for system in np.flatnonzero(going):
+        x[system] = spsolve(step.matrix(system), m[system].ravel()).reshape(m.shape[1:])
+    return x
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

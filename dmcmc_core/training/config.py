@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 from dmcmc_core.errors import UserError, unknown
@@ -100,7 +101,8 @@ class PicturesConfig(Config):
     """Steps over which the rate rises from 0, see :func:`dmcmc_core.training.loop.rise`; 0 for none."""
     ema: float = 0.0
     clip: float = 0.0
-    log_every: int = 10
+    log_every: int = 7
+    """No factor of ``images``, as pictures take turns and each has to be logged."""
     device: str = "cpu"
     start: str = "unconditional"
     """What samples begin from: noise, or with ``conditional`` the picture itself and noise."""
@@ -195,7 +197,9 @@ def make_config(kind: str, given: dict) -> Config:
             raise unknown(f"key in the {kind} config", key, fields)
         wanted = {"str": str, "int": int, "float": (int, float), "dict": dict, "bool": bool}[fields[key].type]
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
-            raise UserError(f"{key} in the {kind} config must be {fields[key].type}, not {value!r}")
+            exponent = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+            hint = ", which YAML reads as text: write a point, as in 1.0e-3" if exponent else ""
+            raise UserError(f"{key} in the {kind} config must be {fields[key].type}, not {value!r}{hint}")
     missing = [name for name, field in fields.items() if _required(field) and name not in given]
     if missing:
         raise UserError(f"the {kind} config lacks {' and '.join(missing)}")

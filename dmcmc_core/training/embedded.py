@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dmcmc_core import score_embedding
 from dmcmc_core.checkpoints import safetensors
-from dmcmc_core.errors import one_of
+from dmcmc_core.errors import number, one_of
 from dmcmc_core.files import replacing
 from dmcmc_core.score_embedding.density import DENSITIES
 from dmcmc_core.score_embedding.diffusion import EPSILON, check_sigma, std
@@ -53,6 +53,7 @@ def train_embedded(
         UserError: for a value out of its range, before anything is written.
     """
     check_sigma(config.sigma)
+    number("times", config.times, least=2, whole=True)
     one_of("time_embedding", config.time_embedding, *EMBEDDINGS)
     one_of("mode", config.mode, *MODES)
     one_of("density", config.density, *DENSITIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,11 @@ def training_pictures(config: PicturesConfig) -> Tensor:
                 f"{key} is not for training on pictures, which sees those of its set as they are: leave it out"
             )
     number("images", config.images, least=1, whole=True)
+    if config.images > 1 and math.gcd(config.images, config.log_every) > 1:
+        raise UserError(
+            f"log_every={config.log_every} and images={config.images} must have no common factor: pictures take turns, "
+            "and some would never be logged"
+        )
     number("size", config.size, least=WINDOW, whole=True)  # SSIM needs as many
     number("lr", config.lr, above=0)
     number("warmup", config.warmup, least=0, whole=True)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from dmcmc_core.errors import UserError
 from dmcmc_core.files import write_npz, write_text
 from dmcmc_core.metrics.similarity import mse, ssim
 from dmcmc_core.streams import Streams
@@ -117,6 +118,12 @@ def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
 
 
 def read_profile(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a NAME.profile.csv, all numbers."""
-    with Path(path).open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    """Return the rows of a NAME.profile.csv, all numbers; UserError for a file that is none."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (TypeError, ValueError, AttributeError):
+        rows = []
+    if not rows or not {"step", "train_seconds", "ssim", "mse"} <= rows[0].keys():
+        raise UserError(f"{path} is no profile of a training, or damaged: train again, or delete it")
+    return rows
