@@ -381,7 +381,7 @@ def test_bad_configs_are_one_sentence_and_leave_nothing(tmp_path, kind):
     ]
     if kind == "embedded":
         cases += [
-            ({"sigma": -2.0}, "sigma must be a finite number, above 0, not -2"),
+            ({"sigma": -2.0}, "sigma must be a finite number, above 0 and at most 1e\\+06, not -2"),
             ({"sigma": 1.0}, "sigma must not be 1"),
             ({"mode": "publishd"}, "mode must be one of"),
             ({"time_embedding": "linaer"}, "time_embedding must be one of"),
