@@ -57,8 +57,8 @@ class Published:
     def matrix(self, system: int) -> sparse.csc_array:
         """Return A of one system."""
         upper, lower, w = self.upper[system], self.lower[system], self.width
-        bands = [np.full(len(upper), self.diagonal), upper[1:], upper[w:], lower[:-1], lower[:-w]]
-        return sparse.csc_array(sparse.diags_array(bands, offsets=[0, 1, w, -1, -w]))
+        diagonals = np.stack([np.full_like(upper, self.diagonal), upper, upper, lower, lower])  # by their columns
+        return sparse.csc_array(sparse.dia_array((diagonals, [0, 1, w, -1, -w]), shape=(len(upper), len(upper))))
 
 
 class Consistent:
@@ -96,14 +96,12 @@ class Consistent:
     def matrix(self, system: int) -> sparse.csc_array:
         """Return A of one system."""
         height, width = self.symbol.shape
-        steps = [sparse.diags_array([-np.ones(n), np.ones(n - 1)], offsets=[0, 1]).tolil() for n in (width, height)]
-        for step in steps:
-            step[-1] = 0  # nothing flows through the border
-        x, y = sparse.kron(sparse.eye_array(height), steps[0]), sparse.kron(steps[1], sparse.eye_array(width))
-        sides = [d + 2 * sparse.diags_array((d != 0).sum(1) / 2) for d in (x, y)]  # sum over both ends of an edge
+        rows, columns = (np.diff(np.eye(n), axis=0, append=np.eye(n)[-1:]) for n in (width, height))  # 0 at the border
+        x, y = sparse.kron(sparse.eye_array(height), rows), sparse.kron(columns, sparse.eye_array(width))
         a = sparse.eye_array(height * width) + self.spread * (x.T @ x + y.T @ y)
-        for difference, ends, drift in zip((x, y), sides, self.drift[system], strict=True):
-            a = a - ends.T @ sparse.diags_array(drift.ravel() / self.h) @ difference
+        for difference, drift in zip((x, y), self.drift[system], strict=True):
+            both = abs(difference).T  # sums over the two sides of a pixel
+            a = a - both @ sparse.diags_array(drift.ravel() / self.h) @ difference
         return sparse.csc_array(a)
 
 
@@ -175,7 +173,7 @@ def solve_step(
         going = _dot(r, r) > wanted
     x = step.precondition(y)
     for system in np.flatnonzero(going):
-        x[system] = spsolve(step.matrix(system), m[system].ravel()).reshape(m.shape[1:])
+        x[system] = spsolve(step.matrix(int(system)), m[system].ravel()).reshape(m.shape[1:])
     return x
 
 
