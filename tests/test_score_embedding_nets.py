@@ -213,7 +213,10 @@ def test_no_code_of_a_file_is_run(tmp_path, where):
         (lambda c: c["config"]["model"].update(embedding_method="sines"), "embedding_method must be 'linear' or"),
         (lambda c: c["config"]["model"].pop("ch_mult"), "config: model lacks 'ch_mult'"),
         (lambda c: c["config"]["diffusion"].update(sigma="five"), "could not convert string to float: 'five'"),
-        (lambda c: c["config"]["diffusion"].update(sigma=-5), "sigma must be a finite number, above 0 and at most 1e\\+06, not -5"),
+        (
+            lambda c: c["config"]["diffusion"].update(sigma=-5),
+            "sigma must be a finite number, above 0 and at most 1e\\+06, not -5",
+        ),
         (lambda c: c.update(model=3), "holds no configuration and tensors"),
         (lambda c: c.update(ema={"shadow_params": [torch.zeros(1)]}), "averages 1 tensors"),
         (lambda c: c.update(ema={"decay": 0.9}), "without a list of tensors 'shadow_params'"),
