@@ -315,17 +315,20 @@ def claims(found: Sequence[Mapping[str, Any]], level: float, where: str) -> list
 
 
 def _fewer(found: Sequence[Mapping[str, Any]], slow: str, fast: str, level: float) -> tuple[bool, str]:
-    """Tell whether one arm crosses in fewer steps than the other, and in words by how much."""
+    """Tell whether one arm crosses in fewer steps than the other, and in words by how much.
+
+    A seed of the slow arm that never crosses counts with all the steps it had: fewer than it would have needed.
+    """
     a, b = _steps(found, fast, level), _steps(found, slow, level)
-    both = sorted(set(a) & set(b))
-    ratio = _spread([b[s] / a[s] for s in both])
-    p = stats.ttest_rel([a[s] for s in both], [b[s] for s in both]).pvalue if len(both) > 1 else math.nan
-    here = f"{len(both)} seeds crossed in both" if ratio is None else f"{ratio.mean:.2f} times, p = {p:.2g}"
+    had = {row["seed"]: row["steps"] for row in found if row["arm"] == slow}
+    both = sorted(set(a) & set(had))
+    slower = [b.get(s, had[s]) for s in both]
+    ratio = _spread([y / a[s] for s, y in zip(both, slower, strict=True)])
+    p = stats.ttest_rel([a[s] for s in both], slower).pvalue if len(both) > 1 else math.nan
+    least = "at least " if len(b) < len(had) else ""
+    here = f"{len(both)} seeds to compare" if ratio is None else f"{least}{ratio.mean:.2f} times, p = {p:.2g}"
     here += f"; {slow} crossed in {len(b)}, {fast} in {len(a)} of {len(_all(found, fast))}"
-    longest = min(row["steps"] for row in found if row["arm"] == slow)
-    outlasted = all(step <= longest for step in a.values())  # the other had the time to cross before
-    missed = len(a) == len(_all(found, fast)) and not b and outlasted
-    return missed or (ratio is not None and ratio.mean > 1 and p < 0.05), here
+    return len(a) == len(_all(found, fast)) and ratio is not None and ratio.mean > 1 and bool(p < 0.05), here
 
 
 def _all(found: Sequence[Mapping[str, Any]], arm: str) -> set[int]:
