@@ -40,7 +40,7 @@ def test_every_published_file_has_an_item_that_says_where_it_comes_from(profile)
     project = Project(ROOT)
     folder, entries = project.published(profile), project.published_items(profile)
     of_items = [name for entry in entries.values() for name in entry["files"]]
-    of_all = {"claims.csv", "claims.md", "provenance.json"} | ({"results.csv"} if profile == "local" else set())
+    of_all = {"claims.csv", "claims.md", "provenance.json", "results.csv"}
     assert sorted({*of_items, *of_all}) == sorted(path.name for path in folder.iterdir())
     assert len(set(of_items)) == len(of_items)
     for entry in entries.values():
