@@ -28,7 +28,8 @@ def initial_field(image: Tensor, density: str = "gaussian") -> Tensor:
             the whole range, whatever the data's spread, and read off between bins.
 
     Raises:
-        UserError: for an image that is not square, not in [0, 1], or of one value in a channel.
+        UserError: for an image that is not square, not in [0, 1], of one value in a channel, or whose pairs lie on a
+            line, as those of a symmetric one.
     """
     one_of("density", density, *DENSITIES)
     channels = check_image(image).double().cpu().numpy()
