@@ -21,7 +21,7 @@ from dmcmc_core.checkpoints.catalogue import DIFFUSERS_WEIGHTS as WEIGHTS
 from dmcmc_core.checkpoints.weights import check_finite, without_memory
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, check_whole, unknown
-from dmcmc_core.nets.scalings import Scalings, index_of
+from dmcmc_core.nets.scalings import PREDICTIONS, Scalings, index_of
 
 EXPLODING = "ScoreSdeVeScheduler"
 PRESERVING = (
@@ -46,29 +46,6 @@ def score(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
     """Return the scalings of a variance-exploding network: it takes sigma and answers with the score."""
     one = torch.ones_like(sigma)
     return Scalings(one, sigma**2, one, sigma)
-
-
-def epsilon(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
-    """Return the scalings of Ho et al. 2020 (arXiv 2006.11239): x0 = x - sigma epsilon."""
-    return Scalings(torch.ones_like(sigma), -sigma, c_in, time)
-
-
-def velocity(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
-    """Return the scalings of Salimans & Ho 2022 (arXiv 2202.00512): v = alpha (epsilon - sigma x0), alpha = c_in."""
-    return Scalings(c_in**2, -sigma * c_in, c_in, time)
-
-
-def sample(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
-    """Return the scalings of a network that answers with x0."""
-    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, time)
-
-
-PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Scalings]] = {
-    "epsilon": epsilon,
-    "v_prediction": velocity,
-    "sample": sample,
-}
-"""What a variance-preserving network predicts -> (sigma, alpha, time), each (B,), -> its scalings."""
 
 
 class Unet(nn.Module):

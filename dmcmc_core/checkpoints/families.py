@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from dmcmc_core.checkpoints import edm, flax, published, score_embedding, score_sde
+from dmcmc_core.checkpoints import edm, flax, published
 from dmcmc_core.checkpoints.card import FOREIGN, check_card
+from dmcmc_core.checkpoints.torch_files import TorchFile
+from dmcmc_core.checkpoints.weights import without_prefix
 from dmcmc_core.errors import Absent, UserError, unknown
 
 
@@ -55,24 +57,33 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
         if config is not None:
             raise UserError(f"{path} describes itself; config is for files that do not")
         net, card = edm.read(path)
-    elif path.suffix in (".pth", ".pt"):
-        with path.open("rb") as file:
-            if not file.read(2).startswith((b"PK", b"\x80")):  # before a configuration is asked for
-                raise UserError(f"{path} is no file of PyTorch: it begins like no archive and no pickle")
-        if score_embedding.is_one(path):
-            if config is not None:
-                raise UserError(f"{path} describes itself; config is for files that do not")
-            net, card = score_embedding.read(path)
-        else:
-            net, card = score_sde.read(path, published.config_of(path, config))
+    elif path.suffix in FOREIGN:
+        net, card = _read_torch(TorchFile(path), config)
         card.setdefault("name", published.at_place(path) or path.stem)
-    elif path.suffix not in FOREIGN:
-        net, card = flax.read(path, published.config_of(path, config))
     else:
-        raise UserError(
-            f"{path} is {FOREIGN[path.suffix]}; .pth files of score_sde and score embedding and .pkl files of EDM can "
-            "be read"
-        )
+        net, card = flax.read(path, published.config_of(path, config))
     card.setdefault("name", path.stem)
     check_card(card, path)
     return net, card
+
+
+def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network of a PyTorch file and its card, by what the file holds."""
+    path, content = file.path, file.content
+    if score_embedding.is_one(content):
+        if config is not None:
+            raise UserError(f"{path} describes itself; config is for files that do not")
+        return score_embedding.read(file)
+    if score_sde.is_one(content):
+        return score_sde.read(file, published.config_of(path, config))
+    for state in contents.states(content):
+        tensors = without_prefix(state.tensors)
+        for family in (openai, ddpm):
+            if family.is_one(tensors):
+                given = published.config_of(path, config, family.candidates(tensors))
+                net, card = family.read(file, tensors, given)
+                return net, card | ({} if state.averaged is None else {"averaged": state.averaged})
+    raise UserError(
+        f"{path} holds {contents.describe(content)}, which is not read here: checkpoints of score_sde, score embedding, "
+        "improved- and guided-diffusion and the PyTorch port of DDPM are"
+    )

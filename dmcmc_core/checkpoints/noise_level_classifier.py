@@ -71,14 +71,15 @@ def _file_of(name: str) -> Path:
 
 def _read_authors(path: Path, like: Denoiser | None) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network of a file of the authors: ``epoch``, ``opt`` and ``net``, ten tensors in the layers' order."""
-    from dmcmc_core.checkpoints import score_sde
+    from dmcmc_core.checkpoints.torch_files import TorchFile
 
     strides = STRIDES.get(like.shape[-1] if like is not None else None)
     if strides is None:
         raise UserError(
             f"{path} does not tell for images of which size it is: give the model that it serves, of 32 or 256 pixels"
         )
-    content = score_sde.load(path)
+    file = TorchFile(path)
+    content = file.content
     found = content.get("net") if isinstance(content, dict) else None
     net = PublishedClassifier(like.shape, strides=strides)
     own = net.state_dict()
@@ -86,6 +87,7 @@ def _read_authors(path: Path, like: Denoiser | None) -> tuple[nn.Module, dict[st
     if [getattr(t, "shape", None) for t in tensors] != [t.shape for t in own.values()]:
         raise UserError(f"{path} is not a noise-level classifier of DMCMC: it needs {len(own)} tensors under 'net'")
     for key, name, tensor in zip(own, found, tensors, strict=True):
+        tensor = file.numbers(tensor)
         check_numbers(tensor, str(name), path)
         own[key].copy_(tensor)
         check_finite(own[key], str(name), path)

@@ -6,14 +6,12 @@ numbers of NumPy, which are passed over; nothing of the file is executed.
 
 from __future__ import annotations
 
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dmcmc_core.checkpoints import score_sde
+from dmcmc_core.checkpoints.torch_files import TorchFile, whole
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels
 from dmcmc_core.score_embedding import std
@@ -22,58 +20,25 @@ from dmcmc_core.score_embedding.diffusion import EPSILON
 SECTIONS = ("data_loader", "diffusion", "training", "model")
 
 
-class Unread:
-    """What stands for an object of NumPy in a file: it takes whatever the file says of it, and keeps nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-UNREAD = [
-    (Unread, name)
-    for name in (
-        "numpy.ndarray",
-        "numpy.dtype",
-        "numpy.core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-    )
-]
-"""What stands for what in a file: the names of NumPy 1 and 2."""
-
-
-def is_one(path: Path) -> bool:
-    """Tell whether a PyTorch file is one of score embedding: by its configuration, without reading its weights."""
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        with torch.serialization.safe_globals(UNREAD):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever a broken file brings about, which its reader then tells
-        return False
+def is_one(content: Any) -> bool:
+    """Tell whether the content of a PyTorch file is one of score embedding: by its configuration."""
     config = content.get("config") if isinstance(content, dict) else None
     return isinstance(config, dict) and all(isinstance(config.get(name), dict) for name in SECTIONS)
 
 
-def read(path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
+def read(file: TorchFile) -> tuple[ScaledUNet, dict[str, Any]]:
     """Return the network of a file, for baselines with their averaged weights, and its card.
 
     Raises:
         UserError: for a file that is damaged or does not fit its own configuration.
     """
-    with torch.serialization.safe_globals(UNREAD):
-        content = score_sde.load(path)
-    config, state, ema = (content.get(name) for name in ("config", "model", "ema"))
-    if not isinstance(config, dict) or not isinstance(state, dict):
-        raise UserError(f"{path} is not a file of score embedding: it holds no configuration and tensors")
+    config, state, ema = (file.content.get(name) for name in ("config", "model", "ema"))
+    if not isinstance(state, dict):
+        raise UserError(f"{file.path} is not a file of score embedding: it holds no configuration and tensors")
     averaged = ema.get("shadow_params") if isinstance(ema, dict) else None
-    if ema is not None and not (isinstance(averaged, list) and all(isinstance(t, Tensor) for t in averaged)):
-        raise UserError(f"{path} holds an 'ema' without a list of tensors 'shadow_params'")
-    net, card = score_sde.filled(lambda: build(config), state, averaged, path)
+    if ema is not None and not (isinstance(averaged, list) and whole(averaged)):
+        raise UserError(f"{file.path} holds an 'ema' without a list of tensors 'shadow_params'")
+    net, card = score_sde.filled(lambda: build(config), state, averaged, file)
     name = config.get("name")
     return net, card | ({"name": name} if isinstance(name, str) else {})
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import reprlib
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dmcmc_core.checkpoints.card import sentence
-from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
+from dmcmc_core.checkpoints.entries import MATRIX, Entry, check, fill, fits, pair
+from dmcmc_core.checkpoints.torch_files import TorchFile, whole
+from dmcmc_core.checkpoints.weights import without_memory
 from dmcmc_core.errors import UserError, check_whole
 from dmcmc_core.nets.blocks import Block, FilteredDown, Resample
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
@@ -27,25 +27,6 @@ from dmcmc_core.nets.song import UNet
 
 EARLIEST = 1e-3
 """Time at which the published samplers of the variance-preserving networks stop."""
-
-
-class Entry(NamedTuple):
-    """A tensor of the file and its place in the network: the whole of ``own``, or its third of number ``part``."""
-
-    name: str
-    own: str
-    matrix: bool = False  # (in, out), where the network has a 1x1 convolution (out, in, 1, 1)
-    part: int | None = None
-    trained: bool = True
-
-    def read(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the file as the network has it."""
-        return tensor.T[:, :, None, None] if self.matrix else tensor
-
-    def shape(self, own: Tensor) -> tuple[int, ...]:
-        """Return the shape that the file has, for the network's own tensor."""
-        rows = len(own) // (1 if self.part is None else 3)
-        return (own.shape[1], rows) if self.matrix else (rows, *own.shape[1:])
 
 
 def entries(net: UNet) -> Iterator[Entry]:
@@ -74,15 +55,11 @@ def entries(net: UNet) -> Iterator[Entry]:
 
 
 def _layer(number: Iterator[str], own: str, inside: str = "") -> Iterator[Entry]:
-    yield from _pair(next(number) + inside, own)
-
-
-def _pair(name: str, own: str) -> Iterator[Entry]:
-    yield from (Entry(f"{name}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
+    yield from pair(next(number) + inside, own)
 
 
 def _matrix(name: str, own: str, part: int | None = None) -> Iterator[Entry]:
-    yield Entry(f"{name}.W", f"{own}.weight", matrix=True, part=part)
+    yield Entry(f"{name}.W", f"{own}.weight", MATRIX, part)
     yield Entry(f"{name}.b", f"{own}.bias", part=part)
 
 
@@ -100,14 +77,14 @@ def _block(number: Iterator[str], own: str, part: Block, net: UNet) -> Iterator[
     name = next(number)
     pairs = [("GroupNorm_0", "norm0"), ("Conv_0", "conv0"), ("Dense_0", "affine"), ("GroupNorm_1", "norm1")]
     for theirs, ours in [*pairs, ("Conv_1", "conv1")]:
-        yield from _pair(f"{name}.{theirs}", f"{own}.{ours}")
+        yield from pair(f"{name}.{theirs}", f"{own}.{ours}")
     if isinstance(part.skip, nn.Conv2d) and (net.config["convolved"] or net.config["plain"]):
         yield from _matrix(f"{name}.NIN_0", f"{own}.skip")
     elif isinstance(part.skip, nn.Conv2d):
-        yield from _pair(f"{name}.Conv_2", f"{own}.skip")
+        yield from pair(f"{name}.Conv_2", f"{own}.skip")
     if part.attention is not None:
         name, own = next(number), f"{own}.attention"
-        yield from _pair(f"{name}.GroupNorm_0", f"{own}.norm")
+        yield from pair(f"{name}.GroupNorm_0", f"{own}.norm")
         for k in range(3):
             yield from _matrix(f"{name}.NIN_{k}", f"{own}.qkv", k)
         yield from _matrix(f"{name}.NIN_3", f"{own}.proj")
@@ -118,104 +95,61 @@ def entries_of(net: UNet) -> tuple[list[Entry], dict[str, Tensor]]:
     return list(entries(net)), net.state_dict()
 
 
-def read(path: Path, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
+def is_one(content: Any) -> bool:
+    """Tell whether the content of a PyTorch file is a checkpoint of score_sde."""
+    return isinstance(content, dict) and isinstance(content.get("model"), dict) and isinstance(content.get("ema"), dict)
+
+
+def read(file: TorchFile, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     """Return the averaged network of a file, and its card.
 
     Raises:
-        UserError: for a file that is truncated, holds anything but tensors and plain values, or does not fit its
-            configuration; with the first tensor that does not.
+        UserError: for a file that is damaged or does not fit its configuration, with the first tensor that does not.
     """
     with without_memory():  # a configuration that makes no network should not wait for the file
         build(config)
-    content = load(path)
-    for key in ("model", "ema"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-            raise UserError(f"{path} is not a checkpoint of score_sde: it holds no {key!r}")
-    averaged = content["ema"].get("shadow_params")
-    if not isinstance(averaged, list) or not all(isinstance(t, Tensor) for t in averaged):
-        raise UserError(f"{path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'")
-    net, card = filled(lambda: build(config), content["model"], averaged, path)
-    step = content.get("step")
+    averaged = file.content["ema"].get("shadow_params")
+    if not isinstance(averaged, list) or not whole(averaged):
+        raise UserError(
+            f"{file.path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'"
+        )
+    net, card = filled(lambda: build(config), file.content["model"], averaged, file)
+    step = file.content.get("step")
     return net, card | ({"step": int(step)} if isinstance(step, int) else {})
 
 
 def filled(
     make: Callable[[], tuple[ScaledUNet, dict[str, Any]]],
     state: dict[Any, Any],
-    averaged: list[Tensor] | None,
-    path: Path,
+    averaged: list[Any] | None,
+    file: TorchFile,
 ) -> tuple[ScaledUNet, dict[str, Any]]:
     """Return the network and the card that ``make`` makes, with the tensors of a file.
 
     Args:
-        make: called twice, first without memory, so that a network of another file, however large, takes none.
         state: the file's tensors by name.
         averaged: its averaged tensors in the order of those that are trained; None: ``state`` is taken.
-        path: of the file, for errors.
 
     Raises:
         UserError: with the first tensor that does not fit, or is unknown.
     """
     with without_memory():
-        wanted, own = entries_of(make()[0].net)
+        made, card = make()
+        wanted, own = entries_of(made.net)
     state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-    unknown = sorted(state.keys() - {entry.name for entry in wanted} - {"sigmas"})
-    if unknown:
-        raise UserError(f"{path} does not fit its configuration: it holds the unknown tensor {unknown[0]!r}")
-
-    def fits(found: Any, entry: Entry) -> None:
-        shape = entry.shape(own[entry.own])
-        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
-            has = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else "is missing"
-            raise UserError(
-                f"{path} does not fit its configuration: tensor {entry.name!r} {has}, the network needs {shape}"
-            )
-
-    for entry in wanted:
-        fits(state.get(entry.name), entry)
-    tensors = state
+    state.pop("sigmas", None)
+    check(wanted, own, state, file.path)
     if averaged is not None:
-        trained = [entry.name for entry in wanted if entry.trained]
+        trained = [entry for entry in wanted if entry.trained]
         if len(averaged) != len(trained):
             raise UserError(
-                f"{path} does not fit its configuration: it averages {len(averaged)} tensors, the network has "
+                f"{file.path} does not fit its configuration: it averages {len(averaged)} tensors, the network has "
                 f"{len(trained)} that are trained"
             )
-        tensors = state | dict(zip(trained, averaged, strict=True))
-    for entry in wanted:
-        fits(tensors[entry.name], entry)
-        check_numbers(tensors[entry.name], entry.name, path)
-    net, card = make()
-    loaded = {name: torch.empty_like(tensor) for name, tensor in net.net.state_dict().items()}
-    for entry in wanted:
-        whole = loaded[entry.own]
-        target = whole if entry.part is None else whole.chunk(3)[entry.part]
-        target.copy_(entry.read(tensors[entry.name]))
-        check_finite(target, entry.name, path)
-    net.net.load_state_dict(loaded)
-    return net, card
-
-
-def load(path: Path) -> Any:
-    """Return what a PyTorch file holds; UserError unless that is tensors and plain values."""
-    try:
-        _check_members(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken file brings about
-        raise UserError(
-            f"{path} cannot be read as a PyTorch file of tensors and plain values, it is truncated, of another format "
-            f"or holds objects, which are never executed: {sentence(error)}"
-        ) from error
-
-
-def _check_members(path: Path) -> None:
-    """Raise UserError for an archive with a damaged member, or one that claims to be larger: none is compressed."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(max(m.file_size, m.compress_size) > path.stat().st_size for m in archive.infolist()):
-                raise UserError("a part of it claims to be larger than the whole")
-            if damaged := archive.testzip():  # torch does not ask whether the numbers are those that were written
-                raise UserError(f"its part {damaged} is damaged")
+        for entry, tensor in zip(trained, averaged, strict=True):
+            fits(tensor, entry, own, file.path)
+            state[entry.name] = tensor
+    return fill(lambda: make()[0], wanted, state, file.path, file.numbers, "net."), card
 
 
 def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:

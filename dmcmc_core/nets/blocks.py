@@ -59,13 +59,13 @@ class FilteredDown(nn.Conv2d):
 
 
 class StridedDown(nn.Conv2d):
-    """A 3x3 convolution of stride 2 that pads right and below only, as DDPM does."""
+    """A 3x3 convolution of stride 2 that pads right and below only, as DDPM does, or on all sides, as ADM does."""
 
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__(width, out, 3, stride=2)
+    def __init__(self, width: int, out: int, all_sides: bool = False) -> None:
+        super().__init__(width, out, 3, stride=2, padding=1 if all_sides else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+        return super().forward(x if self.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
 class RepeatedUp(nn.Conv2d):

@@ -134,6 +134,93 @@ def improved_ddpm(sigma: Tensor, levels: list[float]) -> Scalings:
     return Scalings(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), len(levels) - 2 - index.to(sigma))
 
 
+def epsilon(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of Ho et al. 2020 (arXiv 2006.11239): x0 = x - sigma epsilon."""
+    return Scalings(torch.ones_like(sigma), -sigma, c_in, time)
+
+
+def velocity(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of Salimans & Ho 2022 (arXiv 2202.00512): v = alpha (epsilon - sigma x0), alpha = c_in."""
+    return Scalings(c_in**2, -sigma * c_in, c_in, time)
+
+
+def sample(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
+    """Return the scalings of a network that answers with x0."""
+    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, time)
+
+
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Scalings]] = {
+    "epsilon": epsilon,
+    "v_prediction": velocity,
+    "sample": sample,
+}
+"""What a variance-preserving network predicts -> (sigma, alpha, time), each (B,), -> its scalings."""
+
+
+def discrete(sigma: Tensor, betas: dict[str, Any], unit: float = 1.0, predicts: str = "epsilon") -> Scalings:
+    """Return the scalings of a variance-preserving network of discrete times, whatever its betas and prediction.
+
+    Args:
+        sigma: noise levels (B,).
+        betas: arguments of :func:`discrete_betas`.
+        unit: of the network's time: it takes ``unit`` times the index of :func:`index_of`.
+        predicts: one of :data:`PREDICTIONS`.
+    """
+    if predicts not in PREDICTIONS:
+        raise unknown("prediction", predicts, PREDICTIONS)
+    time = number("unit", unit, above=0) * index_of(sigma, discrete_levels(**betas).log().to(sigma.device))
+    return PREDICTIONS[predicts](sigma, 1 / (sigma**2 + 1).sqrt(), time.to(sigma))
+
+
+BETAS: dict[str, Callable[[int, float, float], Tensor]] = {
+    "linear": lambda steps, first, last: _even(first, last, steps),
+    "quad": lambda steps, first, last: _even(math.sqrt(first), math.sqrt(last), steps) ** 2,
+    "const": lambda steps, first, last: _even(last, last, steps),
+    "jsd": lambda steps, first, last: 1 / _even(steps, 1, steps),
+    "sigmoid": lambda steps, first, last: first + (last - first) * _even(-6, 6, steps).sigmoid(),
+    "cosine": lambda steps, first, last: _cosine(steps),
+}
+"""Schedule -> (steps, first, last) -> its betas (steps,); Ho et al. 2020, and Nichol & Dhariwal 2021, eq. 17."""
+
+
+def _even(first: float, last: float, steps: int) -> Tensor:
+    return torch.linspace(first, last, steps, dtype=torch.float64, device="cpu")
+
+
+def _cosine(steps: int) -> Tensor:
+    kept = ((_even(0, 1, steps + 1) + 0.008) / 1.008 * (math.pi / 2)).cos() ** 2
+    return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
+
+
+def discrete_betas(schedule: str, steps: int, first: float | None = None, last: float | None = None) -> Tensor:
+    """Return the betas (steps,) float64 of a diffusion with discrete times.
+
+    Args:
+        schedule: one of :data:`BETAS`.
+        steps: how many times there are.
+        first, last: ends of the schedule where it has some; by default 0.1 / steps and 20 / steps.
+
+    Raises:
+        UserError: for another schedule, or numbers that are no betas.
+    """
+    if schedule not in BETAS:
+        raise unknown("schedule of betas", schedule, BETAS)
+    number("the number of times", steps, least=2, most=10**6, whole=True)
+    first = number("the first beta", 0.1 / steps if first is None else first, above=0, below=1)
+    last = number("the last beta", min(20 / steps, 0.999) if last is None else last, above=0, below=1)
+    return BETAS[schedule](steps, first, last)
+
+
+@functools.lru_cache(64)
+def discrete_levels(schedule: str, steps: int, first: float | None = None, last: float | None = None) -> Tensor:
+    """Return sigma at each time of :func:`discrete_betas`, (steps,) float64, rising, all finite.
+
+    A last time that is all noise (zero terminal SNR) is left out.
+    """
+    levels = (-torch.log1p(-discrete_betas(schedule, steps, first, last))).cumsum(0).expm1().sqrt()
+    return levels[levels.isfinite()]
+
+
 def score_embedding(
     sigma: Tensor, base: float, embedding: str, multiplier: float = 1.0, images: int = 1, image: int = 0
 ) -> Scalings:
@@ -159,6 +246,7 @@ KINDS: dict[str, Callable[..., Scalings]] = {
     "sub_vp": sub_vp,
     "ddpm": ddpm,
     "improved_ddpm": improved_ddpm,
+    "discrete": discrete,
     "score_embedding": score_embedding,
 }
 

@@ -43,6 +43,9 @@ LIMITS = {
     "embedding": (1, 64),
     "wave_width": (0, 2**16),
     "min_group": (1, 2**16),
+    "heads": (0, 1024),
+    "up_heads": (0, 1024),
+    "head_channels": (1, 2**16),
 }
 """Argument of :class:`UNet` -> the least and the most that it may be."""
 
@@ -54,7 +57,7 @@ class UNet(nn.Module):
         size: pixels of a side, divisible by 2^(levels - 1).
         in_channels, out_channels: of the images.
         width: channels of the first level before its multiplier, and of the embedding's waves.
-        multipliers: of the width, for each level.
+        multipliers: of the width, for each level; fractions of it too, where that is whole.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention: resolutions whose blocks attend, in pixels of a side.
         waves: how the noise level is embedded: ``positional``, ``fourier``, or ``constant``, as it is in every feature.
@@ -68,12 +71,18 @@ class UNet(nn.Module):
         fourier_scale: of the frequencies of ``fourier``.
         labels: classes, or 0; ``augment``: augmentation labels of the training, or 0.
         dropout: in training only.
-        adm: the blocks of ADM: adaptive normalisation, attention in each block on the way up, by heads of 64 channels
-            (none where there are fewer channels).
+        adm: the blocks of ADM: adaptive normalisation, attention in each block on the way up, by heads of
+            ``head_channels`` channels (none where there are fewer channels).
         embedding: width of the embedding, in units of ``width``; ``wave_width``: of its waves in channels, 0 is width.
         min_group: channels that a group of the normalisations has at least, of at most 32 groups.
         strided: whether the convolutions of a ``residual`` encoder have stride 2 instead of a filter.
         period: longest of the ``positional`` waves, in units of 2 pi.
+        adaptive: whether blocks scale and shift by the embedding or only shift; None is as ``adm``.
+        attend_up: whether each block on the way up attends, as in DDPM and ADM, or the last of a level; None is as
+            ``adm``.
+        heads, up_heads: of attention, the latter on the way up, where it is as ``heads`` if 0; 0 is one, or for ``adm``
+            as ``head_channels`` says.
+        head_channels: channels of a head of ``adm``.
     """
 
     def __init__(  # noqa: PLR0913  the arguments are those of the published configurations
@@ -82,7 +91,7 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         width: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 2),
+        multipliers: Sequence[float] = (1, 2, 2, 2),
         blocks: int = 4,
         attention: Sequence[int] = (16,),
         waves: str = "positional",
@@ -102,17 +111,23 @@ class UNet(nn.Module):
         strided: bool = False,
         plain: bool = False,
         period: float = 10_000.0,
+        adaptive: bool | None = None,
+        attend_up: bool | None = None,
+        heads: int = 0,
+        up_heads: int = 0,
+        head_channels: int = 64,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         for name in ("multipliers", "attention", "taps"):
             self.config[name] = list(self.config[name])
         _check(self.config)
+        self.widths = [_whole(width * multiplier) for multiplier in multipliers]
         self.encoder, self.scale = encoder, math.sqrt(0.5) if rescale and not adm else 1.0
         self.embed = Embedding(
             wave_width or width, width * embedding, waves, fourier_scale, labels, augment, adm, period
         )
-        self.stem = nn.Conv2d(in_channels, width * multipliers[0] if adm else width, 3, padding=1)
+        self.stem = nn.Conv2d(in_channels, self.widths[0] if adm else width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.enlarge = Resample(DOWN, taps), Resample(UP, taps)
         skips = self._make_down()
@@ -120,22 +135,32 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList([self._block(c, c, attend=True), self._block(c, c)])
         self._make_up(skips)
 
-    def _block(self, width: int, out: int, direction: str | None = None, attend: bool = False) -> Block:
-        """Return a block of this network from ``width`` to ``out`` channels."""
+    def _block(
+        self, width: int, out: int, direction: str | None = None, attend: bool = False, up: bool = False
+    ) -> Block:
+        """Return a block of this network from ``width`` to ``out`` channels, ``up``: on the way up."""
         c = self.config
-        if c["adm"]:
-            own = {"adaptive": True, "project": False, "eps": 1e-5, "heads": out // 64 if attend else 0}
-        else:
-            own = {"scale": self.scale, "eps": 1e-6, "heads": 1 if attend else 0}
-        own |= {name: c[name] for name in ("taps", "dropout", "min_group")}
+        own = {name: c[name] for name in ("taps", "dropout", "min_group")}
+        own |= {"adaptive": c["adm"] if c["adaptive"] is None else c["adaptive"], "eps": 1e-5 if c["adm"] else 1e-6}
+        own |= {"heads": self._heads(out, up) if attend else 0, "project": not c["adm"], "scale": self.scale}
         return Block(width, out, c["width"] * c["embedding"], direction=direction, **own)
+
+    def _heads(self, channels: int, up: bool) -> int:
+        """Return the number of heads of attention over so many channels."""
+        c = self.config
+        heads = (up and c["up_heads"]) or c["heads"] or (channels // c["head_channels"] if c["adm"] else 1)
+        if heads and channels % heads:
+            raise UserError(
+                f"{channels} channels cannot be attended to by {heads} heads: choose heads that divide them"
+            )
+        return heads
 
     def _resample(self, width: int, direction: str) -> nn.Module:
         """Return what changes the resolution of a level's features."""
         if self.config["plain"]:
             return Resample(direction, self.config["taps"])
         if self.config["convolved"]:
-            return StridedDown(width, width) if direction == DOWN else RepeatedUp(width)
+            return StridedDown(width, width, self.config["adm"]) if direction == DOWN else RepeatedUp(width)
         return self._block(width, width, direction)
 
     def _make_down(self) -> list[int]:
@@ -143,7 +168,7 @@ class UNet(nn.Module):
         config, taps = self.config, self.config["taps"]
         c, pyramid = self.stem.out_channels, config["in_channels"]
         skips = [c]
-        for level, multiplier in enumerate(config["multipliers"]):
+        for level, width in enumerate(self.widths):
             now = Level()
             if level:
                 now.resample = self._resample(c, DOWN)
@@ -155,23 +180,24 @@ class UNet(nn.Module):
                 skips.append(c)
             for _ in range(config["blocks"]):
                 attend = config["size"] >> level in config["attention"]
-                now.blocks.append(self._block(c, config["width"] * multiplier, attend=attend))
-                c = config["width"] * multiplier
+                now.blocks.append(self._block(c, width, attend=attend))
+                c = width
                 skips.append(c)
             self.down.append(now)
         return skips
 
     def _make_up(self, skips: list[int]) -> None:
         """Make the levels on the way up, the coarsest first; each block joins the last of ``skips`` that is left."""
-        config, multipliers, c = self.config, self.config["multipliers"], skips[-1]
-        for level, multiplier in reversed(list(enumerate(multipliers))):
+        config, c = self.config, skips[-1]
+        each = config["adm"] if config["attend_up"] is None else config["attend_up"]
+        for level, width in reversed(list(enumerate(self.widths))):
             now = Level()
-            if level < len(multipliers) - 1:
+            if level < len(self.widths) - 1:
                 now.resample = self._resample(c, UP)
             for i in range(config["blocks"] + 1):
-                attend = config["size"] >> level in config["attention"] and (config["adm"] or i == config["blocks"])
-                now.blocks.append(self._block(c + skips.pop(), config["width"] * multiplier, attend=attend))
-                c = config["width"] * multiplier
+                attend = config["size"] >> level in config["attention"] and (each or i == config["blocks"])
+                now.blocks.append(self._block(c + skips.pop(), width, attend=attend, up=True))
+                c = width
             if config["decoder"] == "skip" or not level:
                 last = nn.Conv2d(c, config["out_channels"], 3, padding=1)
                 now.out = nn.Sequential(norm(c, 1e-5 if config["adm"] else 1e-6, config["min_group"]), nn.SiLU(), last)
@@ -214,7 +240,7 @@ def _check(config: dict[str, Any]) -> None:
     multipliers, taps = config["multipliers"], config["taps"]
     check_whole("the number of multipliers", len(multipliers), 1, 16)
     for multiplier in multipliers:
-        check_whole("a multiplier", multiplier, 1, 1024)
+        _whole(config["width"] * number("a multiplier", multiplier, above=0, most=1024))
     if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):
         raise UserError("taps must be 2 to 16 finite numbers, an even number of them, that do not add up to 0")
     number("period", config["period"], above=0)
@@ -223,6 +249,13 @@ def _check(config: dict[str, Any]) -> None:
     if config["size"] % 2 ** (len(multipliers) - 1):
         smallest = 2 ** (len(multipliers) - 1)
         raise UserError(f"size must be divisible by {smallest} for its levels, not {config['size']}")
+
+
+def _whole(width: float) -> int:
+    """Return the channels of a level; UserError unless they are whole."""
+    if width != int(width) or width < 1:
+        raise UserError(f"width times multiplier must be a whole number of channels, not {width:g}")
+    return int(width)
 
 
 def begin(net: UNet) -> None:

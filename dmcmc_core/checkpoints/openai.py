@@ -1,0 +1,265 @@
+"""U-Nets of OpenAI's improved- and guided-diffusion (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021): bare states.
+
+A ``.pt`` holds tensors alone. Widths, levels, blocks, attention, classes and the learned variance are told by their
+shapes; heads, their order, size of the images, schedule and time scale are not, and come from the published flags.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from dmcmc_core.checkpoints.entries import CONV1D, SAME, TRANSPOSED, Entry, by_head, check, fill, pair
+from dmcmc_core.checkpoints.torch_files import TorchFile
+from dmcmc_core.checkpoints.weights import without_memory
+from dmcmc_core.errors import UserError, number, unknown
+from dmcmc_core.nets.blocks import Block
+from dmcmc_core.nets.scalings import ScaledUNet, discrete_levels
+from dmcmc_core.nets.song import UNet
+
+FAMILIES = ("improved-diffusion", "guided-diffusion")
+DEFAULTS: dict[str, Any] = {
+    "num_heads": 4,
+    "num_heads_upsample": -1,
+    "num_head_channels": -1,
+    "dropout": 0.0,
+    "use_new_attention_order": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "predict_xstart": False,
+}
+"""Flags that may be left out, and what both projects then take."""
+RESCALED = {"improved-diffusion": True, "guided-diffusion": False}
+"""Family -> its default of ``rescale_timesteps``."""
+TOLD = {
+    "num_channels": "width",
+    "num_res_blocks": "blocks",
+    "learn_sigma": "learned",
+    "class_cond": "conditional",
+    "use_scale_shift_norm": "adaptive",
+    "resblock_updown": "resampling",
+    "attention_resolutions": "attention",
+}
+"""Flag -> what a file itself says of the same."""
+UNUSED = (
+    "use_fp16",
+    "use_checkpoint",
+    "use_kl",
+    "rescale_learned_sigmas",
+    "sigma_small",
+    "timestep_respacing",
+    "channel_mult",
+    "large_size",
+    "small_size",
+)
+"""Flags of training or sampling, and one that the file tells better."""
+START = 164.0
+"""Where grids of cosine betas begin: their last levels, to 20,291, are far beyond what images need."""
+
+
+def is_one(state: dict[str, Any]) -> bool:
+    """Tell whether tensors are those of such a U-Net."""
+    return {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= state.keys()
+
+
+def told(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what the shapes of a file's tensors tell of its network.
+
+    Raises:
+        UserError: for shapes that are those of no such network.
+    """
+    try:
+        return _told(state)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"its tensors are not those of a U-Net of OpenAI: {str(error)[:100]}") from None
+
+
+def _told(state: dict[str, Any]) -> dict[str, Any]:
+    shape = {str(name): tuple(tensor.shape) for name, tensor in state.items()}
+    count = next(k for k in itertools.count() if f"output_blocks.{k}.0.in_layers.2.weight" not in shape)
+
+    def enlarging(part: str) -> list[int]:
+        return [k for k in range(count) for i in (1, 2) if f"output_blocks.{k}.{i}.{part}.weight" in shape]
+
+    resampling = enlarging("in_layers.2")  # a block of a level ends in another that enlarges, or in a convolution
+    blocks = min([*resampling, *enlarging("conv"), count - 1])
+    first = range(1, count + 1, blocks + 1)
+    embedding, width = shape["time_embed.0.weight"]
+    widths = [shape[f"input_blocks.{k}.0.out_layers.3.weight"][0] for k in first]
+    out = shape["out.2.weight"][0]
+    return {
+        "in_channels": shape["input_blocks.0.0.weight"][1],
+        "out_channels": out,
+        "learned": out == 2 * shape["input_blocks.0.0.weight"][1],
+        "width": width,
+        "embedding": embedding // width,
+        "multipliers": [w / width if w % width else w // width for w in widths],
+        "blocks": blocks,
+        "adaptive": shape["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+        "resampling": bool(resampling),
+        "attending": [level for level, k in enumerate(first) if f"input_blocks.{k}.1.qkv.weight" in shape],
+        "labels": shape.get("label_emb.weight", (0,))[0],
+        "conditional": "label_emb.weight" in shape,
+    }
+
+
+def read(file: TorchFile, state: dict[str, Any], config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the network of a file, and its card.
+
+    Args:
+        state: the tensors of the file by name.
+        config: ``family``, one of :data:`FAMILIES`, and ``flags``, those of the project's scripts.
+
+    Raises:
+        UserError: for flags that are missing, unknown or not those of the file, and for tensors that do not fit.
+    """
+    try:
+        make, card = arguments(told(state), config)
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from None
+    with without_memory():
+        made = ScaledUNet(**make)
+    new_order = config["flags"].get("use_new_attention_order", False)
+    wanted = list(entries(made.net, new_order))
+    check(wanted, made.net.state_dict(), state, file.path)
+    return fill(lambda: ScaledUNet(**make), wanted, state, file.path, file.numbers, "net."), card
+
+
+def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of :class:`ScaledUNet` that make the network of a file, and its card.
+
+    Args:
+        found: what :func:`told` returns.
+        config: as of :func:`read`.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
+    family, flags = config.get("family"), config.get("flags")
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
+    if not isinstance(flags, dict):
+        raise UserError("its configuration lacks 'flags', those of the project's scripts")
+    known = [*DEFAULTS, *TOLD, *UNUSED, "image_size", "rescale_timesteps"]
+    for name in flags:
+        if name not in known:
+            raise unknown(f"flag of {family}", name, known)
+    size = _whole(flags, "image_size", 1, 8192)
+    found = found | {"attention": [size >> level for level in found["attending"]]}
+    _agree(flags, found)
+    given = DEFAULTS | {"rescale_timesteps": RESCALED[family]} | flags
+    for name in ("rescale_timesteps", "predict_xstart", "use_new_attention_order"):
+        if not isinstance(given[name], bool):
+            raise UserError(f"the flag {name} must be true or false, not {given[name]!r:.40}")
+    steps, schedule = given["diffusion_steps"], given["noise_schedule"]
+    if schedule not in ("linear", "cosine"):
+        raise unknown("noise_schedule", schedule, ("linear", "cosine"))
+    net = {name: found[name] for name in ("in_channels", "out_channels", "width", "multipliers", "blocks", "attention")}
+    net |= {name: found[name] for name in ("labels", "embedding", "adaptive")}
+    net |= {"size": size, "adm": True, "convolved": not found["resampling"], "min_group": 1} | _heads(given)
+    net |= {"dropout": number("the flag dropout", given["dropout"], least=0, below=1)}
+    betas = {"schedule": schedule, "steps": steps}
+    unit = 1000 / _whole(given, "diffusion_steps", 2, 10**6) if given["rescale_timesteps"] else 1.0
+    options = {"betas": betas, "unit": unit, "predicts": "sample" if given["predict_xstart"] else "epsilon"}
+    low, high = discrete_levels(**betas)[[0, -1]].tolist()
+    card = {"architecture": "preconditioned", "sigma_min": low, "sigma_max": high, "data_range": [-1.0, 1.0]}
+    card |= {"family": family} | ({"start": START} if high > START else {})
+    return {"kind": "discrete", "options": options, "net": net}, card
+
+
+def _whole(flags: dict[str, Any], name: str, least: int, most: int) -> int:
+    return number(f"the flag {name}", flags.get(name), least=least, most=most, whole=True)
+
+
+def _agree(flags: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise UserError for a flag that says something else than the file."""
+    if found["out_channels"] not in (found["in_channels"], 2 * found["in_channels"]) or found["in_channels"] > 4:
+        raise UserError(
+            f"its network makes {found['out_channels']} channels of {found['in_channels']}: upsamplers are not read"
+        )
+    levels = range(len(found["multipliers"]))
+    for flag, name in TOLD.items():
+        said = flags.get(flag, found[name])
+        if flag == "attention_resolutions" and flag in flags:
+            said = [flags["image_size"] >> level for level in levels if flags["image_size"] >> level in _sizes(said)]
+        if said != found[name] and not (flag == "resblock_updown" and len(levels) == 1):
+            raise UserError(f"the flag {flag} says {flags[flag]!r:.60}, its tensors say {found[name]!r:.60}")
+
+
+def _sizes(text: Any) -> list[int]:
+    """Return the resolutions that ``attention_resolutions`` names, such as 32,16,8."""
+    parts = str(text).replace(" ", "").split(",") if text not in ("", None) else []
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"the flag attention_resolutions must name sizes such as 32,16,8, not {text!r:.60}")
+    return [int(part) for part in parts]
+
+
+def _heads(given: dict[str, Any]) -> dict[str, Any]:
+    """Return how attention has its heads: by their channels, or by their number, which may differ on the way up."""
+    for name, least in (("num_heads", 1), ("num_heads_upsample", -1), ("num_head_channels", -1)):
+        _whole(given, name, least, 2**16)
+    if given["num_head_channels"] > 0:
+        return {"head_channels": given["num_head_channels"]}
+    up = given["num_heads_upsample"]
+    return {"heads": given["num_heads"], "up_heads": max(up, 0)}
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def entries(net: UNet, new_order: bool = False) -> Iterator[Entry]:
+    """Yield the tensors of a file.
+
+    ``new_order``: whether queries, keys and values are split before the heads are, as ``use_new_attention_order`` says.
+    """
+    for theirs, own in (("time_embed.0", "embed.first"), ("time_embed.2", "embed.second")):
+        yield from pair(theirs, own)
+    if net.embed.label is not None:
+        yield Entry("label_emb.weight", "embed.label.weight", TRANSPOSED)
+    yield from pair("input_blocks.0.0", "stem")
+    place = itertools.count(1)
+    for i, level in enumerate(net.down):
+        if level.resample is not None:
+            yield from _resample(f"input_blocks.{next(place)}.0", f"down.{i}.resample", level.resample, "op", new_order)
+        for k, block in enumerate(level.blocks):
+            yield from _block(f"input_blocks.{next(place)}", f"down.{i}.blocks.{k}", block, new_order)
+    yield from _layers("middle_block.0", "middle.0", net.middle[0])
+    yield from _attention("middle_block.1", "middle.0.attention", net.middle[0], new_order)
+    yield from _layers("middle_block.2", "middle.1", net.middle[1])
+    place, here = itertools.count(), -1
+    for i, level in enumerate(net.up):
+        if level.resample is not None:  # in the file it ends the level before, after that one's last block
+            name = f"output_blocks.{here}.{1 if net.up[i - 1].blocks[-1].attention is None else 2}"
+            yield from _resample(name, f"up.{i}.resample", level.resample, "conv", new_order)
+        for k, block in enumerate(level.blocks):
+            here = next(place)
+            yield from _block(f"output_blocks.{here}", f"up.{i}.blocks.{k}", block, new_order)
+    yield from pair("out.0", f"up.{len(net.up) - 1}.out.0")
+    yield from pair("out.2", f"up.{len(net.up) - 1}.out.2")
+
+
+def _resample(name: str, own: str, part: Any, layer: str, new_order: bool) -> Iterator[Entry]:
+    yield from _layers(name, own, part) if isinstance(part, Block) else pair(f"{name}.{layer}", own)
+
+
+def _block(name: str, own: str, block: Block, new_order: bool) -> Iterator[Entry]:
+    yield from _layers(f"{name}.0", own, block)
+    if block.attention is not None:
+        yield from _attention(f"{name}.1", f"{own}.attention", block, new_order)
+
+
+def _layers(name: str, own: str, block: Block) -> Iterator[Entry]:
+    layers = {"in_layers.0": "norm0", "in_layers.2": "conv0", "emb_layers.1": "affine", "out_layers.0": "norm1"}
+    for theirs, ours in (layers | {"out_layers.3": "conv1"}).items():
+        yield from pair(f"{name}.{theirs}", f"{own}.{ours}")
+    if hasattr(block.skip, "weight"):
+        yield from pair(f"{name}.skip_connection", f"{own}.skip")
+
+
+def _attention(name: str, own: str, block: Block, new_order: bool) -> Iterator[Entry]:
+    heads = 1 if new_order else block.attention.heads
+    yield from pair(f"{name}.norm", f"{own}.norm")
+    yield Entry(f"{name}.qkv.weight", f"{own}.qkv.weight", by_head(heads, CONV1D))
+    yield Entry(f"{name}.qkv.bias", f"{own}.qkv.bias", by_head(heads, SAME))
+    yield from pair(f"{name}.proj_out", f"{own}.proj", CONV1D)
