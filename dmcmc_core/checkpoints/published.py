@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core import files
-from dmcmc_core.checkpoints.card import sentence
+from dmcmc_core.checkpoints.configurations import read_mapping
 from dmcmc_core.errors import UserError, unknown
 
 
@@ -128,17 +128,9 @@ def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, 
             f"or convert --config, a file or one of {', '.join(CONFIGS)}"
         )
     named = str(config).replace("/", "_").removesuffix(".py")
-    if config is not None and named in CONFIGS:
+    if config is not None and named in CONFIGS and not Path(config).is_file():
         return CONFIGS[named]
     file = Path(config or beside)
     if not file.is_file():
         raise unknown("configuration", str(config), CONFIGS)
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
-    except Exception as error:  # whatever a broken file brings about
-        raise UserError(f"the configuration {file} cannot be read: {sentence(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the configuration {file} must hold a mapping of names to values")
-    return content
+    return read_mapping(file, f"the configuration {file}")

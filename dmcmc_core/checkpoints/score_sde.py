@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.checkpoints.card import sentence
-from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
+from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory, without_prefix
 from dmcmc_core.errors import UserError, check_whole
 from dmcmc_core.nets.blocks import Block, FilteredDown, Resample
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
@@ -158,7 +158,7 @@ def filled(
     """
     with without_memory():
         wanted, own = entries_of(make()[0].net)
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    state = without_prefix(state)
     unknown = sorted(state.keys() - {entry.name for entry in wanted} - {"sigmas"})
     if unknown:
         raise UserError(f"{path} does not fit its configuration: it holds the unknown tensor {unknown[0]!r}")
