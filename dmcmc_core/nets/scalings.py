@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.errors import UserError, number, unknown
+from dmcmc_core.errors import UserError, number, switch, unknown
 from dmcmc_core.nets.song import UNet
 
 
@@ -163,6 +163,8 @@ KINDS: dict[str, Callable[..., Scalings]] = {
 }
 
 
+SWITCHES = {"by_sigma", "log"}
+"""Options of these that are true or false."""
 NO_CLASS = -1
 """The label that is a vector of zeros to a network."""
 
@@ -189,6 +191,10 @@ class ScaledUNet(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise unknown("preconditioning", kind, KINDS)
+        for name, value in (("centre", centre), ("about_mean", about_mean)):
+            switch(name, value)
+        for name in SWITCHES & options.keys():
+            switch(name, options[name])
         KINDS[kind](torch.ones(1, device="cpu"), **options)  # wrong options should not wait for the first image
         self.net = UNet(**net)
         self.kind, self.options, self.centre = kind, dict(options), centre
