@@ -29,11 +29,18 @@ class TooFew(UserError):
     """A budget that a sampler cannot keep to."""
 
 
-def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
-    """Return the error for a name that is not among ``choices``, naming the nearest one that is."""
+def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True) -> UserError:
+    """Return the error for a name that is not among ``choices``, with the one that it is a slip of the pen for.
+
+    That is the most alike of those with the same first letter: ``flow_prediction`` is no ``v_prediction`` misspelt.
+
+    Args:
+        guess: False for a name that is known to be no slip of the pen.
+    """
     choices = sorted(choices)
-    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    alike = {choice.casefold(): choice for choice in choices if choice[:1].casefold() == str(name)[:1].casefold()}
+    near = difflib.get_close_matches(str(name).casefold(), alike, n=1, cutoff=0.7) if guess else []
+    hint = f"did you mean {alike[near[0]]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
     return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")
 
@@ -79,6 +86,13 @@ def one_of(argument: str, value: Any, *choices: Any) -> Any:
     """Return the value if it is one of ``choices``; UserError if not."""
     if value not in choices:
         raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value
+
+
+def switch(argument: str, value: Any) -> bool:
+    """Return the value if it is true or false; text such as ``"False"``, which Python takes for true, is neither."""
+    if not isinstance(value, bool):
+        raise UserError(f"{argument} must be true or false, not {value!r:.40}")
     return value
 
 

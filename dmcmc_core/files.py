@@ -68,6 +68,24 @@ def write_json(path: str | Path, content: Any, **how: Any) -> None:
     write_text(path, json.dumps(content, indent=1, **how) + "\n")
 
 
+def from_json(text: str | bytes) -> Any:
+    """Return what JSON text says.
+
+    Raises:
+        ValueError: for text that is not JSON, and for a key that is given twice.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"key {name!r} is given twice")
+        found[name] = value
+    return found
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal digits."""
     with Path(path).open("rb") as file:

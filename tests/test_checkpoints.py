@@ -185,9 +185,9 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
         cut.write_bytes(path.read_bytes()[:size])
         refused("truncated", cut)
     for suffix, match in (
-        (".pth", "carries no configuration"),
+        (".pth", "cannot be read as a PyTorch file"),
         (".pkl", "cannot be read as a pickle of EDM"),
-        (".bin", "can be read"),
+        (".bin", "cannot be read as a PyTorch file"),
     ):
         (tmp_path / f"x{suffix}").write_bytes(b"\x80\x04.")
         refused(match, tmp_path / f"x{suffix}")

@@ -13,6 +13,7 @@ import torch
 from dmcmc_core import load_model, score_embedding
 from dmcmc_core.checkpoints import convert, score_sde
 from dmcmc_core.checkpoints import score_embedding as files
+from dmcmc_core.checkpoints.torch_files import TorchFile
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Sinusoids
 from dmcmc_core.nets.scalings import KINDS, ScaledUNet
@@ -258,6 +259,6 @@ def test_numbers_of_numpy_are_passed_over(tmp_path):
 
 @here
 def test_files_of_score_sde_are_none_of_these():
-    assert all(files.is_one(path(name)) for name in SMALL)
-    assert not files.is_one(PARITY / "ve_cifar10_ncsnpp_continuous_small.pth")
-    assert not files.is_one(PARITY / "ddim_cifar10_train_state_small.pth")
+    assert all(files.is_one(TorchFile(path(name)).content) for name in SMALL)
+    for other in ("ve_cifar10_ncsnpp_continuous_small.pth", "ddim_cifar10_train_state_small.pth"):
+        assert not files.is_one(TorchFile(PARITY / other).content)

@@ -2,8 +2,9 @@
 
 Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde, EDM and score embedding are
 read by :mod:`dmcmc_core.checkpoints.score_sde`, :mod:`dmcmc_core.checkpoints.flax`, :mod:`dmcmc_core.checkpoints.edm`
-and :mod:`dmcmc_core.checkpoints.score_embedding`, and :func:`convert` makes ours of them. Folders of diffusers are read
-by :mod:`dmcmc_core.checkpoints.diffusers`.
+and :mod:`dmcmc_core.checkpoints.score_embedding`, states of OpenAI's U-Nets and of DDPM's port by
+:mod:`dmcmc_core.checkpoints.openai` and :mod:`dmcmc_core.checkpoints.ddpm`, folders of diffusers by
+:mod:`dmcmc_core.checkpoints.diffusers`; :func:`convert` makes ours of them.
 
 A name is imported when it is asked for: the catalogue and the cards are then had without torch.
 """
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dmcmc_core.checkpoints.card import read_card
     from dmcmc_core.checkpoints.catalogue import NETS, known
     from dmcmc_core.checkpoints.conversion import convert
-    from dmcmc_core.checkpoints.loader import MODELS, load, load_epsilon, load_model
+    from dmcmc_core.checkpoints.loader import MODELS, load, load_epsilon, load_model, load_network
     from dmcmc_core.checkpoints.noise_level_classifier import load_noise_level
     from dmcmc_core.checkpoints.safetensors import ARCHITECTURES, load_weights, save
     from dmcmc_core.checkpoints.weights import check_device
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "load_epsilon",
     "load_model",
+    "load_network",
     "load_noise_level",
     "load_weights",
     "read_card",
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.checkpoints import catalogue as module
     elif name == "convert":
         from dmcmc_core.checkpoints import conversion as module
-    elif name in ("MODELS", "load", "load_epsilon", "load_model"):
+    elif name in ("MODELS", "load", "load_epsilon", "load_model", "load_network"):
         from dmcmc_core.checkpoints import loader as module
     elif name == "load_noise_level":
         from dmcmc_core.checkpoints import noise_level_classifier as module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import reprlib
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.files import from_json
 
 UNET_2D = "UNet2DModel"
 """Architecture of what was a folder of diffusers, made by that library."""
@@ -21,8 +21,8 @@ FOREIGN = {
     ".pth": "a PyTorch file",
     ".pt": "a PyTorch file",
     ".pkl": "a pickle",
-    ".ckpt": "a PyTorch Lightning file",
-    ".bin": "a PyTorch file of diffusers",
+    ".ckpt": "a PyTorch file",
+    ".bin": "a PyTorch file",
 }
 """Endings of files by others, and what they are."""
 ENDS = (("sigma_min", "sigma_max"), ("t_min", "t_max"))
@@ -63,7 +63,7 @@ def unreadable(path: Path, error: Exception) -> UserError:
 def card_in(metadata: dict[str, str] | None, path: Path) -> dict[str, Any]:
     """Return the card in a file's metadata, empty if there is none; UserError unless it is a JSON object."""
     try:
-        card = json.loads((metadata or {}).get("card", "{}"))
+        card = from_json((metadata or {}).get("card", "{}"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"the model card inside {path} is not JSON: {sentence(error)}") from error
     if not isinstance(card, dict):
@@ -74,14 +74,11 @@ def card_in(metadata: dict[str, str] | None, path: Path) -> dict[str, Any]:
 def given_card(config: str | Path | dict) -> dict[str, Any]:
     """Return the card that a user gives for a file without one, a dict or a JSON or YAML file; UserError for others."""
     if not isinstance(config, dict):
-        import yaml
+        from dmcmc_core.checkpoints.configurations import (
+            read_mapping,
+        )  # and with it yaml, which no file with a card needs
 
-        try:
-            config = yaml.safe_load(Path(config).read_text())  # JSON is YAML
-        except Exception as error:  # whatever a broken file brings about
-            raise UserError(f"config {config} cannot be read: {sentence(error)}") from error
-        if not isinstance(config, dict):
-            raise UserError("config must hold a mapping of names to values")
+        config = read_mapping(config, f"config {config}")
     for key in config:
         if key not in KEYS:
             raise unknown("key of config", key, KEYS)

@@ -13,7 +13,8 @@ SHIPPED = ("digits", "glyphs32")
 EXACT = "glyphs32-exact"
 """The exact model of the glyphs, computed from its images."""
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
-"""The file of a folder of diffusers that holds the weights."""
+"""The file of a folder of diffusers that holds the weights; those of variants and shards begin and end like it."""
+DIFFUSERS_STEM = DIFFUSERS_WEIGHTS.removesuffix(".safetensors")
 
 
 def is_epsilon(path: Path) -> bool:
@@ -58,19 +59,23 @@ def _files(root: Path) -> list[dict[str, Any]]:
     places = {str(root / path) for path in [*published.FILES.values(), *published.CLASSIFIERS.values()]}
     rows = []
     for path in sorted((root / "exp").rglob("*")):
-        own = path.suffix == ".safetensors" and NETS not in path.parents and path.name != DIFFUSERS_WEIGHTS
-        if (own or path.suffix in (".pth", ".pkl")) and str(path) not in places:
+        own = path.suffix == ".safetensors" and NETS not in path.parents and not _of_diffusers(path)
+        if (own or path.suffix in FOREIGN) and str(path) not in places:
             about = read_card(path).get("architecture", "without a card") if own else FOREIGN[path.suffix]
             rows.append(_row(str(path.relative_to(root)), about))
     return rows
 
 
 def _folders(root: Path) -> list[dict[str, Any]]:
-    rows = []
-    for path in sorted((root / "exp").rglob(DIFFUSERS_WEIGHTS)):
-        folder = path.parent.parent if path.parent.name == "unet" else path.parent
-        rows.append(_row(str(folder.relative_to(root)), "a folder of diffusers"))
-    return rows
+    folders = {}
+    for path in sorted((root / "exp").rglob(f"{DIFFUSERS_STEM}*.safetensors")):
+        folder = path.parent.parent if path.parent.name in ("unet", "unet_ema") else path.parent
+        folders[folder] = _row(str(folder.relative_to(root)), "a folder of diffusers")
+    return list(folders.values())
+
+
+def _of_diffusers(path: Path) -> bool:
+    return path.name.startswith(DIFFUSERS_STEM)
 
 
 def _published(root: Path) -> list[dict[str, Any]]:
@@ -78,10 +83,11 @@ def _published(root: Path) -> list[dict[str, Any]]:
 
     rows = []
     for names, title, origin in (
-        (published.FILES, "{}", published.SONG),
-        (published.CLASSIFIERS, "noise-level classifier of {}", published.AUTHORS),
+        (published.FILES, "{}", published.origin),
+        (published.CLASSIFIERS, "noise-level classifier of {}", lambda _: published.AUTHORS),
     ):
         for name, path in names.items():
             here = (root / path).is_file()
-            rows.append(_row(title.format(name), path if here else f"goes to {path}, comes from {origin}", here))
+            about = path if here else f"goes to {path}, comes from {origin(name)}"
+            rows.append(_row(title.format(name), about, here))
     return rows

@@ -42,7 +42,8 @@ def convert(source: str | Path, path: str | Path, config: str | Path | dict | No
         source = families.file_of(str(source), (*SHIPPED, EXACT), "model")
         if not families.is_foreign(source):
             raise UserError(
-                f"{source} is no checkpoint to convert: a .pth, a .pkl, a file of Flax or a folder of diffusers is"
+                f"{source} is no checkpoint to convert: a file of PyTorch (.pth, .pt, .ckpt), a .pkl, a file of Flax "
+                f"or a folder of diffusers is"
             )
         net, card = families.read(source, config)
         digest = sha256(source)

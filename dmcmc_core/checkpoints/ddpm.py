@@ -11,6 +11,7 @@ from typing import Any
 
 from dmcmc_core.checkpoints import score_sde
 from dmcmc_core.checkpoints.entries import SAME, Entry, check, fill, pair
+from dmcmc_core.checkpoints.published_states import DDPM as CONFIGS
 from dmcmc_core.checkpoints.torch_files import TorchFile
 from dmcmc_core.checkpoints.weights import without_memory
 from dmcmc_core.nets.blocks import Block
@@ -25,16 +26,31 @@ def is_one(state: dict[str, Any]) -> bool:
     return {"temb.dense.0.weight", "conv_in.weight", "norm_out.weight"} <= state.keys()
 
 
+def fitting(state: dict[str, Any]) -> list[str]:
+    """Return the names of published networks that a file may be, one of those that are the same but for dropout."""
+    distinct: dict[str, str] = {}
+    for name, config in CONFIGS.items():
+        with without_memory():
+            made, _ = build(config)
+        own, wanted = made.net.state_dict(), list(entries(made.net))
+        if state.keys() == {e.name for e in wanted} and all(
+            tuple(state[e.name].shape) == e.shape(own[e.own]) for e in wanted
+        ):
+            distinct.setdefault(repr([made.options, made.net.config | {"dropout": 0.0}]), name)
+    return list(distinct.values())
+
+
 def read(file: TorchFile, state: dict[str, Any], config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     """Return the network of a file, and its card.
 
     Args:
         state: the tensors of the file by name.
-        config: with :data:`SECTIONS`.
+        config: with :data:`SECTIONS`, or these under ``config``.
 
     Raises:
         UserError: for a section or field that is missing, a value that makes no network, and tensors that do not fit.
     """
+    config = config.get("config", config)
     with without_memory():
         made, card = build(config)
     wanted = list(entries(made.net))

@@ -7,45 +7,63 @@ A folder is a pipeline (``model_index.json``, ``unet/``, ``scheduler/``) or a ne
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.card import UNET_2D, read_card, sentence
-from dmcmc_core.checkpoints.catalogue import DIFFUSERS_WEIGHTS as WEIGHTS
-from dmcmc_core.checkpoints.weights import check_finite, without_memory
+from dmcmc_core.checkpoints import diffusers_folder
+from dmcmc_core.checkpoints.card import UNET_2D
+from dmcmc_core.checkpoints.configurations import read_mapping
+from dmcmc_core.checkpoints.diffusers_config import (
+    CONSISTENCY,
+    EDM,
+    EXPLODING,
+    PARTICULAR,
+    PRESERVING,
+    check_index,
+    check_network,
+    edm_options,
+    family,
+    levels_of,
+    prediction,
+    scheduler_of,
+)
+from dmcmc_core.checkpoints.diffusers_folder import Weights, json_object
+from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, check_whole, unknown
-from dmcmc_core.nets.scalings import PREDICTIONS, Scalings, index_of
+from dmcmc_core.nets.scalings import PREDICTIONS, Scalings, edm, index_of
 
-EXPLODING = "ScoreSdeVeScheduler"
-PRESERVING = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "DEISMultistepScheduler",
-    "UniPCMultistepScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "DDPMParallelScheduler",
-    "DDIMParallelScheduler",
-)
+OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Parts of an attention in the library's first versions -> their names since."""
 
 
 def score(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
     """Return the scalings of a variance-exploding network: it takes sigma and answers with the score."""
     one = torch.ones_like(sigma)
     return Scalings(one, sigma**2, one, sigma)
+
+
+def edm_target(sigma: Tensor, c_in: Tensor, time: Tensor, sigma_data: float) -> Scalings:
+    """Return the scalings of Karras et al. 2022, which the library calls ``epsilon`` with its EDM schedulers."""
+    return edm(sigma, sigma_data)
+
+
+def edm_velocity(sigma: Tensor, c_in: Tensor, time: Tensor, sigma_data: float) -> Scalings:
+    """Return those of a network that answers with the negative target, the library's ``v_prediction`` with them."""
+    c = edm(sigma, sigma_data)
+    return c._replace(c_out=-c.c_out)
+
+
+EDM_PREDICTIONS: dict[str, Callable[..., Scalings]] = {"epsilon": edm_target, "v_prediction": edm_velocity}
+"""The same of a network of an EDM scheduler, which takes log(sigma) / 4 as its time."""
+SCALINGS = {made.__name__: made for made in (score, *PREDICTIONS.values(), *EDM_PREDICTIONS.values())}
+"""By the names that converted files have of them, beside those of :data:`PREDICTIONS`."""
 
 
 class Unet(nn.Module):
@@ -58,19 +76,26 @@ class Unet(nn.Module):
 
     Args:
         unet: a ``UNet2DModel``.
-        scalings: :func:`score` or one of :data:`PREDICTIONS`.
+        scalings: one of :data:`SCALINGS`.
         levels: (T,) float64, sigma at the timesteps 0 to T - 1, rising; empty where the network takes sigma itself.
+        options: of the scalings.
         recipe: what else makes this function, as JSON; by default it is put together here.
     """
 
     def __init__(
-        self, unet: nn.Module, scalings: Callable[..., Scalings], levels: Tensor, recipe: str | None = None
+        self,
+        unet: nn.Module,
+        scalings: Callable[..., Scalings],
+        levels: Tensor,
+        options: dict[str, float] | None = None,
+        recipe: str | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.scalings = unet, scalings
+        self.unet, self.scalings = unet, partial(scalings, **options or {})
         self.register_buffer("log_levels", levels.log())
         # A run is named by the hash of its tensors; what else makes this function is therefore one of them.
-        recipe = recipe or json.dumps([scalings.__name__, dict(unet.config)], sort_keys=True, default=str)
+        parts = [scalings.__name__, dict(unet.config), *([options] if options else [])]
+        recipe = recipe or json.dumps(parts, sort_keys=True, default=str)
         self.config = {"recipe": recipe, "timesteps": len(levels)}
         self.register_buffer("recipe", torch.tensor(list(recipe.encode()), dtype=torch.uint8))
 
@@ -128,16 +153,20 @@ def from_recipe(recipe: str, timesteps: int) -> Unet:
         UserError: without the library.
     """
     check_whole("timesteps", timesteps, 0, 10**5)
-    name, about = json.loads(recipe)
+    name, about, *options = json.loads(recipe)
     unet = _library("the file", "made of a folder of diffusers").UNet2DModel.from_config(about).float()
-    return Unet(unet, (PREDICTIONS | {"score": score})[name], torch.ones(timesteps, dtype=torch.float64), recipe)
+    return Unet(
+        unet, (PREDICTIONS | SCALINGS)[name], torch.ones(timesteps, dtype=torch.float64), *options, recipe=recipe
+    )
 
 
 def files(path: str | Path) -> list[Path]:
     """Return the files of a folder that make its denoiser."""
     path = Path(path)
-    folder = path / "unet" if (path / "unet").is_dir() else path
-    found = [path / "model_index.json", folder / "config.json", folder / WEIGHTS, _beside(path, folder)]
+    folder = diffusers_folder.network_folder(path)
+    weights = diffusers_folder.weights_of(folder)
+    found = [path / "model_index.json", folder / "config.json", *([weights.index] if weights.index else [])]
+    found += [*weights.files, diffusers_folder.scheduler_file(path, folder)]
     return [file for file in found if file.is_file()]
 
 
@@ -148,8 +177,9 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     others. What a scheduler does when it samples (clipping, thresholding, spacing) is no part of the denoiser.
 
     Args:
-        path: the folder.
-        config: the configuration of the scheduler, a dict or a JSON file, instead of the one found with the folder.
+        path: the folder; of weights in several forms :mod:`dmcmc_core.checkpoints.diffusers_folder` takes one.
+        config: the configuration of the scheduler, a dict or a JSON or YAML file, instead of the one found with the
+            folder.
 
     Raises:
         UserError: for a folder without what is named above, a file that is truncated or no JSON, a network, scheduler,
@@ -158,29 +188,31 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     path = Path(path)
     if (path / "model_index.json").is_file():
         _check_pipeline(path)
-    folder = path / "unet" if (path / "unet").is_dir() else path
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{path} is no folder of diffusers: it holds neither unet/config.json nor config.json")
-    about = _json(folder / "config.json")
+    folder = diffusers_folder.network_folder(path)
+    about = json_object(folder / "config.json")
     _known("network", about.get("_class_name"), [UNET_2D], folder / "config.json")
-    steps = config if isinstance(config, dict) else _json(Path(config) if config else _beside(path, folder))
+    steps, place = _steps(path, folder, config)
     kind = steps.get("_class_name")
-    _known("scheduler", kind, [EXPLODING, *PRESERVING], config or _beside(path, folder))
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} holds no {WEIGHTS}: convert its weights, pickles (.bin) are not read")
-    read_card(folder / WEIGHTS)  # whether it is whole
+    _known("scheduler", kind, [EXPLODING, *EDM, *PRESERVING, *PARTICULAR], place)
+    weights = diffusers_folder.weights_of(folder)
+    held = diffusers_folder.shapes(weights)  # whether they are whole
     library = _library(path)
-    for name, most in (("num_train_timesteps", 10**5), ("solver_order", 16)):
-        check_whole(f"{name} in the scheduler of {path}", steps.get(name, 1), 1, most)
-    scheduler = _by_library(getattr(library, kind).from_config, steps, f"the scheduler of {path}")
-    if kind == EXPLODING:
-        scalings, levels = score, torch.empty(0, dtype=torch.float64)
-        low, high = scheduler.config.sigma_min, scheduler.config.sigma_max
-    else:
-        scalings, levels = _prediction(scheduler, path), _levels(scheduler, path)
+    scheduler = scheduler_of(steps, library, path, _by_library)
+    check_network(about, steps, library, str(folder / "config.json"))
+    if config is None and (path / "model_index.json").is_file():
+        check_index(json_object(path / "model_index.json"), steps, str(path / "model_index.json"))
+    where, levels, options = f"the scheduler of {path}", torch.empty(0, dtype=torch.float64), {}
+    if family(kind) == "preserving":
+        scalings, levels = PREDICTIONS[prediction(scheduler, PREDICTIONS, where)], levels_of(scheduler, path)
         low, high = levels[0].item(), levels[-1].item()
-    shape_alone = _check_size(library, about, folder)
-    unet = _network(library, folder)
+    else:
+        low, high = scheduler.config.sigma_min, scheduler.config.sigma_max
+        scalings = score
+        if kind in EDM:
+            scalings = EDM_PREDICTIONS[prediction(scheduler, EDM_PREDICTIONS, where)]
+            options = edm_options(scheduler, path)
+    shape_alone = _check_size(library, about, folder, weights, held)
+    unet = _network(library, about, folder, weights, shape_alone)
     if kind != EXPLODING and unet.config.time_embedding_type == "fourier":
         raise UserError(f"{folder} embeds log sigma (fourier), which goes with {EXPLODING} and not with {kind}")
     card = {
@@ -191,10 +223,20 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     }
     card |= {"sigma_min": low, "sigma_max": high, "data_range": [0.0, 1.0] if kind == EXPLODING else [-1.0, 1.0]}
     card |= {"name": path.resolve().name, "parameters": sum(p.numel() for p in unet.parameters())}
-    net = Unet(unet, scalings, levels)
+    net = Unet(unet, scalings, levels, options)
     with without_memory():  # arguments that the library takes and then cannot compute with
         _by_library(lambda unet: _ask(unet, net.shape), shape_alone, f"an answer of the network of {folder}")
     return net, card
+
+
+def _steps(path: Path, folder: Path, config: str | Path | dict[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """Return the configuration of the scheduler, and what errors call its place."""
+    if isinstance(config, dict):
+        return config, "config"
+    if config is not None:
+        return read_mapping(config, f"config {config}"), str(config)
+    file = diffusers_folder.scheduler_file(path, folder)
+    return json_object(file), str(file)
 
 
 def _ask(unet: nn.Module, shape: tuple[int, int, int]) -> Any:
@@ -204,37 +246,29 @@ def _ask(unet: nn.Module, shape: tuple[int, int, int]) -> Any:
 
 def _check_pipeline(path: Path) -> None:
     """Raise UserError for a pipeline that makes its images from more than a network and a scheduler."""
-    parts = {k: v for k, v in _json(path / "model_index.json").items() if not k.startswith("_")}
-    more = sorted(k for k, v in parts.items() if k not in ("unet", "scheduler") and isinstance(v, list) and any(v))
-    if "unet" not in parts or more:
+    parts = {k: v for k, v in json_object(path / "model_index.json").items() if not k.startswith("_")}
+    known = (*diffusers_folder.AVERAGED, "scheduler")
+    more = sorted(k for k, v in parts.items() if k not in known and isinstance(v, list) and any(v))
+    if not parts.keys() & {*diffusers_folder.AVERAGED} or more:
         found = f"has a part {more[0]!r}" if more else "has no 'unet'"
         raise UserError(f"the pipeline {path} {found}; pipelines of a unet and a scheduler alone can be read")
 
 
-def _beside(path: Path, folder: Path) -> Path:
-    """Return the file of the scheduler's configuration."""
-    for place in (path / "scheduler", path, folder.parent / "scheduler"):
-        if (place / "scheduler_config.json").is_file():
-            return place / "scheduler_config.json"
-    raise UserError(
-        f"{path} holds no scheduler/scheduler_config.json, without which the noise levels of its network are unknown: "
-        f"name one by config"
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {sentence(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, not a {type(content).__name__}")
-    return content
-
-
 def _known(what: str, name: Any, names: list[str], where: Any) -> None:
-    if not isinstance(name, str) or name not in names:
-        raise unknown(f"{what} in {'config' if isinstance(where, dict) else where},", name, names)
+    """Raise UserError for a class that is not among those of ``names``; one that the library has is no misspelling."""
+    if isinstance(name, str) and name in names:
+        return
+    if name in CONSISTENCY:
+        raise UserError(f"{where} names {name}, which goes with consistency models: they answer with no posterior mean")
+    raise unknown(f"{what} in {where},", name, names, guess=not _has(name))
+
+
+def _has(name: Any) -> bool:
+    try:
+        import diffusers
+    except ImportError:
+        return False
+    return isinstance(name, str) and hasattr(diffusers, name)
 
 
 def _library(path: Path | str, what: str = "a folder of diffusers") -> Any:
@@ -247,82 +281,61 @@ def _library(path: Path | str, what: str = "a folder of diffusers") -> Any:
     return diffusers
 
 
-def _by_library(make: Callable[..., Any], given: Any, what: str, **options: Any) -> Any:
+def _by_library(make: Callable[..., Any], given: Any, what: str) -> Any:
     """Return what the library makes of ``given``; its errors, of any type, become a UserError of one sentence."""
     try:
-        return make(given, **options)
+        return make(given)
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{what} cannot be made by diffusers: {why[:300]}") from error
 
 
-def _prediction(scheduler: Any, path: Path) -> Callable[..., Scalings]:
-    name = scheduler.config.get("prediction_type", "epsilon")
-    if not isinstance(name, str) or name not in PREDICTIONS:
-        raise unknown(f"prediction_type in the scheduler of {path},", name, PREDICTIONS)
-    if scheduler.config.get("timestep_type", "discrete") != "discrete" or scheduler.config.get("use_flow_sigmas"):
-        raise UserError(
-            f"the scheduler of {path} tells its network other times than its timesteps: these are not known"
-        )
-    return PREDICTIONS[name]
-
-
-def _levels(scheduler: Any, path: Path) -> Tensor:
-    """Return sigma at every timestep, (T,) float64, without a last one that is all noise, where sigma is infinite."""
-    kept = scheduler.alphas_cumprod.double().reshape(-1)
-    levels = ((1 - kept) / kept).sqrt()
-    levels = levels[:-1] if levels[-1:].isinf().any() else levels
-    if len(levels) < 2 or not levels.isfinite().all() or levels[0] <= 0 or not (levels.diff() > 0).all():
-        raise UserError(
-            f"the betas of the scheduler of {path} must give two or more noise levels that rise from above 0"
-        )
-    return levels
-
-
-def _check_size(library: Any, about: dict[str, Any], folder: Path) -> nn.Module:
+def _check_size(
+    library: Any, about: dict[str, Any], folder: Path, weights: Weights, held: dict[str, tuple[int, ...]]
+) -> nn.Module:
     """Return the network without numbers; UserError for one of more numbers than the file of its weights has."""
-    from safetensors import safe_open
-
     layers = about.get("layers_per_block", 2)
     for number in layers if isinstance(layers, list) else [layers]:
         check_whole(f"layers_per_block in {folder / 'config.json'}", number, 1, 64)
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
     with without_memory():
         unet = _by_library(library.UNet2DModel.from_config, about, f"the network of {folder}")
+    numbers = sum(math.prod(shape) for shape in held.values())
     needed = sum(tensor.numel() for tensor in unet.state_dict().values())
-    if needed > 2 * held + 10**6:
-        raise UserError(f"{folder / WEIGHTS} holds {held:,} numbers, the network of its config.json {needed:,}")
+    if needed > 2 * numbers + 10**6:
+        raise UserError(f"{weights.name} holds {numbers:,} numbers, the network of its config.json {needed:,}")
     return unet
 
 
-def _network(library: Any, folder: Path) -> nn.Module:
+def _network(library: Any, about: dict[str, Any], folder: Path, weights: Weights, shape_alone: nn.Module) -> nn.Module:
     """Return the filled network, in float32."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of weights left over or made up: those are refused below
-    try:
-        unet, found = _by_library(
-            library.UNet2DModel.from_pretrained,
-            folder,
-            f"the network of {folder}",
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    finally:
-        logger.setLevel(level)
-    for what in ("missing", "unexpected"):
-        for name in sorted(found[f"{what}_keys"]):
-            raise UserError(f"{folder / WEIGHTS} does not fit its config.json: tensor {name!r} is {what}")
+    wanted = shape_alone.state_dict()
+    tensors = {_name(name, wanted): tensor for name, tensor in diffusers_folder.tensors(weights).items()}
+    for fault, names in (("missing", wanted.keys() - tensors.keys()), ("unexpected", tensors.keys() - wanted.keys())):
+        for name in sorted(names):
+            raise UserError(f"{weights.name} does not fit its config.json: tensor {name!r} is {fault}")
+    for name, tensor in tensors.items():
+        check_numbers(tensor, name, weights.name)
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"the network of {folder} cannot be made: tensor {name!r} of {weights.name} has shape "
+                f"{tuple(tensor.shape)}, its config.json needs {tuple(wanted[name].shape)}"
+            )
+    unet = _by_library(library.UNet2DModel.from_config, about, f"the network of {folder}").float()
+    unet.load_state_dict(tensors)
+    for name, tensor in unet.state_dict().items():
+        check_finite(tensor, name, weights.name)
     about = unet.config
-    for name, tensor in unet.float().state_dict().items():
-        check_finite(tensor, name, folder / WEIGHTS)
     if about.sample_size is None:
         raise UserError(f"{folder / 'config.json'} does not tell the size of the images: give it as sample_size")
     if about.out_channels not in (about.in_channels, 2 * about.in_channels):
         raise UserError(f"the network of {folder} makes {about.out_channels} channels of {about.in_channels}")
     if about.time_embedding_type == "learned" or about.class_embed_type is not None:
         raise UserError(f"the network of {folder} has a learned time embedding or class_embed_type, which is not known")
-    return unet.float()
+    return unet.eval()
+
+
+def _name(name: str, wanted: dict[str, Tensor]) -> str:
+    """Return the name that a tensor has in the library today."""
+    *layers, part, leaf = ["", *name.split(".")]
+    newer = ".".join([*layers, OLDER.get(part, part), leaf]).removeprefix(".")
+    return newer if name not in wanted and newer in wanted else name

@@ -48,6 +48,11 @@ class Entry(NamedTuple):
     part: int | None = None
     trained: bool = True
 
+    @property
+    def matrix(self) -> bool:
+        """Whether the file has a matrix for a 1x1 convolution."""
+        return self.form is MATRIX
+
     def shape(self, own: Tensor) -> tuple[int, ...]:
         """Return the shape that the file has, for the network's own tensor."""
         rows = len(own) // (1 if self.part is None else 3)

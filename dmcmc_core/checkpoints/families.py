@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from dmcmc_core.checkpoints import edm, flax, published
+from dmcmc_core.checkpoints import contents, ddpm, edm, flax, openai, published, score_embedding, score_sde
 from dmcmc_core.checkpoints.card import FOREIGN, check_card
 from dmcmc_core.checkpoints.torch_files import TorchFile
-from dmcmc_core.checkpoints.weights import without_prefix
+from dmcmc_core.checkpoints.weights import without_memory, without_prefix
 from dmcmc_core.errors import Absent, UserError, unknown
 
 
@@ -67,6 +68,15 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
     return net, card
 
 
+def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network of a published name without its file, shapes and no numbers, and its card."""
+    with without_memory():
+        for configs, make in ((published.CONFIGS, score_sde.build), (openai.CONFIGS, openai.build)):
+            if name in configs:
+                return make(configs[name])
+        return ddpm.build(ddpm.CONFIGS[name])
+
+
 def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network of a PyTorch file and its card, by what the file holds."""
     path, content = file.path, file.content
@@ -80,10 +90,10 @@ def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.M
         tensors = without_prefix(state.tensors)
         for family in (openai, ddpm):
             if family.is_one(tensors):
-                given = published.config_of(path, config, family.candidates(tensors))
+                given = published.config_of(path, config, family.CONFIGS, partial(family.fitting, tensors))
                 net, card = family.read(file, tensors, given)
                 return net, card | ({} if state.averaged is None else {"averaged": state.averaged})
     raise UserError(
-        f"{path} holds {contents.describe(content)}, which is not read here: checkpoints of score_sde, score embedding, "
-        "improved- and guided-diffusion and the PyTorch port of DDPM are"
+        f"{path} holds {contents.describe(content)}, which is not read here: checkpoints of score_sde, of score "
+        f"embedding, of improved- and guided-diffusion and of the PyTorch port of DDPM are"
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dmcmc_core.checkpoints import score_sde
 from dmcmc_core.checkpoints.card import sentence
-from dmcmc_core.checkpoints.entries import MATRIX, Entry
+from dmcmc_core.checkpoints.entries import Entry
 from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.linear_sde import make_sde
@@ -171,11 +171,11 @@ def _shape_in_file(name: str, entry: Entry, own: Tensor) -> tuple[int, ...]:
     shape = entry.shape(own)
     if len(shape) == 4:  # OIHW there, HWIO here
         return (*shape[2:], shape[1], shape[0])
-    return shape if entry.form is MATRIX else shape[::-1]
+    return shape if entry.matrix else shape[::-1]
 
 
 def _as_in_torch(tensor: Tensor, entry: Entry) -> Tensor:
-    if entry.form is MATRIX:
+    if entry.matrix:
         return entry.form.read(tensor)
     return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T if tensor.ndim == 2 else tensor
 

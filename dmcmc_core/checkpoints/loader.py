@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.checkpoints import safetensors
@@ -22,7 +22,7 @@ from dmcmc_core.data import glyphs32
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
-from dmcmc_core.nets.scalings import NO_CLASS
+from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
@@ -31,14 +31,17 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by
             :func:`dmcmc_core.checkpoints.save`, of a checkpoint of score_sde or of score embedding (``.pth``,
-            or Flax's without an ending), of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
-            :func:`dmcmc_core.checkpoints.diffusers.read`).
-        device: where to compute.
-        config: for a checkpoint of score_sde, which carries none, its configuration: a name of
-            :data:`dmcmc_core.checkpoints.published.CONFIGS`, or a dict, a JSON or a YAML file of its sections; by
-            default the file of the same name that ends in ``.json``, or the published one of the file's place (see
-            :data:`dmcmc_core.checkpoints.published.FILES`). For a safetensors file without a card the card:
-            ``architecture``, ``config``, ``sigma_min``, ``sigma_max``, ``data_range``, and optionally ``name``.
+            or Flax's without an ending), of a state of improved- or guided-diffusion (``.pt``) or of the PyTorch port
+            of DDPM (``.ckpt``), of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
+            :func:`dmcmc_core.checkpoints.diffusers.read`). What a file holds decides, not its ending.
+        device: where to compute; ``meta`` makes a published network by its name without its file, for its shapes.
+        config: for a file that carries none, its configuration: a name of
+            :data:`dmcmc_core.checkpoints.published.CONFIGS` or of
+            :mod:`dmcmc_core.checkpoints.published_states`, or a dict, a JSON or a YAML file; by default the file of
+            the same name that ends in ``.json``, the published one of the file's place (see
+            :data:`dmcmc_core.checkpoints.published.FILES`), or the only published one with the file's shapes. For
+            a safetensors file without a card the card: ``architecture``, ``config``, ``sigma_min``, ``sigma_max``,
+            ``data_range``, and optionally ``name``.
             For a folder of diffusers the configuration of its scheduler, if not the one in it.
 
     Returns:
@@ -59,6 +62,9 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         return MODELS[name](device)
     from dmcmc_core.checkpoints import diffusers, families, published
 
+    if name in published.FILES and device == "meta":
+        net, card = families.build(name)
+        return _denoiser(net.eval().requires_grad_(False), card | {"name": name})
     if name in published.FILES:
         name = str(published.place_of(name))
     if Path(name).is_dir():
@@ -73,6 +79,34 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
     if card["architecture"] not in SCORE_NETWORKS:
         raise UserError(f"{name} holds {card['architecture']!r}, which is no score network")
     return _denoiser(to_device(net, device), card)
+
+
+class Bare(nn.Module):
+    """A network without its scalings, as its own project calls it: (x, t) or (x, t, y) -> all that it answers with."""
+
+    def __init__(self, scaled: ScaledUNet) -> None:
+        super().__init__()
+        self.scaled = scaled
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the answer for x (B, C, H, W), times t (B,) as the network takes them and classes y (B,)."""
+        return self.scaled.net(x, t.to(x), self.scaled.one_hot(y, x))
+
+
+def load_network(path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Bare:
+    """Load the bare network of a file, for what its own project does with it; else see :func:`load_model`.
+
+    Raises:
+        UserError: as :func:`load_model`, and for a file whose network has no scalings here.
+    """
+    from dmcmc_core.checkpoints import families
+
+    check_device(device)
+    file = families.file_of(str(path), [], "file")
+    net, _ = (families if families.is_foreign(file) else safetensors).read(file, config)
+    if not isinstance(net, ScaledUNet):
+        raise UserError(f"{path} holds a network that takes noise levels itself: load_model loads it")
+    return Bare(net).to(device).eval().requires_grad_(False)
 
 
 def load(name_or_path: str | Path, device: str = "cpu") -> Denoiser | EpsilonNet | PublishedEpsilonNet:

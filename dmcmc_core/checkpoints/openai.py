@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from dmcmc_core.checkpoints.entries import CONV1D, SAME, TRANSPOSED, Entry, by_head, check, fill, pair
+from dmcmc_core.checkpoints.published_states import CLASSES, SIZES
+from dmcmc_core.checkpoints.published_states import OPENAI as CONFIGS
 from dmcmc_core.checkpoints.torch_files import TorchFile
 from dmcmc_core.checkpoints.weights import without_memory
 from dmcmc_core.errors import UserError, number, unknown
@@ -102,6 +105,41 @@ def _told(state: dict[str, Any]) -> dict[str, Any]:
         "labels": shape.get("label_emb.weight", (0,))[0],
         "conditional": "label_emb.weight" in shape,
     }
+
+
+def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the network of a published configuration, its weights untrained, and the card of its file.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
+    flags = config["flags"]
+    multipliers = SIZES[flags["image_size"]]
+    found = {"in_channels": 3, "out_channels": 6 if flags["learn_sigma"] else 3, "embedding": 4}
+    found |= {name: flags[flag] for flag, name in TOLD.items() if flag in flags and name != "attention"}
+    found |= {"multipliers": list(multipliers), "labels": CLASSES if flags["class_cond"] else 0}
+    found["resampling"] = flags.get("resblock_updown", False)
+    attending = _sizes(flags["attention_resolutions"])
+    found["attending"] = [k for k in range(len(multipliers)) if flags["image_size"] >> k in attending]
+    make, card = arguments(found, config)
+    return ScaledUNet(**make), card
+
+
+def fitting(state: dict[str, Any]) -> list[str]:
+    """Return the names of published networks that a file may be, one of those that are the same but for dropout."""
+    try:
+        found = told(state)
+    except UserError:
+        return []
+    distinct: dict[str, str] = {}
+    for name, config in CONFIGS.items():
+        classes = CLASSES if config["flags"]["class_cond"] else 0
+        if found["labels"] == classes and tuple(found["multipliers"]) == SIZES[config["flags"]["image_size"]]:
+            with suppress(UserError):
+                make, _ = arguments(found, config)
+                make["net"]["dropout"] = 0.0
+                distinct.setdefault(repr(make), name)
+    return list(distinct.values())
 
 
 def read(file: TorchFile, state: dict[str, Any], config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from dmcmc_core import files
-from dmcmc_core.checkpoints.card import sentence
+from dmcmc_core.checkpoints import published_states
+from dmcmc_core.checkpoints.configurations import read_mapping
 from dmcmc_core.errors import UserError, unknown
 
 
@@ -83,7 +85,13 @@ FILES: dict[str, str] = {name: f"exp/paper/{name}/checkpoint.pth" for name in CO
     "ve_ffhq_1024_ncsnpp_continuous": "exp/paper/ffhq_1024_ncsnpp_continuous/checkpoint.pth",
     "vp_cifar10_ddpmpp_continuous": "exp/paper/cifar10_ddpmpp_continuous/checkpoint.pth",
 }
-"""Name -> where this project looks for its file; all of them come from :data:`SONG`, without a published SHA-256."""
+FILES |= published_states.FILES
+"""Name -> where this project looks for its file, which has no published SHA-256; see :func:`origin`."""
+
+
+def origin(name: str) -> str:
+    """Return where the file of a published checkpoint comes from."""
+    return SONG if name in CONFIGS else published_states.origin(name)
 
 
 CLASSIFIERS: dict[str, str] = {
@@ -103,42 +111,47 @@ def place_of(name: str) -> Path:
     """Return where the file of a published checkpoint lies; UserError with its place and origin where it does not."""
     path = files.root() / FILES[name]
     if not path.is_file():
-        raise UserError(f"the published checkpoint {name} is not here: it goes to {path}, and comes from {SONG}")
+        raise UserError(
+            f"the published checkpoint {name} is not here: it goes to {path}, and comes from {origin(name)}"
+        )
     return path
 
 
-def config_of(path: Path, config: str | Path | dict | None = None) -> dict[str, Any]:
-    """Return the configuration of a checkpoint: what is given, the JSON file beside it, or that of its place.
+def config_of(
+    path: Path,
+    config: str | Path | dict | None = None,
+    known: dict[str, dict[str, Any]] = CONFIGS,
+    fitting: Callable[[], Collection[str]] = list,
+) -> dict[str, Any]:
+    """Return the configuration of a checkpoint: what is given, the JSON file beside it, that of its place or shapes.
 
     Args:
         path: of the checkpoint.
-        config: sections, the name of one of :data:`CONFIGS`, or a JSON or YAML file.
+        config: a configuration, the name of one of ``known``, or a JSON or YAML file.
+        known: published configurations of the file's family.
+        fitting: which of them have the shapes of the file's tensors, and are not all the same network.
 
     Raises:
-        UserError: where there is none, or a file that is no mapping.
+        UserError: where there is none or more than one, or a file that is no mapping.
     """
     if isinstance(config, dict):
         return config
     beside = path.with_suffix(".json")
-    if config is None and not beside.is_file():
-        config = at_place(path)
+    if config is None and not beside.is_file() and (config := at_place(path)) not in known:
+        config = next(iter(fits := fitting()), None)
+        if len(fits) > 1:
+            raise UserError(
+                f"{path} has the shapes of more than one published network: name by config one of {', '.join(fits)}"
+            )
     if config is None and not beside.is_file():
         raise UserError(
             f"{path} carries no configuration and there is no {beside.name} beside it: name one by config= in Python "
-            f"or convert --config, a file or one of {', '.join(CONFIGS)}"
+            f"or convert --config, a file or one of {', '.join(known)}"
         )
-    named = str(config).replace("/", "_").removesuffix(".py")
-    if config is not None and named in CONFIGS:
-        return CONFIGS[named]
+    named = str(config).replace("/", "_").removesuffix(".py").removesuffix(".pt")
+    if config is not None and named in known and not Path(config).is_file():
+        return known[named]
     file = Path(config or beside)
     if not file.is_file():
-        raise unknown("configuration", str(config), CONFIGS)
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
-    except Exception as error:  # whatever a broken file brings about
-        raise UserError(f"the configuration {file} cannot be read: {sentence(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the configuration {file} must hold a mapping of names to values")
-    return content
+        raise unknown("configuration", str(config), known)
+    return read_mapping(file, f"the configuration {file}")

@@ -1,7 +1,7 @@
 """Published files that are bare states of OpenAI's projects and of the PyTorch port of DDPM: their configurations.
 
-A file tells neither its schedule nor its heads, see :mod:`dmcmc_core.checkpoints.openai`: what the projects' READMEs and
-YAML files say of each is kept here.
+A file tells neither its schedule nor its heads, see :mod:`dmcmc_core.checkpoints.openai`: what the projects say in
+READMEs and YAML files is kept here.
 """
 
 from __future__ import annotations

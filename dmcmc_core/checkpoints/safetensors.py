@@ -20,7 +20,7 @@ from dmcmc_core.checkpoints.card import (
     sentence,
     unreadable,
 )
-from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
+from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory, without_prefix
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.files import replacing
 from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
@@ -97,7 +97,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = without_prefix({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except UserError:
+        raise
     except Exception as error:  # whatever a broken file brings about
         raise unreadable(path, error) from error
     return card_in(metadata, path), tensors

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.entries import MATRIX, Entry, check, fill, fits, pair
 from dmcmc_core.checkpoints.torch_files import TorchFile, whole
-from dmcmc_core.checkpoints.weights import without_memory
-from dmcmc_core.errors import UserError, check_whole
+from dmcmc_core.checkpoints.weights import check_numbers, without_memory, without_prefix
+from dmcmc_core.errors import UserError, check_whole, is_number, switch
 from dmcmc_core.nets.blocks import Block, FilteredDown, Resample
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
 from dmcmc_core.nets.song import UNet
@@ -107,15 +107,43 @@ def read(file: TorchFile, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str,
         UserError: for a file that is damaged or does not fit its configuration, with the first tensor that does not.
     """
     with without_memory():  # a configuration that makes no network should not wait for the file
-        build(config)
+        told = build(config)[0]
     averaged = file.content["ema"].get("shadow_params")
     if not isinstance(averaged, list) or not whole(averaged):
         raise UserError(
             f"{file.path} is not a checkpoint of score_sde: its 'ema' holds no list of tensors 'shadow_params'"
         )
+    check_levels(file, config, told)
     net, card = filled(lambda: build(config), file.content["model"], averaged, file)
     step = file.content.get("step")
     return net, card | ({"step": int(step)} if isinstance(step, int) else {})
+
+
+def check_levels(file: TorchFile, config: dict[str, Any], net: ScaledUNet) -> None:
+    """Raise UserError where the noise levels of a variance-exploding configuration are not those in the file.
+
+    A network of ``fourier`` waves takes sigma itself: the number of its levels says nothing, published ones differ in
+    it. Another takes the index of a level, which every one of them decides. Other networks, and a buffer that does not
+    rise or fall, hold levels of nothing.
+
+    ``net``: what ``config`` makes.
+    """
+    found, path = file.numbers(without_prefix(file.content["model"]).get("sigmas")), file.path
+    if net.kind not in ("ve", "ve_index") or not isinstance(found, Tensor) or found.ndim != 1 or len(found) < 2:
+        return
+    check_numbers(found, "sigmas", path)
+    found = found.double().sort(descending=True)[0]
+    if not (found.diff() < 0).all() or found[-1] <= 0:
+        return
+    model = config["model"]
+    low, high, scales = model.get("sigma_min", 0.01), model.get("sigma_max", 50.0), model.get("num_scales", 1000)
+    wanted = torch.tensor(net.options["levels"] if net.kind == "ve_index" else [high, low], dtype=torch.float64)
+    same = found if net.kind == "ve_index" else found[[0, -1]]
+    if len(same) != len(wanted) or not torch.allclose(same, wanted, rtol=1e-3, atol=0):
+        raise UserError(
+            f"{path} does not fit its configuration: its tensor 'sigmas' is {len(found)} levels from {found[0]:g} to "
+            f"{found[-1]:g}, the configuration has {scales} from {high:g} to {low:g}"
+        )
 
 
 def filled(
@@ -136,7 +164,7 @@ def filled(
     with without_memory():
         made, card = make()
         wanted, own = entries_of(made.net)
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    state = without_prefix(state)
     state.pop("sigmas", None)
     check(wanted, own, state, file.path)
     if averaged is not None:
@@ -180,11 +208,13 @@ def _build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     model, data, training = (section(config, name) for name in ("model", "data", "training"))
     kind = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}
     net, sde = network(config), choice(training, "sde", kind)
-    by_sigma, centred = bool(model.get("scale_by_sigma", False)), bool(need(data, "centered", "data"))
+    by_sigma, centred = truth(model, "scale_by_sigma", "model", False), truth(data, "centered", "data")
+    continuous = truth(training, "continuous", "training", True)
+    low, high = (quantity(model, name, default) for name, default in (("sigma_min", 0.01), ("sigma_max", 50.0)))
     scales = model.get("num_scales", 1000)
     check_whole("num_scales", scales, 2, 10**6)
     if sde == "ve":
-        levels = model.get("sigma_min", 0.01), model.get("sigma_max", 50.0)
+        levels = low, high
         options: dict[str, Any] = {"by_sigma": by_sigma}
         if net["waves"] == "positional":
             spaced = torch.linspace(*(math.log(s) for s in reversed(levels)), scales, dtype=torch.float64, device="cpu")
@@ -192,10 +222,10 @@ def _build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     else:
         if by_sigma:
             raise UserError("config: scale_by_sigma belongs to variance-exploding networks, not to " + training["sde"])
-        betas = {"beta_min": model.get("beta_min", 0.1), "beta_max": model.get("beta_max", 20.0)}
+        betas = {"beta_min": quantity(model, "beta_min", 0.1), "beta_max": quantity(model, "beta_max", 20.0)}
         levels = tuple(vp_sigma(t, *betas.values(), sub=sde == "sub_vp") for t in (EARLIEST, 1.0))
         options = betas | ({"log": True} if net["waves"] == "fourier" else {})
-        if sde == "vp" and not training.get("continuous", True):
+        if sde == "vp" and not continuous:
             if net["waves"] == "fourier":
                 raise UserError("config: embedding_type 'fourier' takes the log of times, the first discrete one is 0")
             sde, options = "ddpm", betas | {"scales": scales}
@@ -221,7 +251,8 @@ def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
     for name, value in (fixed | ({} if ddpm else {"progressive_combine": "sum"})).items():
         choice(model, name, {value: value}, value)
     convolved = ddpm or choice(model, "resblock_type", {"biggan": False, "ddpm": True})
-    fir = not ddpm and model.get("fir", False)
+    fir, rescale = truth(model, "fir", "model", False), truth(model, "skip_rescale", "model", True)
+    fir = fir and not ddpm
     if fir and convolved:
         raise UserError("config: fir with resblock_type 'ddpm' is not known here: 'biggan' is what was published")
     waves = "positional" if ddpm else choice(model, "embedding_type", {k: k for k in ("positional", "fourier")})
@@ -237,16 +268,16 @@ def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
         "waves": waves,
         "wave_width": (2 if waves == "fourier" else 1) * model["nf"],
         "taps": model.get("fir_kernel", [1, 3, 3, 1]) if fir else [1, 1],
-        "rescale": not ddpm and model.get("skip_rescale", True),
+        "rescale": rescale and not ddpm,
         "convolved": convolved,
         "min_group": 1 if ddpm else 4,
-        "dropout": model.get("dropout", 0.0),
+        "dropout": quantity(model, "dropout", 0.0),
     }
     if not ddpm:
         encoders = {"none": "standard", "input_skip": "skip", "residual": "residual"}
         net["encoder"] = choice(model, "progressive_input", encoders)
         net["decoder"] = choice(model, "progressive", {"none": "standard", "output_skip": "skip"})
-        net["fourier_scale"] = model.get("fourier_scale", 16)
+        net["fourier_scale"] = quantity(model, "fourier_scale", 16)
         net["strided"] = not fir
     return net
 
@@ -263,6 +294,19 @@ def need(section: dict[str, Any], name: str, of: str) -> Any:
     if name not in section:
         raise UserError(f"config: {of} lacks {name!r}")
     return section[name]
+
+
+def truth(section: dict[str, Any], name: str, of: str, default: bool | None = None) -> bool:
+    """Return a field that is true or false; UserError for text, and where there is none and no ``default``."""
+    return switch(f"config: {name} in {of}", need(section, name, of) if default is None else section.get(name, default))
+
+
+def quantity(section: dict[str, Any], name: str, default: float) -> float:
+    """Return a field of ``model`` that is a number; UserError for text."""
+    value = section.get(name, default)
+    if not is_number(value):
+        raise UserError(f"config: {name} in model must be a number, not {value!r:.40}")
+    return value
 
 
 def choice(section: dict[str, Any], name: str, known: dict[Any, Any], default: Any = None) -> Any:

@@ -31,6 +31,8 @@ STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
 """Class of a storage in ``torch`` -> the dtype of its numbers."""
 ENDINGS = (".pth", ".pt", ".ckpt", ".bin")

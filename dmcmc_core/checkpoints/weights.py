@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.errors import UserError
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch puts into a name where a compiled, sharded or recomputed network was saved; no layer is called so."""
+
+
+def without_prefix(state: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a file's entries by the names that their network gave them, in the order of the file.
+
+    ``module.`` (parallel training, once or more) is taken from the beginning of a name, :data:`WRAPPERS` from anywhere.
+
+    Raises:
+        UserError: where two entries have the same name then, so that either could be meant.
+    """
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        parts = [part for part in str(name).split(".") if part not in WRAPPERS]
+        while len(parts) > 1 and parts[0] == "module":
+            del parts[0]
+        own = ".".join(parts)
+        if own in found:
+            raise UserError(f"the file holds tensor {own!r} twice, once as {str(name)!r}: either could be meant")
+        found[own] = value
+    return found
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dmcmc_core.data.images import ImageSet, open_npz
 from dmcmc_core.errors import UserError
-from dmcmc_core.files import key, read_npz
+from dmcmc_core.files import from_json, key, read_npz
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.npz"
@@ -124,7 +124,7 @@ def load_samples(directory: str | Path) -> Tensor:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Read a manifest, which need not be one of ours; UserError where it does not say ``num``, or is damaged."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = from_json(path.read_text(encoding="utf-8"))
         num = manifest["num"]
     except OSError as error:
         raise UserError(f"{path} cannot be read, so nobody knows how many images belong here") from error

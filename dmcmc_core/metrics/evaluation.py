@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from dmcmc_core.data import ImageSet, SampleFolder, open_images, open_samples, root
 from dmcmc_core.errors import UserError
+from dmcmc_core.files import from_json
 from dmcmc_core.metrics.comparison import (
     compare,
     compare_classes,
@@ -135,7 +135,7 @@ def _memorisation(images: ImageSet, reference: str) -> dict[str, float] | None:
 def _read_earlier(path: str | Path) -> dict[str, Any]:
     """Read an earlier result of :func:`evaluate` from a JSON file; UserError where it is none."""
     try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result = from_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the JSON of an earlier evaluation: {error}") from error
     if not isinstance(result, dict) or not {"n", "features", "reference", "frechet"} <= result.keys():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.errors import UserError, number, unknown
+from dmcmc_core.errors import UserError, number, switch, unknown
 from dmcmc_core.nets.song import UNet
 
 
@@ -251,6 +251,8 @@ KINDS: dict[str, Callable[..., Scalings]] = {
 }
 
 
+SWITCHES = {"by_sigma", "log"}
+"""Options of these that are true or false."""
 NO_CLASS = -1
 """The label that is a vector of zeros to a network."""
 
@@ -277,6 +279,10 @@ class ScaledUNet(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise unknown("preconditioning", kind, KINDS)
+        for name, value in (("centre", centre), ("about_mean", about_mean)):
+            switch(name, value)
+        for name in SWITCHES & options.keys():
+            switch(name, options[name])
         KINDS[kind](torch.ones(1, device="cpu"), **options)  # wrong options should not wait for the first image
         self.net = UNet(**net)
         self.kind, self.options, self.centre = kind, dict(options), centre
@@ -310,10 +316,11 @@ class ScaledUNet(nn.Module):
         sigma = per_row(sigma, x)
         c = KINDS[self.kind](sigma, **self.options)
         seen = like(c.c_in, x) * x
-        out = self.net(2 * seen - 1 if self.centre else seen, c.c_noise, self._one_hot(labels, x))
+        out = self.net(2 * seen - 1 if self.centre else seen, c.c_noise, self.one_hot(labels, x))
         return like(c.c_skip, x) * x + like(c.c_out, x) * out[:, : x.shape[1]]
 
-    def _one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+    def one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+        """Return labels (B,) or (B, classes) as the network takes them, (B, classes); UserError for what is none."""
         classes = self.classes
         if labels is None:
             return None

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmcmc_core.errors import UserError, check_whole, number
+from dmcmc_core.errors import UserError, check_whole, number, switch
 from dmcmc_core.nets.blocks import (
     DOWN,
     UP,
@@ -233,10 +233,15 @@ class UNet(nn.Module):
         return image
 
 
+SWITCHES = ("rescale", "convolved", "adm", "strided", "plain")
+
+
 def _check(config: dict[str, Any]) -> None:
     """Raise UserError for sizes that make no network, or none that fits in memory."""
     for name, limits in LIMITS.items():
         check_whole(name, config[name], *limits)
+    for name in SWITCHES:
+        switch(name, config[name])
     multipliers, taps = config["multipliers"], config["taps"]
     check_whole("the number of multipliers", len(multipliers), 1, 16)
     for multiplier in multipliers:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
-from dmcmc_core.errors import UserError, check_whole
+from dmcmc_core.errors import UserError, check_whole, switch
 from dmcmc_core.nets.blocks import zero
 
 
@@ -88,6 +88,8 @@ class UNet(nn.Module):
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
+        for attend in attention:
+            switch("each entry of attention", attend)
         self.embed = Embedding(embedding, augment)
         self.stem = nn.Conv2d(image_channels, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()

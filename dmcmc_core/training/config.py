@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from pathlib import Path
 
+from dmcmc_core.checkpoints.configurations import read_mapping
 from dmcmc_core.errors import UserError, unknown
 
 
@@ -176,17 +176,9 @@ def read_config(kind: str, path: str | Path) -> Config:
     Raises:
         UserError: for an unknown kind or key (naming the nearest), a missing one, or a value of the wrong type.
     """
-    import yaml
-
     if kind not in CONFIGS:
         raise unknown("kind of training", kind, CONFIGS)
-    try:
-        given = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"the training config {path} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise UserError(f"the training config {path} must hold a mapping of names to values")
-    return make_config(kind, given)
+    return make_config(kind, read_mapping(path, f"the training config {path}"))
 
 
 def make_config(kind: str, given: dict) -> Config:
@@ -197,9 +189,7 @@ def make_config(kind: str, given: dict) -> Config:
             raise unknown(f"key in the {kind} config", key, fields)
         wanted = {"str": str, "int": int, "float": (int, float), "dict": dict, "bool": bool}[fields[key].type]
         if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
-            exponent = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
-            hint = ", which YAML reads as text: write a point, as in 1.0e-3" if exponent else ""
-            raise UserError(f"{key} in the {kind} config must be {fields[key].type}, not {value!r}{hint}")
+            raise UserError(f"{key} in the {kind} config must be {fields[key].type}, not {value!r}")
     missing = [name for name, field in fields.items() if _required(field) and name not in given]
     if missing:
         raise UserError(f"the {kind} config lacks {' and '.join(missing)}")

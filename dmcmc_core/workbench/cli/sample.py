@@ -79,7 +79,7 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
     """Return ``key=value`` pairs with values read as YAML: 1e-4 is a number, true a bool, [1, 2] a list."""
     import yaml
 
-    from dmcmc_core.workbench.yaml_values import read_yaml
+    from dmcmc_core.checkpoints.configurations import read_yaml
 
     result: dict[str, Any] = {}
     for pair in pairs:
@@ -90,7 +90,7 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {key} is given twice")
         try:
             result[key] = read_yaml(value)
-        except yaml.YAMLError:
+        except (ValueError, RecursionError, yaml.YAMLError):
             raise UserError(f"--set {key}: {value!r} is not a YAML value") from None
     return result
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from dmcmc_core.checkpoints.configurations import problem, read_yaml
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.files import root
-from dmcmc_core.workbench.yaml_values import read_yaml
 
 PROFILES = ("smoke", "local", "full", "paper")
 FIGURE, TABLE = (".png", ".pdf", ".csv"), (".csv", ".md", ".tex")
@@ -75,8 +75,8 @@ def load_manifest(path: str | Path) -> tuple[Item, ...]:
         raise UserError(f"there is no manifest at {path}: run from a checkout of the project")
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not valid YAML: {problem(error)}") from None
     if not isinstance(content, dict) or "items" not in content or set(content) - {"items", "defaults"}:
         raise UserError(f"{path} must have the one key 'items' at the top, and beside it at most 'defaults'")
     defaults = _defaults(content.get("defaults", {}), path.name)
