@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dmcmc_core.checkpoints.torch_files import is_state
+from dmcmc_core.checkpoints.torch_files import is_state, is_tensor
 
 AVERAGED = ("ema", "ema_state_dict", "model_ema", "ema_model")
 """Where a dictionary has the averaged state of its network."""
@@ -64,10 +64,12 @@ def describe(content: Any) -> str:
             return f"a dictionary of {held}{_first(inner)}"[:200]
         found = next((words for names, words in DESCRIPTIONS if names <= keys), "")
         return found or f"a bare state of {len(content)} tensors{_first(content)}"
+    if is_tensor(content):
+        return "one tensor"
     if isinstance(content, list | tuple):
         inner = next((s.tensors for s in states(content)), None)
         return f"a list of {len(content)} entries{_first(inner)}"
-    return "one tensor" if hasattr(content, "shape") else f"a {type(content).__name__}"
+    return f"a {type(content).__name__}"
 
 
 def _first(state: Any) -> str:

@@ -97,7 +97,9 @@ def entries_of(net: UNet) -> tuple[list[Entry], dict[str, Tensor]]:
 
 def is_one(content: Any) -> bool:
     """Tell whether the content of a PyTorch file is a checkpoint of score_sde."""
-    return isinstance(content, dict) and isinstance(content.get("model"), dict) and isinstance(content.get("ema"), dict)
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in ("model", "ema")):
+        return False
+    return "shadow_params" in content["ema"] or any("all_modules." in str(name) for name in content["model"])
 
 
 def read(file: TorchFile, config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
