@@ -176,7 +176,7 @@ def test_switches_of_score_sde_are_true_or_false(section, name, value):
         score_sde.build(made)
 
 
-@pytest.mark.parametrize("name", ["sigma_min", "sigma_max", "dropout", "fourier_scale"])
+@pytest.mark.parametrize("name", ["sigma_min", "sigma_max", "fourier_scale"])
 def test_numbers_of_score_sde_are_no_text(name):
     with pytest.raises(UserError, match=f"config: {name} in model must be a number, not '1e-05'"):
         score_sde.build(config() | {"model": config()["model"] | {name: "1e-05"}})
