@@ -64,6 +64,7 @@ FORMATS = {
         sound_files.write_edm, (in_bytes, opcodes, in_content(sound_files.edm_content, sound_files.edm_bytes, "a.pkl"))
     ),
     "diffusers": Format(sound_files.write_diffusers, (in_bytes, header, weights, in_json)),
+    "diffusers-shards": Format(sound_files.write_shards, (in_bytes, header, weights, in_json, in_json)),
     "classifier": Format(
         sound_files.write_classifier,
         (in_bytes, members, opcodes, in_content(sound_files.classifier_content, torch_bytes, "a.pth")),

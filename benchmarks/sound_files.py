@@ -107,6 +107,20 @@ def write_edm(folder: Path) -> Path:
 
 
 def write_diffusers(folder: Path) -> Path:
+    """A network alone and the scheduler of DDPM."""
+    import diffusers
+
+    return _folder(folder, diffusers.DDPMScheduler())
+
+
+def write_shards(folder: Path) -> Path:
+    """The network in shards of half precision, with an index, and a scheduler of EDM."""
+    import diffusers
+
+    return _folder(folder, diffusers.EDMEulerScheduler(), variant="fp16", max_shard_size="20KB")
+
+
+def _folder(folder: Path, scheduler: Any, **how: Any) -> Path:
     import diffusers
 
     torch.manual_seed(0)
@@ -118,8 +132,8 @@ def write_diffusers(folder: Path) -> Path:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
-    net.save_pretrained(folder)
-    diffusers.DDPMScheduler().save_pretrained(folder)
+    net.save_pretrained(folder, **how)
+    scheduler.save_pretrained(folder)
     return folder
 
 

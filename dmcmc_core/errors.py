@@ -6,6 +6,7 @@ import difflib
 import logging
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -32,14 +33,18 @@ class TooFew(UserError):
 def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True) -> UserError:
     """Return the error for a name that is not among ``choices``, with the one that it is a slip of the pen for.
 
-    That is the most alike of those with the same first letter: ``flow_prediction`` is no ``v_prediction`` misspelt.
+    That is the most alike of those with the same first letter, an ending that all share left out: ``flow_prediction``
+    is no ``v_prediction`` misspelt.
 
     Args:
         guess: False for a name that is known to be no slip of the pen.
     """
     choices = sorted(choices)
-    alike = {choice.casefold(): choice for choice in choices if choice[:1].casefold() == str(name)[:1].casefold()}
-    near = difflib.get_close_matches(str(name).casefold(), alike, n=1, cutoff=0.7) if guess else []
+    ending = os.path.commonprefix([choice[::-1] for choice in choices])[::-1] if len(choices) > 1 else ""
+    ending = ending if str(name).endswith(ending) else ""
+    own, *others = (text.removesuffix(ending).casefold() for text in (str(name), *choices))
+    alike = {other: choice for other, choice in zip(others, choices, strict=True) if other[:1] == own[:1]}
+    near = difflib.get_close_matches(own, alike, n=1, cutoff=0.7) if guess else []
     hint = f"did you mean {alike[near[0]]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
     return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")

@@ -368,3 +368,259 @@ def test_folders_that_cannot_be_used(tmp_path, caplog, monkeypatch):
     load_model(folder)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     answered(r"pip install 'dmcmc-core\[diffusers\]'")
+
+
+# ---- what people bring
+
+
+def folder_of(path, net=None, scheduler=None, **how):
+    """A pipeline's folder, its network saved as ``how`` says."""
+    saved(path, net or unet("ddpm"), scheduler or diffusers.DDPMScheduler())
+    if how:
+        (path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+        (net or unet("ddpm")).save_pretrained(path / "unet", **how)
+    return path
+
+
+def same_weights(model, net, half=False):
+    own = model.net.unet.state_dict()
+    return all(torch.equal(own[name], t.half().float() if half else t) for name, t in net.state_dict().items())
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def refuses(folder, match, **how):
+    with pytest.raises(UserError, match=match) as caught:
+        load_model(folder, **how)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"variant": "fp16"},
+        {"max_shard_size": "10KB"},
+        {"variant": "fp16", "max_shard_size": "10KB"},
+        {"variant": "ema"},
+    ],
+)
+def test_variants_and_shards_are_read(tmp_path, how):
+    net = unet("ddpm")
+    folder = folder_of(tmp_path / "exp" / "it", net, **how)
+    assert not (folder / WEIGHTS).exists()
+    assert same_weights(load_model(folder), net)
+    assert [row["name"] for row in known(tmp_path) if "diffusers" in row["about"]] == ["exp/it"]
+    held = {path.name for path in folders.files(folder)}
+    assert {path.name for path in (folder / "unet").iterdir()} < held and "scheduler_config.json" in held
+    digest = convert(folder, tmp_path / "own.safetensors")["source_sha256"]
+    part = sorted((folder / "unet").glob("*.safetensors"))[-1]
+    tensors = load_file(part)
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: tensors[name] + 1}, part, {"format": "pt"})
+    assert convert(folder, tmp_path / "own.safetensors")["source_sha256"] != digest
+
+
+def test_half_precision_is_computed_in_full(tmp_path):
+    net = unet("ddpm")
+    half = unet("ddpm").half()
+    model = load_model(folder_of(tmp_path, half, variant="fp16"))
+    assert same_weights(model, net, half=True) and {p.dtype for p in model.net.unet.parameters()} == {torch.float32}
+
+
+def test_of_two_things_a_rule_takes_one_and_says_so_once(tmp_path, caplog):
+    """Averaged before raw, full precision before half; a path names what else could be meant."""
+    raw, averaged = unet("ddpm"), unet("ddpm")
+    averaged.conv_in.bias.add_(1)
+    training_utils = pytest.importorskip("diffusers.training_utils")
+    logging.getLogger("dmcmc_core").addHandler(caplog.handler)
+    try:
+        folder = folder_of(tmp_path / "a", raw)
+        ema = training_utils.EMAModel(averaged.parameters(), model_cls=type(raw), model_config=raw.config)
+        ema.save_pretrained(folder / "unet_ema")  # its configuration holds the decay and more
+        assert same_weights(load_model(folder), averaged) and same_weights(load_model(folder), averaged)
+        (said,) = [r.getMessage() for r in caplog.records]
+        assert "the averaged ones are taken" in said and str(folder / "unet") in said
+        assert same_weights(load_model(folder / "unet"), raw)
+        caplog.clear()
+        for variant, wanted in (("fp16", raw), ("non_ema", raw), ("ema", averaged)):
+            folder = folder_of(tmp_path / variant, raw)
+            other = averaged if variant == "ema" else unet("ddpm", flip_sin_to_cos=True).half()
+            other.save_pretrained(folder / "unet", variant=variant)
+            (folder / "unet" / "config.json").write_text(json.dumps(dict(raw.config) | {"_class_name": "UNet2DModel"}))
+            assert same_weights(load_model(folder), wanted)
+            taken = f"diffusion_pytorch_model.{variant}.safetensors" if wanted is averaged else WEIGHTS[5:]
+            assert caplog.records[-1].getMessage().endswith(f"{taken} is taken")
+    finally:
+        logging.getLogger("dmcmc_core").removeHandler(caplog.handler)
+    folder = folder_of(tmp_path / "twice", raw, max_shard_size="10KB")
+    save_file(raw.state_dict(), folder / WEIGHTS, {"format": "pt"})
+    refuses(folder, "index.json and diffusion_pytorch_model.safetensors|safetensors and .*: keep the one that is meant")
+
+
+def test_shards_that_do_not_fit_their_index_are_refused(tmp_path):
+    folder = folder_of(tmp_path / "bad", max_shard_size="10KB")
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    before, places = index.read_text(), json.loads(index.read_text())["weight_map"]
+    name, shard = next(iter(places.items()))
+    other = next(file for file in places.values() if file != shard)
+    for changed, match in (
+        ({name: "../secret.safetensors"}, "places tensor .* which is no safetensors file"),
+        ({name: "absent.safetensors"}, "names absent.safetensors, which is not there"),
+        ({name: other}, "does not fit its index"),
+        ({name: 3}, "places tensor"),
+        ({"more": other}, "places there, where it is missing: tensor 'more'"),
+    ):
+        edit(index, weight_map=places | changed)
+        refuses(folder, match)
+    edit(index, weight_map=[1])
+    refuses(folder, "must say under 'weight_map'")
+    index.write_text("{")
+    refuses(folder, "cannot be read as JSON")
+    index.write_text(before)
+    (folder / "unet" / shard).write_bytes((folder / "unet" / shard).read_bytes()[:-1])
+    refuses(folder, f"{shard} cannot be read as safetensors, it is truncated")
+    (folder / "unet" / shard).unlink()
+    refuses(folder, f"names {shard}, which is not there")
+    index.unlink()
+    refuses(folder, "holds no diffusion_pytorch_model.safetensors, but diffusion_pytorch_model-0")
+
+
+def test_a_folder_of_pickles_says_so(tmp_path):
+    folder = folder_of(tmp_path)
+    (folder / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    refuses(folder, "but diffusion_pytorch_model.bin: convert its weights, only safetensors are read here")
+    (folder / "unet" / "diffusion_pytorch_model.bin").rename(folder / "unet" / "README.md")
+    with pytest.raises(UserError) as caught:
+        load_model(folder)
+    assert str(caught.value).endswith("holds no diffusion_pytorch_model.safetensors, but README.md")
+
+
+def test_prefixes_of_wrapped_networks_are_taken_off(tmp_path):
+    net = unet("ddpm")
+    folder = folder_of(tmp_path, net)
+    save_file({f"module._orig_mod.{k}": t for k, t in net.state_dict().items()}, folder / WEIGHTS, {"format": "pt"})
+    assert same_weights(load_model(folder), net)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", folders.EDM)
+def test_networks_of_edm_schedulers(tmp_path, name, prediction):
+    """The denoiser is what the scheduler makes of the network's answer, at any level."""
+    net, scheduler = (
+        unet("ddpm"),
+        made(name, prediction_type=prediction, sigma_data=0.7, sigma_min=0.01, sigma_max=30.0),
+    )
+    model = load_model(saved(tmp_path / "edm", net, scheduler))
+    assert (model.sigma_min, model.sigma_max, model.data_range) == (0.01, 30.0, (-1.0, 1.0))
+    for sigma in torch.tensor([0.01, 0.7, 5.0, 30.0]):
+        x = torch.randn(2, 3, 8, 8) * (1 + sigma)
+        answer = net(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)).sample
+        close(model(x, sigma), scheduler.precondition_outputs(x, answer, sigma))
+    convert(tmp_path / "edm", tmp_path / "own.safetensors")
+    own = load_model(tmp_path / "own.safetensors")
+    assert torch.equal(own(x, sigma), model(x, sigma)) and fingerprint(own) == fingerprint(model)
+    edit(tmp_path / "edm" / "scheduler" / "scheduler_config.json", sigma_data=0.5)
+    assert fingerprint(load_model(tmp_path / "edm")) != fingerprint(model)
+
+
+def test_the_edm_scheduler_is_our_euler(tmp_path):
+    net, scheduler = unet("ddpm"), diffusers.EDMEulerScheduler()
+    model = load_model(saved(tmp_path, net, scheduler))
+    scheduler.set_timesteps(8)
+    x, sigmas = start(model, scheduler.sigmas)
+    x = x * scheduler.init_noise_sigma
+    ours = integrators.euler(model, x, sigmas)
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
+    close(ours, x)
+
+
+def test_edm_schedulers_that_make_no_denoiser_are_refused(tmp_path):
+    for name, options, match in (
+        ("a", {"prediction_type": "sample"}, "unknown prediction_type .*'sample': known are epsilon, v_prediction"),
+        ("b", {"sigma_data": 0.0}, "sigma_data in the scheduler of .* must be a number above 0, not 0.0"),
+        ("c", {"sigma_min": 90.0}, "sigma_min and sigma_max of .* that rise"),
+    ):
+        refuses(saved(tmp_path / name, unet("ddpm"), diffusers.EDMEulerScheduler(**options)), match)
+    refuses(saved(tmp_path / "d", unet("ncsnpp"), diffusers.EDMEulerScheduler()), "not with EDMEulerScheduler")
+
+
+def test_unclip_has_the_cosine_betas_of_the_others(tmp_path):
+    net = unet("ddpm")
+    models = [
+        load_model(saved(tmp_path / type(s).__name__, net, s))
+        for s in (diffusers.UnCLIPScheduler(), diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"))
+    ]
+    assert torch.equal(*(model.net.log_levels for model in models))
+
+
+SCHEDULER, INDEX, NETWORK = "scheduler/scheduler_config.json", "model_index.json", "unet/config.json"
+
+
+def test_what_a_scheduler_ignores_is_honoured(tmp_path):
+    """A flag that stays when schedulers are changed, and keys of the library's first versions."""
+    folder = folder_of(tmp_path / "zero", scheduler=diffusers.PNDMScheduler())
+    plain = load_model(folder).net.log_levels
+    edit(folder / SCHEDULER, rescale_betas_zero_snr=True)
+    same = load_model(saved(tmp_path / "ddim", unet("ddpm"), diffusers.DDIMScheduler(rescale_betas_zero_snr=True)))
+    zero = load_model(folder).net.log_levels
+    assert torch.equal(zero, same.net.log_levels) and not torch.equal(zero, plain[: len(zero)])
+    old = {"_class_name": "DDPMScheduler", "predict_epsilon": False, "timesteps": 500, "tensor_format": "pt"}
+    model = load_model(folder, config=old)
+    assert model.card["prediction"] == "sample" and len(model.net.log_levels) == 500
+    assert load_model(folder, config=old | {"predict_epsilon": True}).card["prediction"] == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "match"),
+    [
+        (SCHEDULER, {"predict_epsilon": False, "prediction_type": "epsilon"}, "predict_epsilon=False and prediction_t"),
+        (SCHEDULER, {"predict_epsilon": "no"}, "predict_epsilon in .* must be true or false, not 'no'"),
+        (SCHEDULER, {"timesteps": 500}, "timesteps=500 and num_train_timesteps=1000"),
+        (SCHEDULER, {"snr_shift_scale": 3.0}, "snr_shift_scale=3.0, which DDPMScheduler ignores"),
+        (SCHEDULER, {"timestep_type": "continuous"}, "other times than its timesteps, by timestep_type='continuous'"),
+        (SCHEDULER, {"use_flow_sigmas": True}, "other times than its timesteps, by use_flow_sigmas=True"),
+        (SCHEDULER, {"rescale_betas_zero_snr": "False"}, "rescale_betas_zero_snr in .* must be true or false"),
+        (SCHEDULER, {"beta_start": "1e-4"}, "beta_start in .* must be a number, not '1e-4'"),
+        (SCHEDULER, {"_class_name": "LCMScheduler"}, "LCMScheduler, which goes with consistency models"),
+        (INDEX, {"prediction_type": "v_prediction"}, "prediction_type='v_prediction', and its scheduler 'epsilon'"),
+        (INDEX, {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "a scheduler EDMEulerScheduler, and its config"),
+        (NETWORK, {"prediction_type": "v_prediction"}, "has prediction_type='v_prediction', which diffusers ignores"),
+        (NETWORK, {"resnet_skip_time_act": True}, "has resnet_skip_time_act=True, which diffusers ignores"),
+        (NETWORK, {"flip_sin_to_cos": "False"}, "flip_sin_to_cos in .* must be true or false, not 'False'"),
+        (NETWORK, {"norm_eps": "1e-06"}, "norm_eps in .* must be a number, not '1e-06'"),
+    ],
+)
+def test_what_the_library_ignores_and_changes_the_network_is_refused_by_name(tmp_path, file, changes, match):
+    folder = folder_of(tmp_path)
+    load_model(folder)
+    edit(folder / file, **changes)
+    refuses(folder, match)
+
+
+def test_what_changes_nothing_is_taken(tmp_path):
+    folder = folder_of(tmp_path)
+    before = load_model(folder)
+    edit(folder / NETWORK, resnet_skip_time_act=False, cross_attention_dim=1280, prediction_type="epsilon", decay=0.99)
+    edit(folder / INDEX, prediction_type="epsilon", scheduler=["diffusers", "DDIMScheduler"])
+    edit(folder / SCHEDULER, snr_shift_scale=1.0, timestep_type="discrete", use_karras_sigmas=True)
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor(2.0)
+    assert torch.equal(load_model(folder)(x, sigma), before(x, sigma))
+
+
+def test_a_class_of_the_library_is_no_misspelt_one(tmp_path):
+    folder = folder_of(tmp_path)
+    for name in ("FlowMatchEulerDiscreteScheduler", "IPNDMScheduler", "SomeScheduler"):
+        edit(folder / SCHEDULER, _class_name=name)
+        refuses(folder, f"unknown scheduler in .*, '{name}': known are ")
+    edit(folder / SCHEDULER, _class_name="DDPMSchduler")
+    refuses(folder, "did you mean 'DDPMScheduler'")
+
+
+def test_a_key_given_twice_in_a_folder_is_refused(tmp_path):
+    folder = folder_of(tmp_path)
+    text = (folder / NETWORK).read_text()
+    (folder / NETWORK).write_text(text.replace("{", '{"freq_shift": 3,', 1))
+    refuses(folder, "cannot be read as JSON: key 'freq_shift' is given twice")

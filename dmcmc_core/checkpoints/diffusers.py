@@ -7,6 +7,7 @@ A folder is a pipeline (``model_index.json``, ``unet/``, ``scheduler/``) or a ne
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -283,11 +284,16 @@ def _library(path: Path | str, what: str = "a folder of diffusers") -> Any:
 
 def _by_library(make: Callable[..., Any], given: Any, what: str) -> Any:
     """Return what the library makes of ``given``; its errors, of any type, become a UserError of one sentence."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of keys that it ignores: check_network and scheduler_of have seen to them
     try:
         return make(given)
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{what} cannot be made by diffusers: {why[:300]}") from error
+    finally:
+        logger.setLevel(level)
 
 
 def _check_size(

@@ -273,7 +273,7 @@ def network(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
         "rescale": rescale and not ddpm,
         "convolved": convolved,
         "min_group": 1 if ddpm else 4,
-        "dropout": quantity(model, "dropout", 0.0),
+        "dropout": model.get("dropout", 0.0),
     }
     if not ddpm:
         encoders = {"none": "standard", "input_skip": "skip", "residual": "residual"}
