@@ -1,4 +1,4 @@
-"""Denoisers with classes, held to one of them: classifier-free guidance."""
+"""Guidance: a denoiser with classes held to one of them, and a denoiser guided by another network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,77 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, Wrapper, check_shape, per_row
 from dmcmc_core.errors import UserError, is_number, number
+
+OF_A_DENSITY = ("images", "sample", "log_prob", "log_prob_levels")
+"""What an exact model knows of its own density, which guidance leaves."""
+
+
+class Guided(Wrapper):
+    """A denoiser guided by another network: D(x, sigma) = D_g + w (D - D_g), with the same labels for both.
+
+    Autoguidance (Karras et al. 2024, arXiv 2406.02507, eq. 3), where g is a smaller or less trained network; guidance
+    by a network without classes, where it has none. w = 1 is the denoiser alone, w = 0 the guide alone; any other w
+    takes both, and is the posterior mean of no known density. It may be asked at the levels that both know.
+
+    Args:
+        denoiser: takes labels where it has classes; :class:`Conditioned` around this one holds both to a class.
+        guide: of the same shape and data range, with the same number of classes or none, or held to one.
+        guidance: w, at least 0.
+
+    Raises:
+        UserError: for two that do not fit each other, and a number outside its range.
+    """
+
+    def __init__(self, denoiser: Denoiser, guide: Denoiser, guidance: float) -> None:
+        number("guidance", guidance, least=0)
+        _check_once(condition_of(denoiser))
+        for name, one, other in (
+            ("shape", tuple(denoiser.shape), tuple(guide.shape)),
+            ("data_range", tuple(denoiser.data_range), tuple(guide.data_range)),
+        ):
+            if one != other:
+                raise UserError(f"a guide must have the {name} of the network it guides, {one}, not {other}")
+        classes, others = (0 if "label" in condition_of(m) else getattr(m, "classes", 0) for m in (denoiser, guide))
+        if others not in (0, classes):
+            raise UserError(f"a guide must have {classes} classes, as the network it guides, or none, not {others}")
+        super().__init__(denoiser)
+        self.guide: Any = guide
+        self.guidance, self.takes_labels = float(guidance), bool(others)
+        self.sigma_min = max(denoiser.sigma_min, guide.sigma_min)
+        self.sigma_max = min(denoiser.sigma_max, guide.sigma_max)
+        if not self.sigma_min < self.sigma_max:
+            raise UserError(
+                f"a guide must know noise levels of the network it guides, {denoiser.sigma_min:g} to "
+                f"{denoiser.sigma_max:g}, and not only {guide.sigma_min:g} to {guide.sigma_max:g}"
+            )
+
+    def __getattr__(self, name: str):
+        if name in OF_A_DENSITY:
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """What beside the two networks decides an answer, the denoiser's own condition included."""
+        name = str(getattr(self.guide, "name", type(self.guide).__name__))
+        return condition_of(self.denoiser) | {"guidance": self.guidance, "guide": name}
+
+    @property
+    def rows_per_image(self) -> int:
+        """Rows of a network, either of the two, for a row of x."""
+        pairs = ((self.denoiser, self.guidance != 0), (self.guide, self.guidance != 1))
+        return sum(getattr(one, "rows_per_image", 1) for one, asked in pairs if asked)
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D with guidance, of the shape of ``x``."""
+        more = () if labels is None else (labels,)
+        w, of_guide = self.guidance, more if self.takes_labels else ()
+        if w == 1:
+            return self.denoiser(x, sigma, *more)
+        if w == 0:
+            return self.guide(x, sigma, *of_guide)
+        guide = self.guide(x, sigma, *of_guide)
+        return guide + w * (self.denoiser(x, sigma, *more) - guide)
 
 
 class Conditioned(Wrapper):
@@ -32,12 +103,13 @@ class Conditioned(Wrapper):
 
     def __init__(self, denoiser: Denoiser, label: int, guidance: float = 1.0, unconditional: int | None = None) -> None:
         classes, own = getattr(denoiser, "classes", 0), getattr(denoiser, "unconditional", None)
-        condition = getattr(denoiser, "condition", None)
-        if condition:
-            raise UserError(f"this model is held to class {condition['label']} already: leave label out")
+        held = condition_of(denoiser)
+        if "label" in held:
+            raise UserError(f"this model is held to class {held['label']} already: leave label out")
         if not classes:
             raise UserError("this model has no classes: leave label out")
         number("guidance", guidance, least=0)
+        _check_once(held, guidance)
         super().__init__(denoiser)
         self.label, self.guidance = _class("label", label, classes), float(guidance)
         self.unconditional: Any = own
@@ -46,11 +118,11 @@ class Conditioned(Wrapper):
         if self.guidance != 1 and self.unconditional is None:
             raise UserError(
                 "guidance needs a network that was trained without labels too, and nothing tells so of this one: leave "
-                "guidance out, or name the class that stands for none by unconditional"
+                "guidance out, or name the class that stands for none by unconditional, or another network by guide"
             )
 
     def __getattr__(self, name: str):
-        if name in ("images", "sample", "log_prob", "log_prob_levels"):
+        if name in OF_A_DENSITY:
             raise AttributeError(name)
         return super().__getattr__(name)
 
@@ -58,11 +130,16 @@ class Conditioned(Wrapper):
     def condition(self) -> dict[str, Any]:
         """What beside the denoiser inside decides an answer: the class, and the guidance where there is any."""
         guided = {"guidance": self.guidance, "unconditional": self.unconditional}
-        return {"label": self.label} | (guided if self.guidance != 1 else {})
+        return {"label": self.label} | condition_of(self.denoiser) | (guided if self.guidance != 1 else {})
 
     @property
     def rows_per_image(self) -> int:
         """Rows of the network for a row of x."""
+        return getattr(self.denoiser, "rows_per_image", 1) * self._halves
+
+    @property
+    def _halves(self) -> int:
+        """How many labels a call takes."""
         return 1 if self.guidance in (0, 1) else 2
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -70,7 +147,7 @@ class Conditioned(Wrapper):
         check_shape(x, self.shape)  # before x is doubled, so that the error tells what was given
         w, sigma = self.guidance, per_row(sigma, x)
         one = torch.ones(len(x), dtype=torch.int64, device=x.device)
-        if self.rows_per_image == 1:
+        if self._halves == 1:
             return self.denoiser(x, sigma, one * (self.label if w else self.unconditional))
         labels = torch.cat([one * self.label, one * self.unconditional])
         with_class, without = self.denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), labels).tensor_split(2)
@@ -81,3 +158,14 @@ def _class(name: str, value: Any, classes: int) -> int:
     if not is_number(value, whole=True) or not 0 <= value < classes:
         raise UserError(f"{name} must be a whole number from 0 to {classes - 1}, not {value!r}")
     return int(value)
+
+
+def condition_of(denoiser: Any) -> dict[str, Any]:
+    """Return what a denoiser is held to and guided by, as manifests have it; empty for none."""
+    return getattr(denoiser, "condition", None) or {}
+
+
+def _check_once(held: dict[str, Any], guidance: float | None = None) -> None:
+    """Raise UserError for guidance of a model that is guided already."""
+    if guidance != 1 and "guidance" in held:
+        raise UserError(f"this model is guided already, by guidance {held['guidance']:g}: guide the network inside")

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dmcmc_core import checkpoints, integrators, schedules
-from dmcmc_core.checkpoints import convert, edm, load_model, load_noise_level, published, read_card, score_sde
+from dmcmc_core.checkpoints import convert, load_model, load_noise_level, persistent, published, read_card, score_sde
 from dmcmc_core.errors import UserError
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.nets import scalings
@@ -289,12 +289,12 @@ def test_labels_reach_the_networks_that_take_them():
 @pytest.mark.parametrize("dropout", [0, 0.1])
 def test_guidance_is_for_networks_of_edm_that_were_trained_without_labels_too(tmp_path, monkeypatch, dropout):
     """A network of theirs with labels; where it never went without, zeros mean nothing to it. Converted, it is both."""
-    content = edm.load(PARITY / f"{EDM[0]}.pkl")
+    content = persistent.load(PARITY / f"{EDM[0]}.pkl")
     inner = (content["ema"] if isinstance(content, dict) else content).state["_modules"]["model"]
     inner.state["_init_kwargs"] |= {"label_dim": 4, "label_dropout": dropout}
     map_label = {"weight": torch.randn(16, 4), "bias": torch.randn(16)}
-    inner.state["_modules"]["map_label"] = edm.Inert("Linear", {"_parameters": map_label})
-    monkeypatch.setattr(edm, "load", lambda path: content)
+    inner.state["_modules"]["map_label"] = persistent.Inert("Linear", {"_parameters": map_label})
+    monkeypatch.setattr(persistent, "load", lambda path: content)
     convert(PARITY / f"{EDM[0]}.pkl", tmp_path / "own.safetensors")
     for path in (PARITY / f"{EDM[0]}.pkl", tmp_path / "own.safetensors"):
         model, x, sigma = load_model(path), torch.randn(2, 3, 16, 16), torch.tensor([0.5, 2.0])

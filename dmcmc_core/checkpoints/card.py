@@ -13,7 +13,7 @@ from dmcmc_core.files import from_json
 
 UNET_2D = "UNet2DModel"
 """Architecture of what was a folder of diffusers, made by that library."""
-SCORE_NETWORKS = ("unet", "preconditioned", UNET_2D)
+SCORE_NETWORKS = ("unet", "preconditioned", "edm2", UNET_2D)
 """Architectures of denoisers, as cards name them."""
 EPSILON = ("epsilon", "epsilon-published")
 """Architectures of the networks of linear diffusions."""

@@ -1,187 +1,39 @@
-"""Pickles of EDM (Karras et al. 2022): objects that carry their own source code; only names and numbers are read.
-
-The file is unpickled with a list of what may be made of it: tensors, plain containers, numbers, and *inert* stand-ins
-for everything else that EDM's networks are made of. The source text inside is never looked at.
-"""
+"""Networks of EDM (Karras et al. 2022), out of what :mod:`dmcmc_core.checkpoints.persistent` reads of their pickles."""
 
 from __future__ import annotations
 
-import io
-import mmap
-import pickle
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.checkpoints.card import sentence
-from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
+from dmcmc_core.checkpoints import persistent
+from dmcmc_core.checkpoints.persistent import Inert, averaged
+from dmcmc_core.checkpoints.weights import check_finite, without_memory
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.scalings import ScaledUNet, vp_sigma
 from dmcmc_core.nets.song import Level, UNet
 
-
-class Inert:
-    """An object of the file: the name of its class, and its state, a dictionary."""
-
-    def __init__(self, name: str = "", state: Any = None) -> None:
-        self.name = name if isinstance(name, str) else type(name).__name__
-        self.state = state if isinstance(state, dict) else {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state if isinstance(state, dict) else {}
-
-    def tensors(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield names and tensors of a module and those in it, as in ``state_dict``; UserError for one met twice."""
-        seen = set() if seen is None else seen
-        if id(self) in seen:
-            raise UserError(f"module {prefix!r} stands in two places")
-        seen.add(id(self))
-        for kind in ("_parameters", "_buffers"):
-            for name, value in (self.state.get(kind) or {}).items():
-                if isinstance(value, Tensor):
-                    yield f"{prefix}{name}", value.detach()
-        for name, module in (self.state.get("_modules") or {}).items():
-            if isinstance(module, Inert):
-                yield from module.tensors(f"{prefix}{name}.", seen)
-
-    def arguments(self, names: str) -> dict[str, Any]:
-        """Return the object's arguments by name; ``names`` are those of its positional arguments, in order."""
-        given = self.state.get("_init_args") or ()
-        return dict(zip(names.split(), given, strict=False)) | dict(self.state.get("_init_kwargs") or {})
+START = 80.0
+"""Where sampling from networks of discrete levels starts, as published: their largest level is 20,291."""
 
 
-def _persistent(meta: Any, *_: Any) -> Inert:
-    if not isinstance(meta, dict):
-        raise UserError("it holds a persistent object without a description")
-    return Inert(meta.get("class_name"), meta.get("state"))
-
-
-def _storage(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """Return a tensor as torch rebuilds it, but never larger than its numbers, for which torch would make room."""
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
-        raise UserError(
-            f"it holds a tensor of shape {tuple(size)!r:.60} that reaches beyond its {len(storage)} numbers"
-        )
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)
-
-
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
-def _scalar(dtype: np.dtype, data: bytes) -> float:
-    if dtype.kind not in "biuf" or not isinstance(data, bytes) or len(data) != dtype.itemsize:
-        raise UserError("it holds a numpy scalar that is no number")
-    return np.frombuffer(data, dtype)[0].item()
-
-
-def _dtype(name: str, *_: Any) -> np.dtype:
-    return np.dtype(str(name))
-
-
-ALLOWED: dict[tuple[str, str], Any] = {
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "set"): set,
-    ("dnnlib.util", "EasyDict"): dict,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy", "dtype"): _dtype,
-    ("torch.nn.modules.container", "ModuleDict"): Inert,
-    ("torch.nn.modules.container", "ModuleList"): Inert,
-    ("torch.nn.modules.container", "Sequential"): Inert,
-}
-"""What a pickle may name, and what that is here."""
-
-
-class _Unpickler(pickle._Unpickler):
-    """An unpickler in Python: that in C makes room for all that a file claims to have, and sets attributes of anything.
-
-    What is read is in few and large pieces, so that it takes no longer.
-    """
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-
-    def load_build(self) -> None:
-        if not isinstance(self.stack[-2], Inert | np.dtype):
-            raise UserError(f"it changes a {type(self.stack[-2]).__name__}, which no network of EDM does")
-        super().load_build()
-
-    def load_bytearray8(self) -> None:
-        raise UserError("it holds bytes that can be changed, which no network of EDM does")
-
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise UserError(f"it names {module}.{name}, which no network of EDM needs: it was not executed") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise UserError("it refers to objects outside itself")
-
-
-def load(path: Path) -> Any:
-    """Return what a pickle of EDM holds.
+def read(content: Any, path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
+    """Return the averaged network in the content of a pickle, and its card.
 
     Raises:
-        UserError: for a file that is truncated, no pickle, or names anything that is not in :data:`ALLOWED`.
+        UserError: for a network of another kind, or tensors that do not fit it; arguments of another kind bring about
+            other errors too, see :func:`dmcmc_core.checkpoints.persistent.using`.
     """
-    try:
-        with (
-            path.open("rb") as file,
-            warnings.catch_warnings(),
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # which is what these files hold
-            return _Unpickler(data).load()
-    except Exception as error:  # whatever a broken file brings about
-        why = "it is no sound pickle" if isinstance(error, KeyError) else sentence(error)  # of an unknown opcode
-        raise UserError(
-            f"{path} cannot be read as a pickle of EDM, it is truncated, of another format, or unsafe: {why}"
-        ) from error
-
-
-def read(path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
-    """Return the averaged network of a file, and its card.
-
-    Raises:
-        UserError: for what :func:`load` refuses, a network of another kind, or tensors that do not fit it.
-    """
-    content = load(path)
-    try:
-        return _read(content, path)
-    except UserError as error:
-        if str(path) in str(error):
-            raise
-        raise UserError(f"{path} cannot be used: {error}") from error
-    except Exception as error:  # whatever arguments and tensors of another kind bring about
-        raise UserError(f"the arguments in {path} do not make a network of EDM: {sentence(error)}") from error
-
-
-def _read(content: Any, path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
-    outer = content.get("ema") if isinstance(content, dict) else content
-    inner = (outer.state.get("_modules") or {}).get("model") if isinstance(outer, Inert) else None
-    if not isinstance(inner, Inert):
+    outer = averaged(content)
+    inner = (outer.state.get("_modules") or {}).get("model") if outer is not None else None
+    if outer is None or not isinstance(inner, Inert):
         raise UserError(f"{path} holds no network of EDM under 'ema'")
     if outer.name not in OUTER:
-        raise UserError(f"{path} holds a {outer.name}; known are {', '.join(OUTER)}")
+        raise UserError(f"{path} holds a {outer.name}; known are {', '.join(OUTER)} and EDM2's Precond")
     kind, options, levels = OUTER[outer.name](outer, dict(outer.tensors()))
     arguments = _network(inner, path)
     tensors = {name: t for name, t in inner.tensors() if not name.endswith("resample_filter")}
@@ -194,6 +46,8 @@ def _read(content: Any, path: Path) -> tuple[ScaledUNet, dict[str, Any]]:
         float(outer.state.get(name, level)) for name, level in zip(("sigma_min", "sigma_max"), levels, strict=True)
     )
     card = {"architecture": "preconditioned", "sigma_min": max(low, levels[0]), "sigma_max": min(high, levels[1])}
+    if kind == "improved_ddpm" and card["sigma_max"] > START:
+        card["start"] = START
     return net, card | {"data_range": [-1.0, 1.0]} | dropout
 
 
@@ -315,32 +169,24 @@ def _block_names(theirs: str, own: str, part: Block) -> Iterator[tuple[str, str]
         yield from ((f"{theirs}.{a}", f"{own}.attention.{b}") for a, b in pairs)
 
 
-def check(net: UNet, tensors: dict[str, Tensor], path: Path) -> list[tuple[str, str]]:
-    """Return each tensor's name in a file and in the network; UserError for the first that does not fit."""
-    own, left, found_at = net.state_dict(), dict(tensors), []
+def places(net: UNet) -> list[tuple[str, str]]:
+    """Return the name of each tensor in a file, and in the network."""
+    own, found = net.state_dict(), []
     for theirs, mine in names(net):
         pairs = [(theirs, mine)] if mine in own else [(f"{theirs}.{p}", f"{mine}.{p}") for p in ("weight", "bias")]
-        for name, place in pairs:
-            if place not in own:
-                continue
-            found = left.pop(name, None)
-            if found is None or found.shape != own[place].shape:
-                has = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-                raise UserError(
-                    f"{path} does not fit its own arguments: tensor {name!r} {has}, the network needs "
-                    f"{tuple(own[place].shape)}"
-                )
-            check_numbers(found, name, path)
-            found_at.append((name, place))
-    if left:
-        raise UserError(f"{path} does not fit its own arguments: it holds the unknown tensor {sorted(left)[0]!r}")
-    return found_at
+        found += [(name, place) for name, place in pairs if place in own]
+    return found
+
+
+def check(net: UNet, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise UserError for the first tensor of a file that does not fit the network."""
+    persistent.check(net.state_dict(), places(net), tensors, path)
 
 
 def fill(net: UNet, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy a file's tensors into a network; UserError for what :func:`check` refuses, and for NaN and infinity."""
+    """Copy a file's tensors, which fit, into a network; UserError for NaN and infinity."""
     own = net.state_dict()
-    for name, place in check(net, tensors, path):
+    for name, place in places(net):
         found = tensors[name]
         if ".qkv." in place:  # channels by head, then by place in it, then query, key, value: ours begin with those
             heads = net.get_submodule(place.rpartition(".qkv.")[0]).heads

@@ -10,7 +10,18 @@ from typing import Any
 
 from torch import nn
 
-from dmcmc_core.checkpoints import contents, ddpm, edm, flax, openai, published, score_embedding, score_sde
+from dmcmc_core.checkpoints import (
+    contents,
+    ddpm,
+    edm,
+    edm2,
+    flax,
+    openai,
+    persistent,
+    published,
+    score_embedding,
+    score_sde,
+)
 from dmcmc_core.checkpoints.card import FOREIGN, check_card
 from dmcmc_core.checkpoints.torch_files import TorchFile
 from dmcmc_core.checkpoints.weights import without_memory, without_prefix
@@ -36,7 +47,7 @@ def file_of(name: str, names: Iterable[str], kind: str) -> Path:
 
 def is_foreign(path: Path) -> bool:
     """Tell whether a file is one of another project."""
-    return path.suffix in FOREIGN or is_flax(path)
+    return path.suffix in FOREIGN or persistent.is_one(path) or is_flax(path)
 
 
 def is_flax(path: Path) -> bool:
@@ -45,7 +56,7 @@ def is_flax(path: Path) -> bool:
 
 
 def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of a file of score_sde, score embedding, Flax or EDM, and its card.
+    """Return the network of a file of score_sde, score embedding, Flax, EDM or EDM2, and its card.
 
     Args:
         path: for which :func:`is_foreign` holds.
@@ -54,10 +65,13 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
     Raises:
         UserError: for a file that its reader refuses or that none can read.
     """
-    if path.suffix == ".pkl":
+    if path.suffix == ".pkl" or persistent.is_one(path):
         if config is not None:
             raise UserError(f"{path} describes itself; config is for files that do not")
-        net, card = edm.read(path)
+        content = persistent.load(path)
+        with persistent.using(path):
+            net, card = (edm2 if edm2.is_one(content) else edm).read(content, path)
+        card.setdefault("name", published.at_place(path) or path.stem)
     elif path.suffix in FOREIGN:
         net, card = _read_torch(TorchFile(path), config)
         card.setdefault("name", published.at_place(path) or path.stem)

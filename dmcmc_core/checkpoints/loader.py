@@ -22,7 +22,7 @@ from dmcmc_core.data import glyphs32
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
 from dmcmc_core.errors import UserError
 from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
-from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet
+from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet, label_rows
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
@@ -90,7 +90,7 @@ class Bare(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the answer for x (B, C, H, W), times t (B,) as the network takes them and classes y (B,)."""
-        return self.scaled.net(x, t.to(x), self.scaled.one_hot(y, x))
+        return self.scaled.net(x, t.to(x), label_rows(y, self.scaled.classes, x))
 
 
 def load_network(path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Bare:

@@ -316,22 +316,31 @@ class ScaledUNet(nn.Module):
         sigma = per_row(sigma, x)
         c = KINDS[self.kind](sigma, **self.options)
         seen = like(c.c_in, x) * x
-        out = self.net(2 * seen - 1 if self.centre else seen, c.c_noise, self.one_hot(labels, x))
+        out = self.net(2 * seen - 1 if self.centre else seen, c.c_noise, label_rows(labels, self.classes, x))
         return like(c.c_skip, x) * x + like(c.c_out, x) * out[:, : x.shape[1]]
 
-    def one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        """Return labels (B,) or (B, classes) as the network takes them, (B, classes); UserError for what is none."""
-        classes = self.classes
-        if labels is None:
-            return None
-        if not classes:
-            raise UserError("this network has no classes: leave labels out")
-        if labels.ndim == 1:
-            wrong = (labels < NO_CLASS) | (labels >= classes) | labels.is_floating_point()
-            if wrong.any():
-                raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels[wrong][0].item()}")
-            none = labels == NO_CLASS
-            labels = nn.functional.one_hot(labels.long().clamp(min=0), classes) * ~none[:, None]
-        if labels.shape != (len(x), classes):
-            raise UserError(f"labels must be ({len(x)},) or ({len(x)}, {classes}), not {tuple(labels.shape)}")
-        return labels.to(x)
+
+def label_rows(labels: Tensor | None, classes: int, x: Tensor) -> Tensor | None:
+    """Return labels as rows (B, classes) like ``x``, one-hot for whole numbers, all 0 for -1; None for None.
+
+    Args:
+        labels: (B,) whole numbers from -1 to classes - 1, or (B, classes).
+        classes: of the network, 0 for none.
+        x: (B, ...), what the network is asked about.
+
+    Raises:
+        UserError: for labels of a network without classes, or of another shape or range.
+    """
+    if labels is None:
+        return None
+    if not classes:
+        raise UserError("this network has no classes: leave labels out")
+    if labels.ndim == 1:
+        wrong = (labels < NO_CLASS) | (labels >= classes) | labels.is_floating_point()
+        if wrong.any():
+            raise UserError(f"labels must be whole numbers from 0 to {classes - 1}, not {labels[wrong][0].item()}")
+        none = labels == NO_CLASS
+        labels = nn.functional.one_hot(labels.long().clamp(min=0), classes) * ~none[:, None]
+    if labels.shape != (len(x), classes):
+        raise UserError(f"labels must be ({len(x)},) or ({len(x)}, {classes}), not {tuple(labels.shape)}")
+    return labels.to(x)

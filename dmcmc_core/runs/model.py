@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmcmc_core import gddim, preconditioning
+from dmcmc_core import checkpoints, gddim, preconditioning
 from dmcmc_core.data import load_images
 from dmcmc_core.denoiser import Adapter, CountNFE, Denoiser, InBlocks, Wrapper
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.guidance import Conditioned
+from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 from dmcmc_core.runs import folder
@@ -55,18 +55,20 @@ def prepared(model: Model, sampler: str, settings: dict[str, Any] | None) -> tup
 
 
 def conditioned(model: Model, settings: dict[str, Any] | None) -> tuple[Model, dict[str, Any]]:
-    """Return the model of the class and with the gains that the settings choose, if they do; and other settings.
+    """Return the model of the class, guided and with the gains that the settings choose; and other settings.
 
     Raises:
-        UserError: see :class:`dmcmc_core.guidance.Conditioned` and :mod:`dmcmc_core.preconditioning`; for a guidance
-            without a label, and gains without images.
+        UserError: see :mod:`dmcmc_core.guidance` and :mod:`dmcmc_core.preconditioning`; for a guidance without a label
+            or a guide, a guide without guidance, and gains without images.
     """
     rest = dict(settings or {})
     chosen = {name: rest.pop(name) for name in CLASS if name in rest}
+    model = guided(model, chosen.pop("guide"), chosen) if "guide" in chosen else model
     classes = getattr(model, "classes", 0)
     if chosen and not classes:
         raise UserError(f"this model has no classes: leave {next(iter(chosen))} out")
-    if classes and not chosen and not hasattr(model, "condition") and getattr(model, "unconditional", None) is None:
+    held = "label" in condition_of(model)
+    if classes and not chosen and not held and getattr(model, "unconditional", None) is None:
         raise UserError(
             f"this model has classes and was never trained without: choose one by label, 0 to {classes - 1}"
         )
@@ -75,6 +77,24 @@ def conditioned(model: Model, settings: dict[str, Any] | None) -> tuple[Model, d
     model = Conditioned(model, **chosen) if chosen else model
     gains = {name: rest.pop(name) for name in GAINS if name in rest}
     return (preconditioned(model, **gains) if gains else model), rest
+
+
+def guided(model: Model, guide: str | Path, chosen: dict[str, Any]) -> Guided:
+    """Return the model guided by the network of a name or file, by the ``guidance`` taken out of what is chosen.
+
+    Raises:
+        UserError: see :class:`dmcmc_core.guidance.Guided`; for a guide without guidance, one that is no name or file,
+            and the network of a linear diffusion.
+    """
+    if not isinstance(guide, str | Path):
+        raise UserError(f"guide must be a name or a file, not {guide!r}")
+    if "guidance" not in chosen:
+        raise UserError("guide is the network that guidance begins from: set guidance too, such as guidance=2")
+    if "unconditional" in chosen:
+        raise UserError("unconditional is for guidance without a guide: leave one of them out")
+    if hasattr(model, "sde"):
+        raise UserError("a network of a linear diffusion takes no guide: leave guide out")
+    return Guided(model, checkpoints.load_model(guide, device=str(device_of(model))), chosen.pop("guidance"))
 
 
 def preconditioned(
@@ -142,6 +162,8 @@ def in_blocks(model: Model, block: int | None) -> Model:
         model.block = block
     elif isinstance(model, Wrapper):
         model.denoiser = in_blocks(model.denoiser, block)
+        if isinstance(model, Guided):
+            model.guide = in_blocks(model.guide, block)
     return model
 
 
@@ -175,6 +197,9 @@ def fingerprint(model: Model) -> str:
         return hashlib.sha256(repr((fingerprint(model.denoiser), model.sde)).encode()).hexdigest()
     if isinstance(model, CountNFE):
         return fingerprint(model.denoiser)
+    if isinstance(model, Guided):
+        both = fingerprint(model.denoiser), fingerprint(model.guide), model.guidance
+        return hashlib.sha256(repr(both).encode()).hexdigest()
     if isinstance(model, Conditioned | WithPreconditioner):
         more = model.condition if isinstance(model, Conditioned) else model.preconditioner.sha256
         return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()

@@ -14,8 +14,8 @@ SEARCHES = ("dlg+auto", "auto")
 """Samplers of the command line whose settings :mod:`dmcmc_core.runs.tuning` finds."""
 TUNING = "tuning.json"
 """The file of a run's folder that tells how its settings were found, if they were."""
-CLASS = ("label", "guidance", "unconditional")
-"""Settings that choose a class: they belong to the model."""
+CLASS = ("label", "guidance", "unconditional", "guide")
+"""Settings that choose a class and guide: they belong to the model."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
 SCHEDULES = ("karras", "log_uniform", "time_uniform", "shifted_power")
@@ -33,9 +33,10 @@ SETTINGS = {
     f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
     "cast": f"how values become 256 levels: {' or '.join(CASTS)}, as the code published with DMCMC does (round)",
     "label": "class of every image, a whole number from 0, for a model with classes (none)",
-    "guidance": "w of classifier-free guidance, D_uncond + w (D_cond - D_uncond), at least 0; any but 0 and 1 "
+    "guidance": "w of guidance, D_0 + w (D - D_0), at least 0, D_0 that of no class or of guide; any but 0 and 1 "
     "costs two network evaluations a call (1.0)",
     "unconditional": "class that stands for none in guidance (what the checkpoint tells)",
+    "guide": "another network for D_0, a name or a file: a smaller one, or one without classes (none)",
     "preconditioner": "M of the chains, of predictor_corrector and of reverse_diffusion: frequency, pixel or both, "
     "gains from images, or a .safetensors file that Preconditioner.save wrote (none)",
     "statistics": f"images that such gains come from, {STATISTICS} of them: a reference's name, an NPZ, or a "
