@@ -13,7 +13,7 @@ from torch import Tensor
 from dmcmc_core import gddim
 from dmcmc_core.denoiser import CountNFE, per_row
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs.plan import LinearPlan, Plan
+from dmcmc_core.runs.kinds import LinearPlan, Plan
 from dmcmc_core.streams import Streams
 
 

@@ -30,9 +30,10 @@ from dmcmc_core.dmcmc import prior
 from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.files import write_json
 from dmcmc_core.runs.cache import cached
+from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.model import conditioned, device_of, fingerprint
-from dmcmc_core.runs.plan import plan, split
-from dmcmc_core.runs.settings import CLASS, GAINS, SEARCHES
+from dmcmc_core.runs.plan import plan
+from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, SEARCHES
 from dmcmc_core.streams import Streams
 
 AUTO, AUTO_OR_PLAIN = SEARCHES
@@ -150,7 +151,7 @@ def auto(
         return Tuned(**search.notes.content["tuned"])
     with tempfile.TemporaryDirectory() as temporary:
         tuned = search.run(Path(cache_dir or temporary), asked)
-    tuned.settings |= {name: fixed[name] for name in CLASS if name in fixed}
+    tuned.settings |= {name: fixed[name] for name in (*CLASS, *LEVELS) if name in fixed}
     tuned = tuned.or_plain() if plain else tuned
     search.notes.keep(tuned=asdict(tuned))
     return tuned

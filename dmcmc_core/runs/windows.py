@@ -23,8 +23,8 @@ from dmcmc_core.files import key, write_npz
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ResidualPosterior
 from dmcmc_core.runs.folder import read_whole
+from dmcmc_core.runs.kinds import ChainedPlan
 from dmcmc_core.runs.model import Model, device_of, fingerprint
-from dmcmc_core.runs.plan import ChainedPlan
 from dmcmc_core.streams import Drawn
 
 Visit = tuple[Window | None, Chain]
@@ -126,10 +126,7 @@ def _window(data: dict[str, np.ndarray], device: torch.device) -> Window | None:
 
 def chain_folder(model: Model, plan: ChainedPlan, seed: int, where: Path) -> Path:
     """Return where the chains of (model, settings, seed) are kept; the integrator has no part in its name."""
-    record = plan.record()
-    about = {"model": fingerprint(model), "chain": record["chain"], "posterior": plan.posterior, "seed": seed}
-    about |= {"block": plan.block}
-    return Path(where) / key(about)
+    return Path(where) / key({"model": fingerprint(model), "seed": seed} | plan.chains_about())
 
 
 def group_folder(model: Model, plan: ChainedPlan, seed: int, chains: range, where: Path) -> Path:
