@@ -27,6 +27,7 @@ from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import key
+from dmcmc_core.guidance import of_images
 from dmcmc_core.runs import folder, layout, windows
 from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
@@ -294,6 +295,7 @@ def _from_chains(
     """Yield the shards of a group of chains: those of Denoising MCMC."""
     where, device = windows.group_folder(job.model, plan, job.seed, chains, job.chains_dir), device_of(job.model)
     posterior, calibration = job.posterior, (0, 0.0)
+    counted = of_images(counted, Streams(job.seed, "chain", chains))
     if plan.posterior == "residual":
         path = where.parent / "posterior.npz"
         posterior, *calibration = windows.calibrated(counted, plan, job.seed, path)
@@ -329,5 +331,7 @@ def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa:
     if isinstance(job.plan, IntegratorPlan) and job.plan.tweedie is not None:
         final = job.plan.rows_per_image * len(images)
     rows |= {"integrator": measured.rows - final, "tweedie": final}
+    if measured.labels is not None:
+        arrays |= {"labels": measured.labels}
     arrays = {"arr_0": to_uint8(images, job.model.data_range, job.plan.cast)} | arrays
     return shard, arrays, {"rows": rows, "seconds": {"chains": seconds, "integrator": measured.seconds}}

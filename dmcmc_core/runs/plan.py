@@ -11,7 +11,8 @@ from dmcmc_core import gddim, integrators, schedules
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import AnyPosterior
-from dmcmc_core.errors import Absent, TooFew, UserError, number, one_of, unknown
+from dmcmc_core.errors import Absent, TooFew, UserError, is_number, number, one_of, unknown
+from dmcmc_core.guidance import EACH, RANDOM
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
 from dmcmc_core.runs import classifiers
 from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
@@ -190,9 +191,11 @@ def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str,
     shared |= {"condition": getattr(model, "condition", None), "preconditioned_by": about}
     shared |= {"rows_per_image": getattr(model, "rows_per_image", 1), "options": options}
     if not chained:
+        _check_label(model, entry)
         whole = IntegratorPlan(request.sampler, None, **shared)
         return _with_levels(whole, nfe, num, settings)
     chain = _chain(model, shared["start"], settings)
+    _check_label(model, entry, chain.chains)
     posterior = settings["posterior"] if "posterior" in settings else request.best_posterior()
     if not classifiers.is_file(posterior):
         one_of("posterior", posterior, *POSTERIORS)
@@ -204,6 +207,25 @@ def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str,
         n_skip = default_n_skip(nfe / whole.rows_per_image - warm, step)
         whole = replace(whole, chain=replace(chain, n_skip=n_skip))
     return _with_levels(whole, nfe, num, settings)
+
+
+def _check_label(model: Denoiser, entry: integrators.Integrator, chains: int | None = None) -> None:
+    """Raise UserError where images cannot have classes of their own: with chains, image i has that of chain i mod C."""
+    label = (getattr(model, "condition", None) or {}).get("label")
+    if label is None or is_number(label):
+        return
+    if entry.calls is None:
+        raise UserError(f"{entry.name} takes images in steps of their own, and so of one class: choose one by label")
+    if chains is None:
+        return
+    if label == RANDOM:
+        raise UserError(f"a chain keeps its class, and few chains would draw few: with chains label={EACH} or a list")
+    count = model.classes if label == EACH else len(label)  # pyright: ignore[reportAttributeAccessIssue]  it has
+    if chains % count:
+        near = count * max(1, round(chains / count))
+        raise UserError(
+            f"a chain keeps its class: chains must be a multiple of the {count} of label, such as {near}, not {chains}"
+        )
 
 
 def _chain(model: Denoiser, start: str, settings: dict[str, Any]) -> ChainSettings:

@@ -26,8 +26,8 @@ CASTS = ("round", "truncate")
 
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
-    "sigma_max": "noise level that all begins at, within the model's own (the start in its card, else its last, if that is "
-    "not far above what its data needs)",
+    "sigma_max": "noise level that all begins at, within the model's own (the start in its card; else its last, unless "
+    "that is far above what its data needs)",
     "sigma_min": "last noise level above 0, within the model's own (the model's first)",
     "schedule": f"grid of noise levels: {', '.join(SCHEDULES)} (the integrator's own)",
     "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
