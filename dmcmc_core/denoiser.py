@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import LOG, UserError, is_number
+from dmcmc_core.errors import LOG, UserError, is_number, number
 
 BLOCK = 64
 """Rows of one network call. Part of every recipe: CPU kernels change their last digit with the batch size."""
@@ -224,6 +224,33 @@ class Wrapper:
         if name == "denoiser":  # not there yet while an unpickled or copied object is being filled
             raise AttributeError(name)
         return getattr(self.denoiser, name)
+
+
+class Narrowed(Wrapper):
+    """A denoiser asked between narrower noise levels than its network's own, which ``network_levels`` tells.
+
+    Args:
+        sigma_min, sigma_max: within those of the denoiser, in units of the data; None: the denoiser's.
+
+    Raises:
+        UserError: for a level outside those of the denoiser, and for two that do not rise.
+    """
+
+    def __init__(self, denoiser: Denoiser, sigma_min: float | None = None, sigma_max: float | None = None) -> None:
+        super().__init__(denoiser)
+        low, high = denoiser.sigma_min, denoiser.sigma_max
+        self.network_levels = getattr(denoiser, "network_levels", (low, high))
+        for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+            if value is not None:
+                number(name, value, least=low, most=high)
+        self.sigma_min = low if sigma_min is None else float(sigma_min)
+        self.sigma_max = high if sigma_max is None else float(sigma_max)
+        if not self.sigma_min < self.sigma_max:
+            raise UserError(f"sigma_min={self.sigma_min:g} must lie below sigma_max={self.sigma_max:g}")
+
+    def __call__(self, x: Tensor, sigma: Tensor, *labels: Tensor) -> Tensor:
+        """Return D(x, sigma) of the denoiser inside."""
+        return self.denoiser(x, sigma, *labels)
 
 
 class InBlocks(Wrapper):

@@ -1,7 +1,9 @@
-"""Guidance: a denoiser with classes held to one of them, and a denoiser guided by another network."""
+"""Guidance: a denoiser with classes held to one or one for each image, and a denoiser guided by another network."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +11,10 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, Wrapper, check_shape, per_row
 from dmcmc_core.errors import UserError, is_number, number
+from dmcmc_core.streams import Streams
+
+RANDOM, EACH = "random", "each"
+"""Labels that choose a class for every image: drawn from the seed and its index, or all classes in turn."""
 
 OF_A_DENSITY = ("images", "sample", "log_prob", "log_prob_levels")
 """What an exact model knows of its own density, which guidance leaves."""
@@ -92,7 +98,8 @@ class Conditioned(Wrapper):
     Args:
         denoiser: takes labels, and tells ``classes`` and ``unconditional`` as a
             :class:`dmcmc_core.denoiser.Adapter` does.
-        label: the class, a whole number from 0 to classes - 1.
+        label: the class, a whole number from 0 to classes - 1; or a list of such numbers, taken in turn by images,
+            ``each``, which is all of them, or ``random``: :func:`of_images` then tells which rows are which images.
         guidance: w, at least 0.
         unconditional: the label that stands for no class, one from 0 to classes - 1, where the denoiser tells none.
 
@@ -101,7 +108,13 @@ class Conditioned(Wrapper):
             other than 1 of a denoiser whose label for no class nobody tells.
     """
 
-    def __init__(self, denoiser: Denoiser, label: int, guidance: float = 1.0, unconditional: int | None = None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        label: int | Sequence[int] | str,
+        guidance: float = 1.0,
+        unconditional: int | None = None,
+    ) -> None:
         classes, own = getattr(denoiser, "classes", 0), getattr(denoiser, "unconditional", None)
         held = condition_of(denoiser)
         if "label" in held:
@@ -111,7 +124,9 @@ class Conditioned(Wrapper):
         number("guidance", guidance, least=0)
         _check_once(held, guidance)
         super().__init__(denoiser)
-        self.label, self.guidance = _class("label", label, classes), float(guidance)
+        self.label: Any = _label(label, classes)
+        self.guidance = float(guidance)
+        self.labels: Tensor | None = None
         self.unconditional: Any = own
         if unconditional not in (None, own):
             self.unconditional = _class("unconditional", unconditional, classes)
@@ -147,11 +162,62 @@ class Conditioned(Wrapper):
         check_shape(x, self.shape)  # before x is doubled, so that the error tells what was given
         w, sigma = self.guidance, per_row(sigma, x)
         one = torch.ones(len(x), dtype=torch.int64, device=x.device)
+        own = one * self.label if is_number(self.label) else self._own(len(x)).to(x.device)
         if self._halves == 1:
-            return self.denoiser(x, sigma, one * (self.label if w else self.unconditional))
-        labels = torch.cat([one * self.label, one * self.unconditional])
+            return self.denoiser(x, sigma, own if w else one * self.unconditional)
+        labels = torch.cat([own, one * self.unconditional])
         with_class, without = self.denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), labels).tensor_split(2)
         return without + w * (with_class - without)
+
+    def of(self, seed: int, indices: Sequence[int]) -> Conditioned:
+        """Return the same denoiser for a batch whose rows are the images of these indices; itself for one class."""
+        if is_number(self.label):
+            return self
+        held = copy.copy(self)
+        if self.label == RANDOM:
+            rows = torch.zeros(len(indices), dtype=torch.float64)
+            held.labels = (Streams(seed, "class", indices).uniform(rows) * self.classes).long()
+        else:
+            chosen = list(range(self.classes)) if self.label == EACH else self.label
+            held.labels = torch.tensor([chosen[i % len(chosen)] for i in indices], dtype=torch.int64)
+        return held
+
+    def _own(self, rows: int) -> Tensor:
+        """Return the classes of a batch, (rows,) int64."""
+        if self.labels is None or len(self.labels) != rows:
+            told = 0 if self.labels is None else len(self.labels)
+            raise UserError(f"every row needs a class of its own: guidance.of_images has told {told}, not {rows}")
+        return self.labels
+
+
+def of_images(model: Any, images: Streams) -> Any:
+    """Return a model for a batch whose rows are these images, each held to its own class; itself for one class."""
+    if isinstance(model, Conditioned):
+        return model.of(images.seed, images.indices)
+    if not isinstance(model, Wrapper) or (inner := of_images(model.denoiser, images)) is model.denoiser:
+        return model
+    model = copy.copy(model)
+    model.denoiser = inner
+    return model
+
+
+def labels_of(model: Any) -> Tensor | None:
+    """Return the classes of a batch that :func:`of_images` has told, (rows,) int64; None where it has one or none."""
+    while isinstance(model, Wrapper) and not isinstance(model, Conditioned):
+        model = model.denoiser
+    return model.labels if isinstance(model, Conditioned) else None
+
+
+def _label(label: Any, classes: int) -> int | list[int] | str:
+    """Return what chooses the classes, if it does."""
+    if label in (RANDOM, EACH):
+        return label
+    if isinstance(label, list | tuple) and label:
+        return [_class("label", one, classes) for one in label]
+    if isinstance(label, str | list | tuple):
+        kinds = f"a whole number from 0 to {classes - 1}, a list of such numbers, {RANDOM} or {EACH}"
+        raise UserError(f"label must be {kinds}, not {label!r}")
+    return _class("label", label, classes)
 
 
 def _class(name: str, value: Any, classes: int) -> int:

@@ -304,19 +304,6 @@ def test_a_tolerance_is_tried_on_windows_early_and_late(model, tmp_path):
     assert abs(sigma.log().mean() - np.mean(begun)) < 0.5
 
 
-def test_a_damaged_classifier_is_an_error_and_an_absent_one_means_the_residual(tmp_path):
-    net = torch.nn.Identity()
-    model = InBlocks(Adapter(lambda x, sigma: x / 2, (1, 2, 2), sigma_max=2.0))
-    model.denoiser.net, model.denoiser.name = net, str(tmp_path / "classifier.safetensors")
-    model.denoiser.means = torch.zeros(1)
-    assert plan(model, "dlg+heun", 60, 8, CHAINS).posterior == "residual"
-    (tmp_path / "classifier.safetensors").write_bytes(b"no safetensors")
-    with pytest.raises(UserError, match="classifier.safetensors cannot be read as safetensors, it is truncated"):
-        make(model, "dlg+heun", tmp_path / "a", 60, 8, settings=CHAINS)
-    assert not (tmp_path / "a").exists()
-    assert plan(model, "dlg+heun", 60, 8, CHAINS | {"posterior": "residual"}).posterior == "residual"
-
-
 def test_a_classifier_is_read_once_for_a_cell(tmp_path, monkeypatch):
     from dmcmc_core import checkpoints
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import key, write_json
 from dmcmc_core.runs import folder
+from dmcmc_core.runs.kinds import IntegratorPlan, Plan
 from dmcmc_core.runs.make import run
 from dmcmc_core.runs.model import Model, fingerprint, in_blocks
-from dmcmc_core.runs.plan import IntegratorPlan, Plan, Request
+from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.tolerance import with_tolerance
 
 ROOMS = ("integrators", "linear_sde", "gddim", "preconditioning", "data", "nets", "checkpoints", "runs")
@@ -58,7 +59,10 @@ def cached(  # noqa: PLR0913  a recipe, and where it is kept
             settings["tol"] = with_tolerance(model, plan, nfe, num, request.posterior(plan), tried).options["tol"]
         if len(tried) > known:
             write_json(path, tried)
-    out = cache / "samples" / key([fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())])
+    about = [fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())]
+    if getattr(plan, "classifier", None):  # its file may change under its name
+        about.append(plan.classifier)
+    out = cache / "samples" / key(about)
     more = {"progress": progress, "chains_dir": cache / "chains", "trial": True, "alone": True}
     manifest = run(request.bare(settings), sampler, nfe, num, seed, out, settings, **more)
     return Samples(folder.load_images(out), manifest | {"seconds": folder.seconds(out, manifest)})

@@ -264,6 +264,8 @@ def earlier(out: Path, recipe: dict[str, Any], num: int, say: bool = True) -> di
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder") from None
         return None
     was, now = _flat(manifest, recipe), _flat(json.loads(json.dumps(recipe)), recipe)
+    if was.get("model_sha256") == now.get("model_sha256"):  # whatever its weights are called
+        was.pop("model", None), now.pop("model", None)
     for name in sorted(now | was, key=lambda name: (name.endswith("_sha256"), name)):  # last, as others change them
         if name not in was or name not in now or was[name] != now[name]:
             before, after = (repr(r[name]) if name in r else "the default" for r in (was, now))

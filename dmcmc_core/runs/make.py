@@ -23,15 +23,18 @@ from tqdm import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, gddim
 from dmcmc_core.data import to_uint8
-from dmcmc_core.denoiser import CountNFE, count_nfe
+from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import key
+from dmcmc_core.guidance import of_images
 from dmcmc_core.runs import folder, layout, windows
+from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
+from dmcmc_core.runs.levels import levels_of
 from dmcmc_core.runs.measured import Measured
 from dmcmc_core.runs.model import Model, check_model, check_range, device_of, fingerprint, in_blocks
-from dmcmc_core.runs.plan import ChainedPlan, IntegratorPlan, LinearPlan, Plan, Request, split
+from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.ranks import Ranks, current
 from dmcmc_core.runs.settings import BLOCK, LINEAR_SAMPLERS
 from dmcmc_core.runs.tolerance import with_tolerance
@@ -140,6 +143,8 @@ def _resolved(
     if request is None and sampler not in LINEAR_SAMPLERS:
         split(sampler)  # a wrong name should not wait for the model
     named = model if request is None else request.model
+    while isinstance(named, Narrowed):
+        named = named.denoiser
     name = named if isinstance(named, str) else getattr(named, "name", type(named).__name__)
     if request is None:
         model = checkpoints.load(model, device=device) if isinstance(model, str) else model
@@ -162,6 +167,8 @@ def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:
     }
     if plan.preconditioned_by:  # a file of gains may change under its name
         recipe["gains_sha256"] = plan.preconditioned_by["sha256"]
+    if isinstance(plan, ChainedPlan) and plan.classifier:
+        recipe["classifier_sha256"] = plan.classifier
     return recipe
 
 
@@ -221,7 +228,7 @@ def _open(job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
     record = job.plan.record()
     manifest["recipe"] = key([job.recipe["model_sha256"], job.seed, job.recipe["shard"], record])
     about = {"num": job.num, "shape": list(job.model.shape), "data_range": list(job.model.data_range)}
-    manifest |= about | {"complete": False}
+    manifest |= about | levels_of(job.model) | {"complete": False}
     if leads:
         if before is None:
             folder.check_strays(out, manifest["recipe"], job.num)
@@ -288,6 +295,7 @@ def _from_chains(
     """Yield the shards of a group of chains: those of Denoising MCMC."""
     where, device = windows.group_folder(job.model, plan, job.seed, chains, job.chains_dir), device_of(job.model)
     posterior, calibration = job.posterior, (0, 0.0)
+    counted = of_images(counted, Streams(job.seed, "chain", chains))
     if plan.posterior == "residual":
         path = where.parent / "posterior.npz"
         posterior, *calibration = windows.calibrated(counted, plan, job.seed, path)
@@ -323,5 +331,7 @@ def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa:
     if isinstance(job.plan, IntegratorPlan) and job.plan.tweedie is not None:
         final = job.plan.rows_per_image * len(images)
     rows |= {"integrator": measured.rows - final, "tweedie": final}
+    if measured.labels is not None:
+        arrays |= {"labels": measured.labels}
     arrays = {"arr_0": to_uint8(images, job.model.data_range, job.plan.cast)} | arrays
     return shard, arrays, {"rows": rows, "seconds": {"chains": seconds, "integrator": measured.seconds}}

@@ -13,27 +13,30 @@ from torch import Tensor
 from dmcmc_core import gddim
 from dmcmc_core.denoiser import CountNFE, per_row
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs.plan import LinearPlan, Plan
+from dmcmc_core.guidance import labels_of, of_images
+from dmcmc_core.runs.kinds import LinearPlan, Plan
 from dmcmc_core.streams import Streams
 
 
 class Measured:
     """The integrator of a plan, as :func:`dmcmc_core.dmcmc.denoising_mcmc` calls it: counted, timed, its images finite.
 
-    ``rows`` and ``seconds`` are those of the last call.
+    ``rows``, ``seconds`` and ``labels``, classes of images that have one each, are those of the last call.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.schedule = plan, getattr(plan, "schedule", None)
-        self.rows, self.seconds = 0, 0.0
+        self.rows, self.seconds, self.labels = 0, 0.0, None
 
     def __call__(self, counted: CountNFE, x: Tensor, sigmas: Tensor, *, noise: Streams) -> Tensor:
         """Return images from x, down the grid."""
+        counted = of_images(counted, noise)
         return self._measured(counted, noise, lambda **how: self.plan.integrate(counted, x, sigmas, noise, **how))
 
     def linear(self, counted: CountNFE, u: Tensor, noise: Streams) -> Tensor:
         """Return images from states of a linear diffusion's prior."""
-        plan, (low, high) = self.plan, counted.data_range
+        plan, counted = self.plan, of_images(counted, noise)
+        low, high = counted.data_range
 
         def sample(**_: Any) -> Tensor:
             unit = gddim.images(counted, plan.name, u, plan.levels - 1, noise, **plan.options)
@@ -46,6 +49,7 @@ class Measured:
         started = time.perf_counter()
         images = self._finite(noise, sample)
         self.rows, self.seconds = counted.rows, time.perf_counter() - started
+        self.labels = labels_of(counted)
         return images
 
     def _finite(self, noise: Streams, sample: Callable[..., Tensor]) -> Tensor:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from dmcmc_core import checkpoints, gddim, preconditioning
 from dmcmc_core.data import load_images
-from dmcmc_core.denoiser import Adapter, CountNFE, Denoiser, InBlocks, Wrapper
+from dmcmc_core.denoiser import Adapter, CountNFE, Denoiser, InBlocks, Narrowed, Wrapper
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 from dmcmc_core.runs import folder
-from dmcmc_core.runs.settings import CLASS, GAINS, LINEAR_SAMPLERS, STATISTICS
+from dmcmc_core.runs.levels import narrowed
+from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, LINEAR_SAMPLERS, STATISTICS
 
 PARTS = {"frequency": (True, False), "pixel": (False, True), "both": (True, True)}
 Model = Denoiser | gddim.Epsilon
@@ -32,7 +33,7 @@ def prepared(model: Model, sampler: str, settings: dict[str, Any] | None) -> tup
         UserError: see :func:`conditioned`; for a network of a linear diffusion under a sampler of denoisers, and a
             denoiser under one of those diffusions that ``sde`` does not name.
     """
-    model, rest = conditioned(model, settings)
+    model, rest = conditioned(model, settings, starts=sampler not in LINEAR_SAMPLERS)
     own, asked = getattr(model, "sde", None), rest.get("sde")
     if sampler not in LINEAR_SAMPLERS:
         if own is not None:
@@ -54,14 +55,24 @@ def prepared(model: Model, sampler: str, settings: dict[str, Any] | None) -> tup
     return model, rest
 
 
-def conditioned(model: Model, settings: dict[str, Any] | None) -> tuple[Model, dict[str, Any]]:
-    """Return the model of the class, guided and with the gains that the settings choose; and other settings.
+def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = True) -> tuple[Model, dict[str, Any]]:
+    """Return the model of the class, guided, with the gains and between the levels of the settings; and the others.
+
+    Args:
+        starts: whether sampling starts at the model's last level, which may then be lowered by
+            :func:`dmcmc_core.runs.levels.default_start`.
 
     Raises:
         UserError: see :mod:`dmcmc_core.guidance` and :mod:`dmcmc_core.preconditioning`; for a guidance without a label
             or a guide, a guide without guidance, and gains without images.
     """
     rest = dict(settings or {})
+    ends = {name: rest.pop(name) for name in LEVELS if name in rest}
+    if hasattr(model, "sde"):
+        if ends:
+            raise UserError(f"this model goes between times, not noise levels: leave {next(iter(ends))} out")
+    elif ends or starts:
+        model = narrowed(model, **ends)
     chosen = {name: rest.pop(name) for name in CLASS if name in rest}
     model = guided(model, chosen.pop("guide"), chosen) if "guide" in chosen else model
     classes = getattr(model, "classes", 0)
@@ -195,11 +206,16 @@ def fingerprint(model: Model) -> str:
     """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
     if isinstance(model, gddim.FromDenoiser):
         return hashlib.sha256(repr((fingerprint(model.denoiser), model.sde)).encode()).hexdigest()
-    if isinstance(model, CountNFE):
+    if isinstance(model, CountNFE | InBlocks):  # rows are counted and put together, answers stay the same
         return fingerprint(model.denoiser)
     if isinstance(model, Guided):
         both = fingerprint(model.denoiser), fingerprint(model.guide), model.guidance
         return hashlib.sha256(repr(both).encode()).hexdigest()
+    if isinstance(model, Narrowed):
+        ends, inner = (model.sigma_min, model.sigma_max), fingerprint(model.denoiser)
+        if ends == (model.denoiser.sigma_min, model.denoiser.sigma_max):
+            return inner
+        return hashlib.sha256(repr((inner, ends)).encode()).hexdigest()
     if isinstance(model, Conditioned | WithPreconditioner):
         more = model.condition if isinstance(model, Conditioned) else model.preconditioner.sha256
         return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()

@@ -1,26 +1,22 @@
-"""What a run will do, decided before anything is written: model, posterior and plan, resolved once and together.
-
-A sampler is an integrator's name, or ``dlg+NAME``: Denoising Langevin Gibbs, then that integrator; or, of a linear
-diffusion, ``gddim`` or ``sde+NAME``, one of those that gDDIM is compared with.
-"""
+"""What a run will do, decided before anything is written: model, posterior and plan, resolved once and together."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
-from torch import Tensor
-
-from dmcmc_core import checkpoints, gddim, integrators, schedules
+from dmcmc_core import gddim, integrators, schedules
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import AnyPosterior
-from dmcmc_core.errors import Absent, TooFew, UserError, number, one_of, unknown
+from dmcmc_core.errors import Absent, TooFew, UserError, is_number, number, one_of, unknown
+from dmcmc_core.guidance import EACH, RANDOM
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
-from dmcmc_core.runs.model import Model, device_of, prepared
+from dmcmc_core.runs import classifiers
+from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
+from dmcmc_core.runs.model import Model, prepared
 from dmcmc_core.runs.settings import (
     CASTS,
     LARGEST_BLOCK,
@@ -28,127 +24,10 @@ from dmcmc_core.runs.settings import (
     LINEAR_SAMPLERS,
     LINEAR_SETTINGS,
     POSTERIORS,
-    SEARCHES,
     SETTINGS,
 )
-from dmcmc_core.streams import Streams
 
 CHAIN_SETTINGS = {f.name for f in fields(ChainSettings)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sampler with every choice made: all that decides its images, beside model, seed and index.
-
-    ``condition`` is that of a :class:`dmcmc_core.guidance.Conditioned` model (None: no class), which takes
-    ``rows_per_image`` of the network in a call; ``preconditioned_by`` that of a
-    :class:`dmcmc_core.preconditioning.WithPreconditioner`.
-    """
-
-    sampler: str
-    levels: int | None
-    options: dict[str, Any] = field(default_factory=dict)
-    condition: dict[str, Any] | None = None
-    rows_per_image: int = 1
-    block: int = BLOCK
-    cast: str = "round"
-    preconditioned_by: dict[str, Any] | None = None
-    chain = posterior = None
-    """Only a :class:`ChainedPlan` has them."""
-
-    def record(self) -> dict[str, Any]:
-        """Return the plan as plain values, as manifests have it: every kind of plan has the same names there."""
-        held = {"schedule": "power", "start": "zero", "tweedie": None, "chain": None, "posterior": None}
-        held |= asdict(self)
-        return {("held_to" if name == "condition" else name): value for name, value in held.items()}
-
-
-@dataclass(frozen=True)
-class LinearPlan(Plan):
-    """A sampler of a linear diffusion; its levels are times, and all begins with the diffusion's prior."""
-
-    @property
-    def name(self) -> str:
-        """The sampler's name in :data:`dmcmc_core.gddim.SAMPLERS`."""
-        return LINEAR_NAMES[self.sampler]
-
-    def grid(self, model: gddim.Epsilon) -> dict[str, list[float]]:
-        """Return the times of the sampler, from the diffusion's first to its last, for the manifest."""
-        return {"times": gddim.times(model.sde, self.levels - 1, self.options["kappa"]).tolist()}
-
-
-@dataclass(frozen=True)
-class IntegratorPlan(Plan):
-    """An integrator of a denoiser, whose noise is centred on ``start``.
-
-    ``levels`` is None where ``options["tol"]`` sets the cost; ``tweedie`` is the level of one more denoising after the
-    integrator (None: none).
-    """
-
-    schedule: str = "karras"
-    start: str = "mean"
-    tweedie: float | None = None
-
-    @property
-    def integrator(self) -> integrators.Integrator:
-        """The entry of :data:`dmcmc_core.integrators.INTEGRATORS`."""
-        return split(self.sampler)[1]
-
-    @property
-    def adapts(self) -> bool:
-        """Whether a tolerance, not a number of levels, sets its cost."""
-        return self.integrator.calls is None
-
-    def grid(self, model: Denoiser) -> dict[str, list[float]]:
-        """Return the levels of the integrator, from sigma_max to 0, for the manifest."""
-        return {"sigmas": self.levels_from(model, model.sigma_max).tolist()}
-
-    def levels_from(self, model: Denoiser, sigma: Any) -> Any:
-        """Return the grid of the integrator from the level (), or the levels (B,), that it starts at."""
-        return schedules.SCHEDULES[self.schedule](self.levels or 2, sigma, model.sigma_min)
-
-    def integrate(self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, **more: Any) -> Tensor:
-        """Return images from x, down a grid by the integrator, then by the last denoising where there is one."""
-        x = self.integrator(model, x, sigmas, noise=noise, **self.options, **more)
-        return x if self.tweedie is None else integrators.tweedie(model, x, self.tweedie)
-
-    def windows(self, num: int) -> int:
-        """Return the windows that each chain runs for ``num`` images; 0 without chains."""
-        return 0
-
-
-@dataclass(frozen=True)
-class ChainedPlan(IntegratorPlan):
-    """Chains, then an integrator from the starting points that they leave."""
-
-    chain: ChainSettings = field(default_factory=ChainSettings)
-    posterior: str = "residual"
-
-    def windows(self, num: int) -> int:
-        """Return the windows that each chain runs for ``num`` images."""
-        return self.chain.windows(num)
-
-    def chain_cost(self, num: int) -> float:
-        """Return the network calls of the chains per image, warm-up and calibration shared out over ``num``."""
-        return self.chain.calls_per_image(num, self.posterior == "residual")
-
-
-def split(sampler: str) -> tuple[bool, integrators.Integrator]:
-    """Tell whether chains run first, and return the integrator: of ``NAME`` or ``dlg+NAME``."""
-    method, _, name = sampler.rpartition("+")
-    if sampler == "sde+rk45":
-        raise UserError(
-            "sde+rk45 has one step size for all images of a batch, and an image of a run depends on no other: "
-            "dmcmc_core.gddim.draw has it"
-        )
-    if sampler in SEARCHES:
-        raise UserError(
-            f"{sampler} has to find its integrator first: dmcmc_core.runs.tuning.auto does, or the command sample"
-        )
-    if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
-        names = list(integrators.INTEGRATORS)
-        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), *SEARCHES, *LINEAR_SAMPLERS])
-    return method == "dlg", integrators.INTEGRATORS[name]
 
 
 class Request:
@@ -165,6 +44,7 @@ class Request:
     def __init__(self, model: Model, sampler: str, settings: dict[str, Any] | None = None) -> None:
         self.sampler = sampler
         self.model, self.settings = prepared(model, sampler, settings)
+        self._classifiers: dict[str | None, classifiers.Classifier | Absent] = {}
 
     def bare(self, settings: dict[str, Any]) -> Request:
         """Return the same request with other settings than those that belong to the model."""
@@ -180,26 +60,32 @@ class Request:
             return _linear_plan(self.model, self.sampler, nfe, settings)
         return _integrator_plan(self, nfe, num, settings)
 
-    @functools.cached_property
-    def classifier(self) -> tuple[Any, Any] | UserError:
-        """The network and levels of the model's noise-level classifier, or why there is none."""
-        name = getattr(self.model, "name", None)
-        if name is None:
-            return UserError(
-                "posterior='classifier' needs a trained one: train it (train noise-level) and set model.name to the "
-                "path of its file, or choose posterior='residual', which needs no training"
-            )
-        try:
-            device = str(device_of(self.model))
-            return checkpoints.load_noise_level(name, device=device, like=self.model)[:2]
-        except Absent as error:
-            return error
+    def classifier(self, posterior: str = "classifier") -> classifiers.Classifier:
+        """Return the model's own noise-level classifier, or that of a file that ``posterior`` names.
+
+        Raises:
+            Absent: where there is none, see :func:`dmcmc_core.runs.classifiers.load`.
+        """
+        file = posterior if classifiers.is_file(posterior) else None
+        if file not in self._classifiers:
+            try:
+                self._classifiers[file] = classifiers.load(self.model, file)
+            except Absent as error:
+                self._classifiers[file] = error
+        found = self._classifiers[file]
+        if isinstance(found, Absent):
+            raise found
+        return found
 
     def best_posterior(self) -> str:
         """Name the best that there is: the exact one, a classifier that ships or was trained, else the residual."""
         if hasattr(self.model, "log_prob_levels"):
             return "exact"
-        return "residual" if isinstance(self.classifier, UserError) else "classifier"
+        try:
+            self.classifier()
+        except Absent:
+            return "residual"
+        return "classifier"
 
     def posterior(self, plan: Plan) -> NoiseLevelPosterior | None:
         """Return the posterior that a plan names; None without chains, and for ``residual``, which chains calibrate.
@@ -210,10 +96,11 @@ class Request:
         name = plan.posterior if isinstance(plan, ChainedPlan) else None
         if name == "exact":
             return ExactPosterior(self.model)
-        if name == "classifier":
-            if isinstance(self.classifier, UserError):
-                raise self.classifier
-            return ClassifierPosterior(*self.classifier, plan.block)
+        if name == "classifier" or classifiers.is_file(name):
+            found = self.classifier(name)
+            if found.sha256 != plan.classifier:
+                raise UserError(f"the classifier of {name!r} is another one than when this was planned: plan it anew")
+            return ClassifierPosterior(found.net, found.levels, plan.block)
         return None
 
 
@@ -246,6 +133,12 @@ def load_posterior(model: Model, plan: Plan) -> AnyPosterior | None:
         raise UserError(
             f"the plan is for {plan_of} and the model for {model_of}: both need that of runs.model.conditioned"
         )
+    asked, own = ((plan.sigma_min, plan.sigma_max), _narrowing(model)) if isinstance(plan, IntegratorPlan) else (0, 0)
+    if asked != own:
+        raise UserError(
+            f"the plan is for other noise levels, {asked}, than the model, {own}: both need those of "
+            f"runs.levels.narrowed"
+        )
     return Request(model, plan.sampler).posterior(plan)
 
 
@@ -271,7 +164,17 @@ def _shared(model: Denoiser, entry: integrators.Integrator, settings: dict[str, 
         number("tweedie", tweedie, least=model.sigma_min, most=model.sigma_max)
     block = number("block", settings.get("block", BLOCK), least=1, most=LARGEST_BLOCK, whole=True)
     cast = one_of("cast", settings.get("cast", "round"), *CASTS)
-    return {"start": start, "schedule": schedule, "tweedie": tweedie, "block": int(block), "cast": cast}
+    low, high = _narrowing(model)
+    shared = {"start": start, "schedule": schedule, "tweedie": tweedie, "block": int(block), "cast": cast}
+    return shared | {"sigma_min": low, "sigma_max": high}
+
+
+def _narrowing(model: Denoiser) -> tuple[float | None, float | None]:
+    """Return the sigma_min and sigma_max of a model, None where they are those of its network."""
+    ends = (model.sigma_min, model.sigma_max)
+    return tuple(  # pyright: ignore[reportReturnType]  two of them
+        None if end == own else end for end, own in zip(ends, getattr(model, "network_levels", ends), strict=True)
+    )
 
 
 def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str, Any]) -> IntegratorPlan:
@@ -288,13 +191,16 @@ def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str,
     shared |= {"condition": getattr(model, "condition", None), "preconditioned_by": about}
     shared |= {"rows_per_image": getattr(model, "rows_per_image", 1), "options": options}
     if not chained:
+        _check_label(model, entry)
         whole = IntegratorPlan(request.sampler, None, **shared)
         return _with_levels(whole, nfe, num, settings)
     chain = _chain(model, shared["start"], settings)
+    _check_label(model, entry, chain.chains)
     posterior = settings["posterior"] if "posterior" in settings else request.best_posterior()
-    whole = ChainedPlan(
-        request.sampler, None, **shared, chain=chain, posterior=one_of("posterior", posterior, *POSTERIORS)
-    )
+    if not classifiers.is_file(posterior):
+        one_of("posterior", posterior, *POSTERIORS)
+    sha256 = request.classifier(posterior).sha256 if posterior not in ("exact", "residual") else None
+    whole = ChainedPlan(request.sampler, None, **shared, chain=chain, posterior=posterior, classifier=sha256)
     if "n_skip" not in settings:  # so as not to starve the integrator where few images share the warm-up
         step = chain.step_calls(posterior == "residual")
         warm = whole.chain_cost(num) - step
@@ -303,11 +209,31 @@ def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str,
     return _with_levels(whole, nfe, num, settings)
 
 
+def _check_label(model: Denoiser, entry: integrators.Integrator, chains: int | None = None) -> None:
+    """Raise UserError where images cannot have classes of their own: with chains, image i has that of chain i mod C."""
+    label = (getattr(model, "condition", None) or {}).get("label")
+    if label is None or is_number(label):
+        return
+    if entry.calls is None:
+        raise UserError(f"{entry.name} takes images in steps of their own, and so of one class: choose one by label")
+    if chains is None:
+        return
+    if label == RANDOM:
+        raise UserError(f"a chain keeps its class, and few chains would draw few: with chains label={EACH} or a list")
+    count = model.classes if label == EACH else len(label)  # pyright: ignore[reportAttributeAccessIssue]  it has
+    if chains % count:
+        near = count * max(1, round(chains / count))
+        raise UserError(
+            f"a chain keeps its class: chains must be a multiple of the {count} of label, such as {near}, not {chains}"
+        )
+
+
 def _chain(model: Denoiser, start: str, settings: dict[str, Any]) -> ChainSettings:
     chosen = {name: settings[name] for name in CHAIN_SETTINGS & settings.keys()}
-    if "renoise" in chosen:
-        number("renoise", chosen["renoise"], above=0, most=model.sigma_max)
-    return ChainSettings(**{"start": start, "n_skip": 1} | chosen)
+    chain = ChainSettings(**{"start": start, "n_skip": 1} | chosen)
+    if "renoise" in chosen or hasattr(model, "network_levels"):
+        number("renoise", chain.renoise, above=0, most=model.sigma_max)
+    return chain
 
 
 def _with_levels(plan: IntegratorPlan, nfe: float, num: int, settings: dict[str, Any]) -> IntegratorPlan:

@@ -16,6 +16,8 @@ TUNING = "tuning.json"
 """The file of a run's folder that tells how its settings were found, if they were."""
 CLASS = ("label", "guidance", "unconditional", "guide")
 """Settings that choose a class and guide: they belong to the model."""
+LEVELS = ("sigma_min", "sigma_max")
+"""Settings that narrow the noise levels: they belong to the model too."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
 SCHEDULES = ("karras", "log_uniform", "time_uniform", "shifted_power")
@@ -24,15 +26,20 @@ CASTS = ("round", "truncate")
 
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
+    "sigma_max": "noise level that all begins at, within the model's own (the start in its card; else its last, unless "
+    "that is far above what its data needs)",
+    "sigma_min": "last noise level above 0, within the model's own (the model's first)",
     "schedule": f"grid of noise levels: {', '.join(SCHEDULES)} (the integrator's own)",
     "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
     "speed_up": "k, for int(1000 / k) levels, as Preconditioned Diffusion Sampling counts them (none)",
     "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",
-    "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is)",
+    "posterior": f"p(sigma | x) of the chains: {', '.join(POSTERIORS)} (the first of these that there is), or the "
+    "file of a noise-level classifier for images and levels like the model's",
     "block": f"rows of one network evaluation, 1 to {LARGEST_BLOCK}, on which last digits of images depend, and the "
     f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
     "cast": f"how values become 256 levels: {' or '.join(CASTS)}, as the code published with DMCMC does (round)",
-    "label": "class of every image, a whole number from 0, for a model with classes (none)",
+    "label": "class of every image, for a model with classes: a whole number from 0; a list such as [0, 1, 2], taken "
+    "in turn by images (or chains); each, all classes in turn; or random, drawn for each image, without chains (none)",
     "guidance": "w of guidance, D_0 + w (D - D_0), at least 0, D_0 that of no class or of guide; any but 0 and 1 "
     "costs two network evaluations a call (1.0)",
     "unconditional": "class that stands for none in guidance (what the checkpoint tells)",
@@ -50,6 +57,8 @@ LINEAR_SETTINGS = {
     "kappa": "of the grid of times, uniform in t^(1 / kappa), above 0 (2.0)",
     "levels": "times of that grid, at least 2 (as many as the budget pays for)",
     "last": "one more denoising, a call: clean, the predicted image; euler, as published; or null (clean)",
+    "sigma_max": "level above which a denoiser is taken for linear, within its own (its last)",
+    "sigma_min": "level below which a denoiser stays as it is there, within its own (its first)",
     "cast": SETTINGS["cast"],
 }
 """Settings of a run of a linear diffusion, beside the options of its sampler."""

@@ -13,8 +13,8 @@ from dmcmc_core import dmcmc
 from dmcmc_core.denoiser import Denoiser, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior
 from dmcmc_core.errors import TooFew
+from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan
 from dmcmc_core.runs.model import device_of
-from dmcmc_core.runs.plan import ChainedPlan, IntegratorPlan
 from dmcmc_core.streams import Streams
 
 TOLERANCES = tuple(10 ** (-k / 4) for k in range(25))

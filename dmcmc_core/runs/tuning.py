@@ -29,10 +29,12 @@ from dmcmc_core.denoiser import Denoiser, count_nfe
 from dmcmc_core.dmcmc import prior
 from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.files import write_json
+from dmcmc_core.guidance import of_images
 from dmcmc_core.runs.cache import cached
+from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.model import conditioned, device_of, fingerprint
-from dmcmc_core.runs.plan import plan, split
-from dmcmc_core.runs.settings import CLASS, GAINS, SEARCHES
+from dmcmc_core.runs.plan import plan
+from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, SEARCHES
 from dmcmc_core.streams import Streams
 
 AUTO, AUTO_OR_PLAIN = SEARCHES
@@ -150,7 +152,7 @@ def auto(
         return Tuned(**search.notes.content["tuned"])
     with tempfile.TemporaryDirectory() as temporary:
         tuned = search.run(Path(cache_dir or temporary), asked)
-    tuned.settings |= {name: fixed[name] for name in CLASS if name in fixed}
+    tuned.settings |= {name: fixed[name] for name in (*CLASS, *LEVELS) if name in fixed}
     tuned = tuned.or_plain() if plain else tuned
     search.notes.keep(tuned=asdict(tuned))
     return tuned
@@ -287,7 +289,8 @@ def slow_images(model: Denoiser, n: int) -> tuple[Tensor, int]:
     if hasattr(model, "images"):
         draws = torch.randint(len(model.images), (n,), generator=torch.Generator().manual_seed(SLOW + 2**32))
         return model.images[draws], 0
-    counted, noise = count_nfe(model), Streams(SLOW, "image", range(n))
+    noise = Streams(SLOW, "image", range(n))
+    counted = count_nfe(of_images(model, noise))
     start = "mean" if getattr(model, "mean", None) is not None else "zero"
     x = prior(model, noise, n, start, device_of(model))
     grid = schedules.karras(FINE, model.sigma_max, model.sigma_min)

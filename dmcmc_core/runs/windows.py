@@ -17,15 +17,17 @@ import torch
 from torch import Tensor
 
 from dmcmc_core import dmcmc
+from dmcmc_core.chains import CALIBRATION
 from dmcmc_core.denoiser import CountNFE, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Chain, Share, Window
 from dmcmc_core.files import key, write_npz
+from dmcmc_core.guidance import of_images
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ResidualPosterior
 from dmcmc_core.runs.folder import read_whole
+from dmcmc_core.runs.kinds import ChainedPlan
 from dmcmc_core.runs.model import Model, device_of, fingerprint
-from dmcmc_core.runs.plan import ChainedPlan
-from dmcmc_core.streams import Drawn
+from dmcmc_core.streams import Drawn, Streams
 
 Visit = tuple[Window | None, Chain]
 
@@ -126,10 +128,7 @@ def _window(data: dict[str, np.ndarray], device: torch.device) -> Window | None:
 
 def chain_folder(model: Model, plan: ChainedPlan, seed: int, where: Path) -> Path:
     """Return where the chains of (model, settings, seed) are kept; the integrator has no part in its name."""
-    record = plan.record()
-    about = {"model": fingerprint(model), "chain": record["chain"], "posterior": plan.posterior, "seed": seed}
-    about |= {"block": plan.block}
-    return Path(where) / key(about)
+    return Path(where) / key({"model": fingerprint(model), "seed": seed} | plan.chains_about())
 
 
 def group_folder(model: Model, plan: ChainedPlan, seed: int, chains: range, where: Path) -> Path:
@@ -141,6 +140,7 @@ def calibrated(counted: CountNFE, plan: ChainedPlan, seed: int, path: Path) -> t
     """Return the posterior from the denoiser's residual; the rows and seconds that its calibration took, once."""
     data = read_whole(path)
     if data is None:
+        counted = of_images(counted, Streams(seed, "calibration", range(CALIBRATION)))
         counted.reset()
         started = time.perf_counter()
         posterior = dmcmc.calibrated(counted, plan.chain, seed, device_of(counted))
@@ -155,7 +155,7 @@ def starts(
     model: Model, plan: ChainedPlan, posterior: AnyPosterior | None, seed: int, chains: range, where: Path
 ) -> Iterator[ChainState]:
     """Yield the starting points of one window after the other, from disk as far as they are there, else walked."""
-    counted = count_nfe(model)
+    counted = of_images(count_nfe(model), Streams(seed, "chain", chains))
     if posterior is None:
         posterior, *_ = calibrated(counted, plan, seed, chain_folder(model, plan, seed, where) / "posterior.npz")
     visits = WindowFiles(group_folder(model, plan, seed, chains, where), counted, device_of(model))
