@@ -117,10 +117,12 @@ def fill(
     for entry in entries:
         tensor, name = numbers(state[entry.name]), inside + entry.own
         check_numbers(tensor, entry.name, path)
-        if name not in loaded:
-            loaded[name] = torch.empty(own[name].shape, dtype=own[name].dtype, device="cpu")
-        target = loaded[name] if entry.part is None else loaded[name].chunk(3)[entry.part]
-        target.copy_(entry.form.read(tensor))
+        if entry.part is None:
+            target = loaded[name] = entry.form.read(tensor).to(own[name].dtype).contiguous()
+        else:
+            whole = loaded.setdefault(name, torch.empty(own[name].shape, dtype=own[name].dtype, device="cpu"))
+            target = whole.chunk(3)[entry.part]
+            target.copy_(entry.form.read(tensor))
         check_finite(target, entry.name, path)
     made.load_state_dict(loaded, assign=True)
     return made

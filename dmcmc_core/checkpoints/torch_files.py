@@ -7,8 +7,11 @@ then filled in the memory that it needs itself.
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,13 +189,23 @@ class TorchFile:
         with self.archive.open(pickles[0]) as file:
             return _Unpickler(file).load()
 
-    def _member(self, name: str) -> bytes:
+    def _member(self, name: str) -> bytearray:
+        """Return the bytes of a member, which torch never compresses, compared with the sum that was written."""
         try:
-            return self.archive.read(name)
-        except zipfile.BadZipFile as error:  # zipfile compares what it reads with the sum beside it
-            raise UserError(f"its part {name} is damaged") from error
+            info = self.archive.getinfo(name)
         except KeyError:
             raise UserError(f"its part {name} is missing") from None
+        if info.compress_type != zipfile.ZIP_STORED:
+            return bytearray(self.archive.read(name))
+        data = bytearray(info.file_size)
+        with self.path.open("rb") as file:
+            file.seek(info.header_offset + 26)  # where the header has the lengths of its own name and extra field
+            name_length, extra = struct.unpack("<HH", file.read(4))
+            file.seek(name_length + extra, os.SEEK_CUR)
+            whole = file.readinto(data) == len(data)
+        if not whole or zlib.crc32(data) != info.CRC:
+            raise UserError(f"its part {name} is damaged")
+        return data
 
     def numbers(self, tensor: Any) -> Tensor:
         """Return a tensor of :attr:`content` with its numbers; UserError where they are damaged or missing."""
@@ -210,8 +223,10 @@ class TorchFile:
             data = self._member(f"{self.folder}data/{key}")
             if len(data) != size * dtype.itemsize:
                 raise UserError(f"its part data/{key} has {len(data)} bytes, not {size * dtype.itemsize}")
-            self._last = key, torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0)
+            self._last = key, torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0)
         flat = self._last[1]
+        if tensor.shape.numel() == size:  # the only tensor of its storage, whose memory is then its own
+            self._last = "", torch.empty(0)
         return (flat.view(dtype) if len(flat) else flat.to(dtype)).as_strided(tensor.size, tensor.stride, tensor.offset)
 
 
