@@ -78,10 +78,11 @@ def _published(root: Path) -> list[dict[str, Any]]:
 
     rows = []
     for names, title, origin in (
-        (published.FILES, "{}", published.SONG),
-        (published.CLASSIFIERS, "noise-level classifier of {}", published.AUTHORS),
+        (published.FILES, "{}", published.origin_of),
+        (published.CLASSIFIERS, "noise-level classifier of {}", lambda name: published.AUTHORS),
     ):
         for name, path in names.items():
             here = (root / path).is_file()
-            rows.append(_row(title.format(name), path if here else f"goes to {path}, comes from {origin}", here))
+            about = path if here else f"goes to {path}, comes from {origin(name)}"
+            rows.append(_row(title.format(name), about, here))
     return rows

@@ -83,7 +83,65 @@ FILES: dict[str, str] = {name: f"exp/paper/{name}/checkpoint.pth" for name in CO
     "ve_ffhq_1024_ncsnpp_continuous": "exp/paper/ffhq_1024_ncsnpp_continuous/checkpoint.pth",
     "vp_cifar10_ddpmpp_continuous": "exp/paper/cifar10_ddpmpp_continuous/checkpoint.pth",
 }
-"""Name -> where this project looks for its file; all of them come from :data:`SONG`, without a published SHA-256."""
+"""Name -> where this project looks for its file, without a published SHA-256; :func:`origin_of` tells its origin."""
+
+
+def _edm2(size: str, kimg: int, std: str) -> str:
+    """Return where the file of a network of EDM2 is looked for, after so many thousand images, of an EMA length."""
+    return f"exp/paper/edm2/edm2-{size}-{kimg:07d}-{std}.pkl"
+
+
+_XS, _S, _M, _L, _XL, _XXL = ("img512-xs", "img512-s", "img512-m", "img512-l", "img512-xl", "img512-xxl")
+EDM2: dict[str, str] = {
+    "edm2-img512-xs-fid": _edm2(_XS, 2147483, "0.135"),
+    "edm2-img512-xs-dino": _edm2(_XS, 2147483, "0.200"),
+    "edm2-img512-s-fid": _edm2(_S, 2147483, "0.130"),
+    "edm2-img512-s-dino": _edm2(_S, 2147483, "0.190"),
+    "edm2-img512-m-fid": _edm2(_M, 2147483, "0.100"),
+    "edm2-img512-m-dino": _edm2(_M, 2147483, "0.155"),
+    "edm2-img512-l-fid": _edm2(_L, 1879048, "0.085"),
+    "edm2-img512-l-dino": _edm2(_L, 1879048, "0.155"),
+    "edm2-img512-xl-fid": _edm2(_XL, 1342177, "0.085"),
+    "edm2-img512-xl-dino": _edm2(_XL, 1342177, "0.155"),
+    "edm2-img512-xxl-fid": _edm2(_XXL, 939524, "0.070"),
+    "edm2-img512-xxl-dino": _edm2(_XXL, 939524, "0.150"),
+    "edm2-img64-s-fid": _edm2("img64-s", 1073741, "0.075"),
+    "edm2-img64-m-fid": _edm2("img64-m", 2147483, "0.060"),
+    "edm2-img64-l-fid": _edm2("img64-l", 1073741, "0.040"),
+    "edm2-img64-xl-fid": _edm2("img64-xl", 671088, "0.040"),
+    "edm2-img512-s-autog-fid": _edm2(_S, 2147483, "0.070"),
+    "edm2-img512-s-autog-dino": _edm2(_S, 2147483, "0.120"),
+    "edm2-img512-xxl-autog-fid": _edm2(_XXL, 939524, "0.075"),
+    "edm2-img512-xxl-autog-dino": _edm2(_XXL, 939524, "0.130"),
+    "edm2-img512-s-uncond-autog-fid": _edm2(f"{_S}-uncond", 2147483, "0.070"),
+    "edm2-img64-s-autog-fid": _edm2("img64-s", 1073741, "0.045"),
+    "edm2-img64-s-autog-dino": _edm2("img64-s", 1073741, "0.105"),
+    "edm2-img512-xs-0134217-0.125": _edm2(_XS, 134217, "0.125"),
+    "edm2-img512-xs-0134217-0.165": _edm2(_XS, 134217, "0.165"),
+    "edm2-img512-m-0268435-0.155": _edm2(_M, 268435, "0.155"),
+    "edm2-img512-m-0268435-0.205": _edm2(_M, 268435, "0.205"),
+    "edm2-img512-xs-uncond-0134217-0.110": _edm2(f"{_XS}-uncond", 134217, "0.110"),
+    "edm2-img64-xs-0134217-0.110": _edm2("img64-xs", 134217, "0.110"),
+    "edm2-img64-xs-0134217-0.175": _edm2("img64-xs", 134217, "0.175"),
+}
+"""Name -> where its file is looked for; what guides others is named as its file."""
+GUIDES: dict[str, tuple[str, float]] = {
+    "edm2-img512-s-autog-fid": ("edm2-img512-xs-0134217-0.125", 2.10),
+    "edm2-img512-s-autog-dino": ("edm2-img512-xs-0134217-0.165", 2.45),
+    "edm2-img512-xxl-autog-fid": ("edm2-img512-m-0268435-0.155", 2.05),
+    "edm2-img512-xxl-autog-dino": ("edm2-img512-m-0268435-0.205", 2.30),
+    "edm2-img512-s-uncond-autog-fid": ("edm2-img512-xs-uncond-0134217-0.110", 2.85),
+    "edm2-img64-s-autog-fid": ("edm2-img64-xs-0134217-0.110", 1.70),
+    "edm2-img64-s-autog-dino": ("edm2-img64-xs-0134217-0.175", 2.20),
+}
+"""Name -> the network that it was published with as its ``guide``, and the ``guidance``."""
+FILES |= EDM2
+KARRAS = "the post-hoc reconstructions that the README of NVlabs/edm2 links to"
+
+
+def origin_of(name: str) -> str:
+    """Return where the file of a published checkpoint comes from."""
+    return KARRAS if name in EDM2 else SONG
 
 
 CLASSIFIERS: dict[str, str] = {
@@ -103,7 +161,9 @@ def place_of(name: str) -> Path:
     """Return where the file of a published checkpoint lies; UserError with its place and origin where it does not."""
     path = files.root() / FILES[name]
     if not path.is_file():
-        raise UserError(f"the published checkpoint {name} is not here: it goes to {path}, and comes from {SONG}")
+        raise UserError(
+            f"the published checkpoint {name} is not here: it goes to {path}, and comes from {origin_of(name)}"
+        )
     return path
 
 

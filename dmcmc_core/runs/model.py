@@ -201,7 +201,7 @@ def fingerprint(model: Model) -> str:
         both = fingerprint(model.denoiser), fingerprint(model.guide), model.guidance
         return hashlib.sha256(repr(both).encode()).hexdigest()
     if isinstance(model, Conditioned | WithPreconditioner):
-        more = model.condition if isinstance(model, Conditioned) else model.preconditioner.sha256
+        more = model.held if isinstance(model, Conditioned) else model.preconditioner.sha256
         return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()
     known = getattr(model, "_fingerprint", None)
     if known is None:
