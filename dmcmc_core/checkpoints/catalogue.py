@@ -84,5 +84,7 @@ def _published(root: Path) -> list[dict[str, Any]]:
         for name, path in names.items():
             here = (root / path).is_file()
             about = path if here else f"goes to {path}, comes from {origin(name)}"
+            if name in published.GUIDES:
+                about += "; with guide={} and guidance={:g}".format(*published.GUIDES[name])
             rows.append(_row(title.format(name), about, here))
     return rows
