@@ -63,6 +63,10 @@ FORMATS = {
     "edm": Format(
         sound_files.write_edm, (in_bytes, opcodes, in_content(sound_files.edm_content, sound_files.edm_bytes, "a.pkl"))
     ),
+    "edm2": Format(
+        sound_files.write_edm2,
+        (in_bytes, opcodes, in_content(sound_files.edm2_content, sound_files.edm_bytes, "a.pkl")),
+    ),
     "diffusers": Format(sound_files.write_diffusers, (in_bytes, header, weights, in_json)),
     "diffusers-shards": Format(sound_files.write_shards, (in_bytes, header, weights, in_json, in_json)),
     "classifier": Format(

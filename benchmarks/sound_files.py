@@ -7,14 +7,18 @@ import json
 import pickle
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from dmcmc_core.checkpoints import edm as edm_reader
+from dmcmc_core.checkpoints import edm2 as edm2_reader
 from dmcmc_core.checkpoints import published, save, score_sde
+from dmcmc_core.nets.edm2 import MagnitudePreservingNet
 from dmcmc_core.nets.noise_level_classifier import PublishedClassifier
 from dmcmc_core.nets.scalings import ScaledUNet
 from dmcmc_core.nets.unet import DenoisingUNet
@@ -90,19 +94,73 @@ def edm_content() -> dict[str, Any]:
     return {"ema": outer}
 
 
+class EasyDict(dict):
+    """A dict pickled by reference to ``dnnlib.util``, as EDM2's are."""
+
+
+EasyDict.__module__ = "dnnlib.util"
+SMALL_EDM2 = {"img_resolution": 16, "img_channels": 4, "label_dim": 5, "use_fp16": True, "logvar_channels": 8}
+SMALL_EDM2 |= {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8]}
+SMALL_EDM2 |= {"channels_per_head": 8}
+
+
+def edm2_content() -> EasyDict:
+    """What EDM2 saves: a network with float16 weights, and what training needs beside it."""
+    torch.manual_seed(0)
+    net = MagnitudePreservingNet(**{edm2_reader.ARGUMENTS[k]: v for k, v in SMALL_EDM2.items() if k != "use_fp16"})
+    for name, parameter in net.named_parameters():
+        parameter.data.fill_(0.5) if name.endswith("gain") else None
+    outer = _kept("Precond", net.half())
+    outer.meta["state"] |= {"_init_args": (), "_init_kwargs": dict(SMALL_EDM2)}
+    about = EasyDict(class_name="training.dataset.ImageFolderDataset", path="a.zip", use_labels=True)
+    loss = Kept("EDM2Loss", P_mean=-0.4, P_std=np.float64(1.0), sigma_data=0.5)
+    return EasyDict(encoder=Kept("StandardRGBEncoder"), dataset_kwargs=about, loss_fn=loss, ema=outer)
+
+
+def _kept(name: str, module: nn.Module) -> Any:
+    """A module as EDM2 pickles it; what has neither parameters nor modules in its files is left out."""
+    inner = {key: _kept(type(part).__name__, part) for key, part in module._modules.items() if part is not None}
+    inner = {key: part for key, part in inner.items() if not (isinstance(part, Kept) and part.meta["class_name"] in
+             ("Resample", "Dropout"))}  # fmt: skip
+    if isinstance(module, nn.ModuleDict):
+        made = nn.ModuleDict()
+        made._modules.update(inner)
+        return made
+    buffers = {key: b for key, b in module._buffers.items() if key not in module._non_persistent_buffers_set}
+    return Kept(name, _parameters=dict(module._parameters), _buffers=buffers, _modules=inner)
+
+
+def kept_modules(kept: Any) -> Iterator[dict[str, Any]]:
+    """The state of a module and of all in it."""
+    if isinstance(kept, Kept):
+        yield kept.meta["state"]
+    for part in (kept.meta["state"]["_modules"] if isinstance(kept, Kept) else kept._modules).values():
+        yield from kept_modules(part)
+
+
 def edm_bytes(content: Any) -> bytes:
-    module = types.ModuleType("torch_utils.persistence")
+    module, util = types.ModuleType("torch_utils.persistence"), types.ModuleType("dnnlib.util")
     exec("def _reconstruct_persistent_obj(meta): raise NotImplementedError", module.__dict__)
     module._reconstruct_persistent_obj.__module__ = module.__name__
-    sys.modules |= {"torch_utils": types.ModuleType("torch_utils"), module.__name__: module}
+    util.EasyDict = EasyDict
+    named = {name: types.ModuleType(name) for name in ("torch_utils", "dnnlib")} | {
+        m.__name__: m for m in (module, util)
+    }
+    sys.modules |= named
     try:
         return pickle.dumps(content)
     finally:
-        del sys.modules["torch_utils"], sys.modules[module.__name__]
+        for name in named:
+            del sys.modules[name]
 
 
 def write_edm(folder: Path) -> Path:
     (folder / "a.pkl").write_bytes(edm_bytes(edm_content()))
+    return folder / "a.pkl"
+
+
+def write_edm2(folder: Path) -> Path:
+    (folder / "a.pkl").write_bytes(edm_bytes(edm2_content()))
     return folder / "a.pkl"
 
 

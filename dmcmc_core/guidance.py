@@ -142,10 +142,15 @@ class Conditioned(Wrapper):
         return super().__getattr__(name)
 
     @property
-    def condition(self) -> dict[str, Any]:
-        """What beside the denoiser inside decides an answer: the class, and the guidance where there is any."""
+    def held(self) -> dict[str, Any]:
+        """The class, and the guidance where there is any."""
         guided = {"guidance": self.guidance, "unconditional": self.unconditional}
-        return {"label": self.label} | condition_of(self.denoiser) | (guided if self.guidance != 1 else {})
+        return {"label": self.label} | (guided if self.guidance != 1 else {})
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """What beside the networks inside decides an answer, a guide's name included."""
+        return self.held | condition_of(self.denoiser)
 
     @property
     def rows_per_image(self) -> int:

@@ -111,6 +111,8 @@ def test_the_shapes_of_a_published_file_tell_its_configuration(listed):
 
 
 def test_every_published_network_is_made():
+    with pytest.raises(UserError, match="stands in its file alone"):
+        load_model("edm2-img64-s-fid", "meta")
     for name in published_states.FILES:
         model = load_model(name, "meta")
         assert model.shape[0] == 3 and model.name == name

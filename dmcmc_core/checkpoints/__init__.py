@@ -1,10 +1,12 @@
 """Networks on disk, ours and others': a checkpoint is data, never code.
 
-Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde, EDM and score embedding are
-read by :mod:`dmcmc_core.checkpoints.score_sde`, :mod:`dmcmc_core.checkpoints.flax`, :mod:`dmcmc_core.checkpoints.edm`
-and :mod:`dmcmc_core.checkpoints.score_embedding`, states of OpenAI's U-Nets and of DDPM's port by
-:mod:`dmcmc_core.checkpoints.openai` and :mod:`dmcmc_core.checkpoints.ddpm`, folders of diffusers by
-:mod:`dmcmc_core.checkpoints.diffusers`; :func:`convert` makes ours of them.
+Ours are safetensors with the model card (JSON) in the file's metadata. Files of score_sde, EDM, EDM2 and score
+embedding are read by :mod:`dmcmc_core.checkpoints.score_sde`, :mod:`dmcmc_core.checkpoints.flax`,
+:mod:`dmcmc_core.checkpoints.edm`, :mod:`dmcmc_core.checkpoints.edm2` (after
+:mod:`dmcmc_core.checkpoints.persistent`) and :mod:`dmcmc_core.checkpoints.score_embedding`; states of OpenAI's U-Nets
+and of DDPM's port by :mod:`dmcmc_core.checkpoints.openai` and :mod:`dmcmc_core.checkpoints.ddpm`; folders of diffusers
+by :mod:`dmcmc_core.checkpoints.diffusers`. :func:`convert` makes ours of them. Snapshots of EDM2 are joined by
+:mod:`dmcmc_core.checkpoints.posthoc_ema`.
 
 A name is imported when it is asked for: the catalogue and the cards are then had without torch.
 """

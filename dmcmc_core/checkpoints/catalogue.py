@@ -79,7 +79,7 @@ def _of_diffusers(path: Path) -> bool:
 
 
 def _published(root: Path) -> list[dict[str, Any]]:
-    from dmcmc_core.checkpoints import published
+    from dmcmc_core.checkpoints import published, published_edm2
 
     rows = []
     for names, title, origin in (
@@ -89,5 +89,7 @@ def _published(root: Path) -> list[dict[str, Any]]:
         for name, path in names.items():
             here = (root / path).is_file()
             about = path if here else f"goes to {path}, comes from {origin(name)}"
+            if name in published_edm2.GUIDES:
+                about += "; with guide={} and guidance={:g}".format(*published_edm2.GUIDES[name])
             rows.append(_row(title.format(name), about, here))
     return rows

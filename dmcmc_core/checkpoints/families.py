@@ -83,12 +83,20 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
 
 
 def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of a published name without its file, shapes and no numbers, and its card."""
-    with without_memory():
-        for configs, make in ((published.CONFIGS, score_sde.build), (openai.CONFIGS, openai.build)):
-            if name in configs:
+    """Return the network of a published name without its file, shapes and no numbers, and its card.
+
+    Raises:
+        UserError: for one that nothing but its file describes.
+    """
+    for configs, make in (
+        (published.CONFIGS, score_sde.build),
+        (openai.CONFIGS, openai.build),
+        (ddpm.CONFIGS, ddpm.build),
+    ):
+        if name in configs:
+            with without_memory():
                 return make(configs[name])
-        return ddpm.build(ddpm.CONFIGS[name])
+    raise UserError(f"what {name} is stands in its file alone, without which it cannot be made")
 
 
 def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.Module, dict[str, Any]]:

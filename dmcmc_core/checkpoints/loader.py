@@ -20,7 +20,7 @@ from dmcmc_core.checkpoints.safetensors import ARCHITECTURES
 from dmcmc_core.checkpoints.weights import check_device, to_device
 from dmcmc_core.data import glyphs32
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
 from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet, label_rows
 
@@ -32,7 +32,7 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by
             :func:`dmcmc_core.checkpoints.save`, of a checkpoint of score_sde or of score embedding (``.pth``,
             or Flax's without an ending), of a state of improved- or guided-diffusion (``.pt``) or of the PyTorch port
-            of DDPM (``.ckpt``), of a pickle of EDM (``.pkl``), or of a folder of diffusers (see
+            of DDPM (``.ckpt``), of a pickle of EDM or EDM2 (``.pkl``), or of a folder of diffusers (see
             :func:`dmcmc_core.checkpoints.diffusers.read`). What a file holds decides, not its ending.
         device: where to compute; ``meta`` makes a published network by its name without its file, for its shapes.
         config: for a file that carries none, its configuration: a name of
@@ -162,6 +162,9 @@ def _check_score_network(name: str, architecture: Any) -> None:
 
 
 def _denoiser(net: nn.Module, card: dict[str, Any]) -> Denoiser:
+    if "encoder" in card:
+        size = " x ".join(map(str, net.shape))
+        LOG.warning(f"{card['name']} makes latents of {card['encoder']}, {size}, and no images: decode what it makes")
     mean = getattr(net, "mean", None)
     adapter = Adapter(
         net,

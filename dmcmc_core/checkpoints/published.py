@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core import files
-from dmcmc_core.checkpoints import published_states
+from dmcmc_core.checkpoints import published_edm2, published_states
 from dmcmc_core.checkpoints.configurations import read_mapping
 from dmcmc_core.errors import UserError, unknown
 
@@ -85,12 +85,14 @@ FILES: dict[str, str] = {name: f"exp/paper/{name}/checkpoint.pth" for name in CO
     "ve_ffhq_1024_ncsnpp_continuous": "exp/paper/ffhq_1024_ncsnpp_continuous/checkpoint.pth",
     "vp_cifar10_ddpmpp_continuous": "exp/paper/cifar10_ddpmpp_continuous/checkpoint.pth",
 }
-FILES |= published_states.FILES
+FILES |= published_states.FILES | published_edm2.FILES
 """Name -> where this project looks for its file, which has no published SHA-256; see :func:`origin`."""
 
 
 def origin(name: str) -> str:
     """Return where the file of a published checkpoint comes from."""
+    if name in published_edm2.FILES:
+        return published_edm2.ORIGIN
     return SONG if name in CONFIGS else published_states.origin(name)
 
 

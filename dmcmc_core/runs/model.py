@@ -217,7 +217,7 @@ def fingerprint(model: Model) -> str:
             return inner
         return hashlib.sha256(repr((inner, ends)).encode()).hexdigest()
     if isinstance(model, Conditioned | WithPreconditioner):
-        more = model.condition if isinstance(model, Conditioned) else model.preconditioner.sha256
+        more = model.held if isinstance(model, Conditioned) else model.preconditioner.sha256
         return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()
     known = getattr(model, "_fingerprint", None)
     if known is None:

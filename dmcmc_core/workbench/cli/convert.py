@@ -14,17 +14,24 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="IN",
-        help="a .pth of score_sde, a .pkl of EDM, a checkpoint of Flax, or a folder of diffusers",
+        help="a .pth of score_sde, a .pkl of EDM or EDM2, a checkpoint of Flax, or a folder of diffusers",
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the .safetensors file to write")
     p.add_argument("--config", metavar="C", help="of a file of score_sde without a .json beside it: a name or a file")
+    p.add_argument(
+        "--ema-std",
+        type=float,
+        metavar="S",
+        help="make the network of this EMA length of the snapshots of EDM2 in the folder IN, "
+        "network-snapshot-KIMG-STD.pkl (above 0, at most 0.288)",
+    )
 
 
 def convert(a: argparse.Namespace) -> int:
     """Write the file and print what it holds."""
     from dmcmc_core import checkpoints
 
-    card = checkpoints.convert(a.source, a.out, a.config)
+    card = checkpoints.convert(a.source, a.out, a.config, a.ema_std)
     kind = "t" if "t_min" in card else "sigma"  # the network's second argument
     print(
         f"{a.out}: {card['parameters']:,} parameters, {kind} {card[f'{kind}_min']:g} to {card[f'{kind}_max']:g}, "
