@@ -509,6 +509,8 @@ def test_a_published_place_tells_configuration_and_classifier(tmp_path, monkeypa
     state = PublishedClassifier((3, 32, 32)).state_dict()
     torch.save({"epoch": 1, "opt": {}, "net": state}, published.CLASSIFIERS[name])
     assert Request(model, "dlg+heun").best_posterior() == "classifier"
+    shutil.copy(path, tmp_path / "copy.pth")  # the same weights under another name
+    assert Request(load_model(tmp_path / "copy.pth", config=made), "dlg+heun").best_posterior() == "classifier"
     path.rename(tmp_path / "other.pth")
     with pytest.raises(UserError, match="carries no configuration"):
         load_model(tmp_path / "other.pth")
