@@ -37,7 +37,7 @@ $(READY): requirements.txt constraints.txt pyproject.toml setup.py
 # What was computed; figures/ and the environment stay.
 clean:
 	rm -rf exp/runs exp/cache .pytest_cache .ruff_cache build *.egg-info
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)

@@ -26,9 +26,9 @@ _number = itertools.count()
 def root() -> Path:
     """Return the folder that exp/ is looked for in: a checkout, or the working directory where there is none.
 
-    The checkout is the one of the working directory, or else the one that this package lies in.
+    The checkout is the one that the working directory is or lies in, or else the one that this package lies in.
     """
-    places = (Path.cwd(), Path(__file__).resolve().parents[1])
+    places = (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1])
     return next((place for place in places if (place / "exp" / "manifest.yaml").is_file()), places[0])
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmcmc_core import schedules
+from dmcmc_core.data.samples import open_samples
 from dmcmc_core.errors import UserError
 from dmcmc_core.workbench import cli
 from dmcmc_core.workbench.cli.sample import settings
@@ -363,3 +367,25 @@ def test_auto_begins_in_a_folder_of_its_own(auto, capsys):
     (out / "notes.txt").write_text("mine")
     assert command() == 2 and capsys.readouterr().err.endswith("is not empty: dlg+auto begins in a new folder\n")
     assert not made
+
+
+def test_make_clean_takes_no_part_of_a_path_for_another(tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    (tmp_path / "user's data of mine" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "of").write_text("a file that only a path cut at its spaces would name")
+    command = ["make", "-f", str(Path(__file__).resolve().parents[1] / "Makefile"), "clean"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["of", "user's data of mine"]
+
+
+def test_a_command_that_a_message_tells_to_run_has_its_paths_quoted(tmp_path):
+    folder = tmp_path / "user's data"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"num": 3}')
+    np.savez(folder / "shard-00000.npz", arr_0=np.zeros((2, 8, 8, 1), np.uint8))
+    with pytest.raises(UserError) as refused:
+        open_samples(folder)
+    words = str(refused.value).partition("--out ")[2].partition(", and")[0]
+    assert shlex.split(words) == [str(folder)]

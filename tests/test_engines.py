@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ToyProject
+from conftest import MEET, ToyProject
 
 from dmcmc_core.errors import UserError
 from dmcmc_core.workbench import cli, experiments
@@ -49,6 +49,36 @@ def test_an_engine_does_as_the_embedded_runner(engine, made, tmp_path):
     assert engines.differences(both, "smoke", ["a-1", "b"]) == []
     next(tmp_path.glob("exp/runs/b/*/b.csv")).write_text("other")
     assert len(engines.differences(both, "smoke", ["a-1", "b"])) == 1
+
+
+@pytest.mark.slow
+def test_the_snakefile_of_paper_runs_one_item_at_a_time_as_its_head_says(tmp_path):
+    pytest.importorskip("snakemake", reason="needs snakemake: pip install 'dmcmc-core[snakemake]'")
+    toy = ToyProject(tmp_path / "user's {data} $HOME")  # whatever a folder is called
+    toy.add("a", core=False)
+    toy.add("b", core=False)
+    file = toy.root / "Snakefile"
+    words = ["--root", str(toy.root), "--package", "toy_core", "--profile", "paper"]
+    assert cli.main(["export", "snakemake", *words, "--out", str(file)]) == 0
+    (line,) = [line for line in file.read_text().splitlines() if "--cores 4" in line]
+    options = line.removeprefix("# snakemake -s FILE ").split()
+    assert options[:2] == ["--cores", "4"] and options[4] == "--resources"
+
+    def run(options):
+        engines.call([sys.executable, "-m", "snakemake", "-s", str(file), "-d", str(toy.root), "-F", *options])
+
+    run(options)
+    ends = {path: path.stat().st_mtime for path in toy.root.glob("exp/runs/*/*/provenance.json")}
+    spans = sorted((end - json.loads(path.read_text())["seconds"], end) for path, end in ends.items())
+    assert len(spans) == 2 and spans[0][1] < spans[1][0], "one after the other, though there are cores for both"
+    assert (toy.root / "figures" / "paper" / "b.csv").is_file()
+
+    toy.write_notebook("a", before=MEET.format(me="a", other="b"), core=False)
+    toy.write_notebook("b", before=MEET.format(me="b", other="a"), core=False)
+    for more in ([], ["--resources", "gpu=0"]):  # what the head says limits nothing: they meet, or fail
+        for path in toy.root.glob("exp/cache/*-here"):
+            path.unlink()
+        run([*options[:4], *more])
 
 
 def test_the_snakefile_is_python_and_asks_for_what_is_now(toy, capsys):

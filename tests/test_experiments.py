@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import MEET
 from forks import Forks
 
 from dmcmc_core.errors import UserError
@@ -27,17 +28,6 @@ from dmcmc_core.workbench.experiments import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-MEET = """
-import time
-from pathlib import Path
-Path(cache_dir, "{me}-here").touch()
-for _ in range(600):
-    if Path(cache_dir, "{other}-here").exists():
-        break
-    time.sleep(0.1)
-else:
-    raise TimeoutError("the other notebook is not running at the same time")
-"""
 SLOW = """
 import os, time
 from pathlib import Path
@@ -190,6 +180,66 @@ def test_a_failure_is_told_and_keeps_nothing_else_from_running(toy, capsys):
     toy.write_notebook("raises")  # put right, it runs; what was fine is not repeated
     outcomes, _ = reproduce(toy, only=["raises", "fine"], executor=Forks())
     assert not outcomes["raises"].failed and outcomes["fine"].unchanged
+
+
+LAUNCHER = """
+import sys
+from ipykernel import kernelapp
+with open("tries.txt", "a") as file:
+    file.write("x")
+    number = file.tell()
+if number <= {dead}:
+    sys.exit(3)
+kernelapp.launch_new_instance()
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_before_its_first_answer_gets_a_second_try(toy):
+    (toy.root / "ipykernel_launcher.py").write_text(LAUNCHER.format(dead=1))  # found before the installed one
+    toy.add("a", core=False)
+    outcomes, said = reproduce(toy)
+    assert not outcomes["a"].failed, said
+    assert (toy.root / "tries.txt").read_text() == "xx" and toy.runs("a") == 1
+
+    (toy.root / "ipykernel_launcher.py").write_text(LAUNCHER.format(dead=9))
+    toy.add("b", core=False)
+    _, said = reproduce(toy, only=["b"])
+    assert "b: failed: RuntimeError: Kernel died before replying to kernel_info" in said
+    assert (toy.root / "tries.txt").read_text() == "xxxx", "twice, and not for ever"
+    (failed,) = (toy.root / "exp" / "runs" / "b").glob("failed-*")
+    assert experiments.cells_done(failed / "run.ipynb") == (0, 3), "papermill calls all three completed"
+
+
+@pytest.mark.slow
+def test_a_cell_that_ends_its_kernel_is_not_done_and_is_not_tried_again(toy):
+    toy.add("a", "open('tries.txt', 'a').write('x')", "", "import os; os._exit(3)", "after = 1")
+    _, said = reproduce(toy)
+    assert "a: failed: DeadKernelError: Kernel died" in said and (toy.root / "tries.txt").read_text() == "x"
+    (failed,) = (toy.root / "exp" / "runs" / "a").glob("failed-*")
+    assert experiments.cells_done(failed / "run.ipynb") == (3, 5)
+
+
+@pytest.mark.slow
+def test_a_cell_that_shows_an_error_fails_by_its_number(toy):
+    toy.add("a", "n = n + 1", "try:\n    1 / 0\nexcept ZeroDivisionError:\n    get_ipython().showtraceback()")
+    _, said = reproduce(toy)
+    assert "a: failed: ZeroDivisionError: division by zero (cell 3)" in said
+
+
+def test_cells_are_counted_while_a_notebook_runs(tmp_path):
+    states = [("completed", False), ("completed", False), ("running", False), ("pending", None)]
+    cells = [
+        {"cell_type": "code", "metadata": {"papermill": {"status": status, "exception": exception}}}
+        for status, exception in states
+    ]
+    cells.insert(0, {"cell_type": "markdown", "metadata": cells[0]["metadata"]})
+    cells[1]["metadata"]["execution"] = {"iopub.execute_input": "t", "shell.execute_reply": "t"}
+    path = tmp_path / "run.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert experiments.cells_done(path) == (2, 4)
+    path.write_text("{")  # while it is written
+    assert experiments.cells_done(path) == experiments.cells_done(tmp_path / "none.ipynb") == (0, 0)
 
 
 @pytest.mark.parametrize(

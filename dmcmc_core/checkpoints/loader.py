@@ -5,6 +5,7 @@ Readers of other projects' files are imported where such a file is met, so that 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -183,9 +184,8 @@ def _denoiser(net: nn.Module, card: dict[str, Any]) -> Denoiser:
 def _shipped(name: str, device: str) -> Denoiser:
     path = NETS / f"{name}.safetensors"
     if not path.is_file():
-        raise UserError(
-            f"the network {name!r} is not in {NETS}: train it with train score --config {path.with_suffix('.yaml')}"
-        )
+        config = shlex.quote(str(path.with_suffix(".yaml")))
+        raise UserError(f"the network {name!r} is not in {NETS}: train it with train score --config {config}")
     net, card = safetensors.read(path)
     return _denoiser(to_device(net, device), card)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ def _check_number(directory: Path, n: int, promised: int) -> None:
     if n < promised:
         raise UserError(
             f"{directory} holds {n} of the {promised} images that its manifest promises: "
-            f"{AGAIN} with --out {directory}, and it goes on where it stopped"
+            f"{AGAIN} with --out {shlex.quote(str(directory))}, and it goes on where it stopped"
         )
     if n > promised:
         raise UserError(f"{directory} holds {n} images, more than the {promised} of its manifest")

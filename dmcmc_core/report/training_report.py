@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,7 +58,7 @@ def read(kind: str, config: PicturesConfig, folder: str | Path, profile: bool = 
         f"{config.name}.{end}" for end in [*ends, *["profile.csv"] * profile] if not Path(f"{stem}.{end}").is_file()
     ]
     if missing:
-        how = f"train {kind} --config {config.name}.yaml" + " --profile" * profile
+        how = f"train {kind} --config {shlex.quote(f'{config.name}.yaml')}" + " --profile" * profile
         raise Absent(
             f"{Path(folder)} lacks {', '.join(missing)}, which {how} leaves: a report needs a finished training"
         )

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -229,7 +230,7 @@ def _card(kind: str, config: Config, task: Task, last: dict) -> dict:
         **task.card,
         "data": task.card.get("data", config.data),
         "seed": config.seed,
-        "training": f"python -m dmcmc_core train {kind} --config {config.name}.yaml",
+        "training": f"python -m dmcmc_core train {kind} --config {shlex.quote(f'{config.name}.yaml')}",
         "training_config": dataclasses.asdict(config),
         "last_log": last,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},

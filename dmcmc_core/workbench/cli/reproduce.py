@@ -140,6 +140,7 @@ EXPORT = Verb(
     "with either are found by both. It asks this project for the run keys whenever Snakemake reads it, so that\n"
     "changed notebooks, modules and checkpoints are seen; a changed manifest with other items needs a new export.",
     f"examples:\n  {PROGRAM} export snakemake --profile smoke --out Snakefile && snakemake --cores 2\n"
+    "  snakemake --cores 4 --config gpu=1 --resources gpu=1   one item at a time for a GPU of this machine\n"
     "  snakemake --executor slurm --jobs 20 --config gpu=1 --default-resources slurm_partition=gpu runtime=240",
 )
 

@@ -18,9 +18,8 @@ from typing import Any
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.files import sha256
 from dmcmc_core.workbench.experiments.manifest import Item, Project
+from dmcmc_core.workbench.notebooks import FROM_RUNNER, declared
 
-FROM_RUNNER = ("profile", "seed", "out_dir", "cache_dir")
-"""Parameters that every notebook declares and the runner fills."""
 LIBRARIES = ("torch", "scikit-learn", "matplotlib", "pillow")
 """Their versions are part of a run's key: torch computes, the others ship the digits, the fonts and what draws them."""
 
@@ -49,29 +48,21 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 
 def declared_parameters(cells: Iterable[Mapping[str, Any]]) -> set[str]:
     """Return the names that are assigned in the cells tagged ``parameters``."""
-    names = set()
-    for cell in cells:
-        if cell["type"] != "code" or "parameters" not in cell["tags"]:
-            continue
-        for statement in ast.parse(cell["source"]).body:
-            if isinstance(statement, ast.Assign):
-                names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
-            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                names.add(statement.target.id)
-    return names
+    tagged = (cell["source"] for cell in cells if cell["type"] == "code" and "parameters" in cell["tags"])
+    return {name for source in tagged for name in declared(source)}
 
 
 def check_parameters(project: Project, item: Item, profile: str) -> None:
     """Raise UserError for a parameter that the notebook does not declare; papermill would run the default instead."""
     try:
-        declared = declared_parameters(read_cells(project.root / item.notebook))
+        names = declared_parameters(read_cells(project.root / item.notebook))
     except SyntaxError as error:
         raise UserError(f"{item.notebook}: the cell tagged 'parameters' is not Python ({error.msg})") from None
     for name in item.parameters_for(profile):
-        if name not in declared and name not in FROM_RUNNER:
-            raise unknown(f"parameter of {item.notebook}", name, declared)
+        if name not in names and name not in FROM_RUNNER:
+            raise unknown(f"parameter of {item.notebook}", name, names)
     for name in FROM_RUNNER:
-        if name not in declared:
+        if name not in names:
             raise UserError(f"{item.notebook}: the cell tagged 'parameters' must declare {name!r}")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.files import write_json
-from dmcmc_core.workbench.experiments.keys import check_parameters, ingredients, provenance, run_key
+from dmcmc_core.workbench.experiments.keys import check_parameters, ingredients, provenance, read_cells, run_key
 from dmcmc_core.workbench.experiments.manifest import Item, Project
 
 
@@ -124,8 +124,8 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, Any], cwd: P
             os.environ["JUPYTER_RUNTIME_DIR"] = os.environ["IPYTHONDIR"] = sockets
             try:
                 papermill.execute_notebook(
-                    str(notebook),
-                    str(output),
+                    _unformatted(notebook),
+                    _unformatted(output),
                     parameters=dict(parameters),
                     kernel_name="python3",
                     language="python",
@@ -136,18 +136,28 @@ def _execute(notebook: Path, output: Path, parameters: Mapping[str, Any], cwd: P
                 )
                 return
             except PapermillExecutionError as error:
-                raise Failure(f"{error.ename}: {error.evalue} (cell {_failed_cell(output)})") from None
+                raise Failure(
+                    f"{error.ename}: {error.evalue} (cell {_failed_cell(output, error.cell_index)})"
+                ) from None
             except Exception as error:
                 if attempt == 2 or cells_done(output)[0]:  # only a kernel that never answered is worth a second try
                     raise Failure(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _failed_cell(executed: Path) -> int:
-    """Return the number of the cell that raised, from 1, in the notebook without the cells that papermill adds."""
-    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    added = {"injected-parameters", "papermill-error-cell-tag"}
-    own = [cell for cell in cells if not added & set(cell["metadata"].get("tags", []))]
-    return 1 + [bool(cell["metadata"].get("papermill", {}).get("exception")) for cell in own].index(True)
+def _unformatted(path: Path) -> str:
+    """Return a path as papermill takes it, which puts parameters in the place of names in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _failed_cell(executed: Path, index: int) -> int:
+    """Return the number of the cell that raised, from 1, in the notebook without the cells that papermill adds.
+
+    papermill counts ``index`` from 0 and with its parameters, before it marks the error by two cells more. A cell that
+    only shows an error has no exception in its metadata, and fails too.
+    """
+    tags = [cell["tags"] for cell in read_cells(executed)]
+    before = [own for own in tags if "papermill-error-cell-tag" not in own][:index]
+    return 1 + sum("injected-parameters" not in own for own in before)
 
 
 def _short_directory() -> str | None:
@@ -238,14 +248,24 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def cells_done(notebook: Path) -> tuple[int, int]:
-    """Count the cells that a running notebook has completed, and those that it has; papermill saves after each."""
+    """Count the cells that a notebook has completed, and those that it has; papermill saves it after each.
+
+    When a kernel dies or a cell takes too long, papermill 2.7.0 calls all cells completed. Those that never began have
+    no ``exception``, begun ones False; the one that never ended lacks the kernel's reply among its times.
+    """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
         return 0, 0
     cells = [cell for cell in cells if cell["cell_type"] == "code"]
-    done = sum(c.get("metadata", {}).get("papermill", {}).get("status") == "completed" for c in cells)
-    return done, len(cells)
+    return sum(_is_done(cell.get("metadata", {})) for cell in cells), len(cells)
+
+
+def _is_done(metadata: Mapping[str, Any]) -> bool:
+    """Tell from a cell's metadata whether a kernel has answered for it; an empty cell needs none and has no times."""
+    state, reply = metadata.get("papermill", {}), "shell.execute_reply"
+    ended = state.get("status") == "completed" and state.get("exception") is False
+    return ended and reply in metadata.get("execution", (reply,))
 
 
 def newest_run(project: Project, item: Item, profile: str) -> Path | None:

@@ -25,13 +25,18 @@ HEAD = """{made} --profile {profile}{only}
 # snakemake -s FILE --cores 2                              processes of this machine
 # snakemake -s FILE --executor slurm --jobs 20             SLURM, with snakemake-executor-plugin-slurm
 # --config threads=4 gpu=1 sets what each item asks for, --set-resources ITEM:runtime=60 more for one of them.
-import json, os, subprocess
+# On this machine gpu limits nothing by itself. One item at a time for a GPU, whatever the cores:
+# snakemake -s FILE --cores 4 --config gpu=1 --resources gpu=1
+# gpu=0 does not mean none: --config gpu=0 asks for no turn, --resources gpu=0 lowers what items ask for to 0, and all
+# run at once. Snakemake deals no GPUs out: each item sees all that CUDA_VISIBLE_DEVICES names, and none where it is "".
+import json, os, shlex, subprocess
 
 PYTHON = config.get("python", {python!r})  # an environment with this project's requirements
 ROOT, PROFILE, PACKAGE = {root!r}, {profile!r}, {package!r}
 ITEMS = {items}
 THREADS, GPU = int(config.get("threads", 1)), int(config.get("gpu", {gpu}))
-PLACE = f"--root '{{ROOT}}' --package {{PACKAGE}} --profile {{PROFILE}}"
+COMMAND = shlex.join([PYTHON, "-m", "dmcmc_core"])
+PLACE = shlex.join(["--root", ROOT, "--package", PACKAGE, "--profile", PROFILE])
 os.environ["PYTHONPATH"] = os.pathsep.join([{paths!r}, *filter(None, [os.environ.get("PYTHONPATH")])])
 RUNS = json.loads(subprocess.check_output(
     [PYTHON, "-m", "dmcmc_core", "export", "keys", "--root", ROOT, "--package", PACKAGE, "--profile", PROFILE,
@@ -48,7 +53,7 @@ rule all:  # the runs too: Snakemake does not look for what only stands between
 rule show:  # figures, claims and results, all from finished runs
     input: OUTPUTS
     output: RUNS["shown"]
-    shell: "'{{PYTHON}}' -m dmcmc_core reproduce {{PLACE}} --only {{ITEMS}}"
+    shell: "{{COMMAND}} reproduce {{PLACE}} --only {{ITEMS}}"
 """
 
 RULE = """
@@ -58,7 +63,7 @@ rule {rule}:
     params: key=RUNS[{id!r}]["key"]
     threads: THREADS
     resources: gpu=GPU
-    shell: "OMP_NUM_THREADS={{threads}} '{{PYTHON}}' -m dmcmc_core run-one {id} {{PLACE}} > '{{log}}' 2>&1"
+    shell: "OMP_NUM_THREADS={{threads}} {{COMMAND}} run-one {id} {{PLACE}} > {{log:q}} 2>&1"
 """
 
 
