@@ -14,7 +14,7 @@ from dmcmc_core.workbench.experiments import PROFILES, Project, read_cells
 from dmcmc_core.workbench.notebooks import begin
 
 PROJECT = Project(Path(__file__).resolve().parents[1])
-NOTEBOOKS = [path for path in sorted((PROJECT.root / "notebooks").glob("*.ipynb")) if path.stem != "ScoreEmbedding"]
+NOTEBOOKS = sorted((PROJECT.root / "notebooks").glob("*.ipynb"))
 DECLARED = """
 profile = "smoke"
 seed = 0
