@@ -60,6 +60,14 @@ FORMATS = {
             in_content(lambda: sound_files.score_sde_content(sound_files.small_config()), torch_bytes, "a.pth"),
         ),
     ),
+    "openai": Format(
+        sound_files.write_openai,
+        (in_bytes, members, opcodes, in_json, in_content(sound_files.openai_content, torch_bytes, "a.pt")),
+    ),
+    "ddpm": Format(
+        sound_files.write_ddpm,
+        (in_bytes, members, opcodes, in_json, in_content(sound_files.ddpm_content, torch_bytes, "a.ckpt")),
+    ),
     "edm": Format(
         sound_files.write_edm, (in_bytes, opcodes, in_content(sound_files.edm_content, sound_files.edm_bytes, "a.pkl"))
     ),

@@ -7,7 +7,7 @@ import json
 import pickle
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dmcmc_core.checkpoints import ddpm, openai, published, save, score_sde
 from dmcmc_core.checkpoints import edm as edm_reader
 from dmcmc_core.checkpoints import edm2 as edm2_reader
-from dmcmc_core.checkpoints import published, save, score_sde
 from dmcmc_core.nets.edm2 import MagnitudePreservingNet
 from dmcmc_core.nets.noise_level_classifier import PublishedClassifier
 from dmcmc_core.nets.scalings import ScaledUNet
@@ -52,6 +52,52 @@ def write_score_sde(folder: Path) -> Path:
     torch.save(score_sde_content(small_config()), folder / "a.pth")
     (folder / "a.json").write_text(json.dumps(small_config()))
     return folder / "a.pth"
+
+
+OPENAI = {
+    "family": "guided-diffusion",
+    "flags": {"image_size": 8, "num_head_channels": 16, "diffusion_steps": 20, "attention_resolutions": "4"},
+}
+DDPM = {
+    "data": {"image_size": 8, "rescaled": True},
+    "model": {"in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [4]},
+    "diffusion": {"beta_schedule": "linear", "beta_start": 1e-3, "beta_end": 0.2, "num_diffusion_timesteps": 20},
+}
+
+
+def openai_content() -> dict[str, torch.Tensor]:
+    """What guided-diffusion saves: a bare state."""
+    told = {"in_channels": 3, "out_channels": 6, "width": 32, "multipliers": [1, 1], "blocks": 1, "adaptive": True}
+    told |= {"embedding": 4, "resampling": True, "attending": [1], "labels": 3}
+    with torch.device("meta"):
+        net = ScaledUNet(**openai.arguments(told, OPENAI)[0]).net
+    return _random(openai.entries(net), net)
+
+
+def ddpm_content() -> list[Any]:
+    """What a training of the PyTorch port of DDPM saves."""
+    with torch.device("meta"):
+        net = ddpm.build(DDPM)[0].net
+    state = _random(ddpm.entries(net), net)
+    return [{f"module.{k}": v for k, v in state.items()}, {"state": {}, "param_groups": []}, 1, 3, state]
+
+
+def _random(entries: Iterable[Any], net: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    own = net.state_dict()
+    return {e.name: 0.1 * torch.randn(e.shape(own[e.own])) for e in entries}
+
+
+def write_openai(folder: Path) -> Path:
+    torch.save(openai_content(), folder / "a.pt")
+    (folder / "a.json").write_text(json.dumps(OPENAI))
+    return folder / "a.pt"
+
+
+def write_ddpm(folder: Path) -> Path:
+    torch.save(ddpm_content(), folder / "a.ckpt")
+    (folder / "a.json").write_text(json.dumps(DDPM))
+    return folder / "a.ckpt"
 
 
 class Kept:

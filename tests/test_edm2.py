@@ -206,7 +206,7 @@ def test_nothing_of_a_pickle_is_executed_and_nothing_that_is_not_finite_is_taken
             return open, (str(mark), "w")
 
     for place in ("encoder", "loss_fn"):
-        with pytest.raises(UserError, match="it names .*open, which no network of EDM needs"):
+        with pytest.raises(UserError, match="it names .*open, which no checkpoint needs"):
             load_model(written(tmp_path / "a.pkl", **{place: Evil()}))
     assert not mark.exists()
     content = sound_files.edm2_content()

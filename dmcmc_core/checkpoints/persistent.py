@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.checkpoints.card import sentence
+from dmcmc_core.checkpoints.unpickler import Unpickler
 from dmcmc_core.checkpoints.weights import check_numbers
 from dmcmc_core.errors import UserError
 
@@ -114,32 +114,16 @@ ALLOWED: dict[tuple[str, str], Any] = {
 """What a pickle may name, and what that is here."""
 
 
-class _Unpickler(pickle._Unpickler):
-    """An unpickler in Python: that in C makes room for all that a file claims to have, and sets attributes of anything.
+class _Persistent(Unpickler):
+    """What reads such a pickle."""
 
-    What is read is in few and large pieces, so that it takes no longer.
-    """
+    allowed = ALLOWED
 
-    dispatch = dict(pickle._Unpickler.dispatch)
-
-    def load_build(self) -> None:
-        if not isinstance(self.stack[-2], Inert | np.dtype):
-            raise UserError(f"it changes a {type(self.stack[-2]).__name__}, which no network of EDM does")
-        super().load_build()
-
-    def load_bytearray8(self) -> None:
-        raise UserError("it holds bytes that can be changed, which no network of EDM does")
-
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise UserError(f"it names {module}.{name}, which no network of EDM needs: it was not executed") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise UserError("it refers to objects outside itself")
+    def build(self, made: Any, state: Any) -> None:
+        """Give a stand-in its state."""
+        if not isinstance(made, Inert | np.dtype):
+            super().build(made, state)
+        made.__setstate__(state)
 
 
 def load(path: Path) -> Any:
@@ -155,7 +139,7 @@ def load(path: Path) -> Any:
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # which is what these files hold
-            return _Unpickler(data).load()
+            return _Persistent(data).load()
     except Exception as error:  # whatever a broken file brings about
         why = "it is no sound pickle" if isinstance(error, KeyError) else sentence(error)  # of an unknown opcode
         raise UserError(

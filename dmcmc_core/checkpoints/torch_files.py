@@ -8,7 +8,6 @@ then filled in the memory that it needs itself.
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.checkpoints.card import sentence
+from dmcmc_core.checkpoints.unpickler import Unpickler
 from dmcmc_core.errors import UserError
 
 STORAGES = {
@@ -115,28 +115,18 @@ UNREAD = [(value, ".".join(names)) for names, value in ALLOWED.items() if value 
 """The stand-ins in the form that ``torch.load`` takes, for files from before there were archives."""
 
 
-class _Unpickler(pickle._Unpickler):
-    """An unpickler in Python: that in C makes room for all that a file claims to have, and sets any attribute."""
+class _Archived(Unpickler):
+    """What reads the pickle of an archive."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    allowed = ALLOWED
 
-    def load_build(self) -> None:
-        self.stack.pop()  # ``_metadata`` of a state, and what NumPy would know of an array
-        if not isinstance(self.stack[-1], OrderedDict | Unread):
-            raise UserError(f"it changes a {type(self.stack[-1]).__name__}, which no checkpoint does")
-
-    def load_bytearray8(self) -> None:
-        raise UserError("it holds bytes that can be changed, which no checkpoint does")
-
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise UserError(f"it names {module}.{name}"[:200]) from None
+    def build(self, made: Any, state: Any) -> None:
+        """Pass over ``_metadata`` of a state, and what NumPy would know of an array."""
+        if not isinstance(made, OrderedDict | Unread):
+            super().build(made, state)
 
     def persistent_load(self, pid: Any) -> Storage:
+        """Return the storage that a tensor refers to."""
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
             raise UserError("it refers to something that is no storage")
         if not isinstance(pid[2], str) or not isinstance(pid[4], int) or isinstance(pid[4], bool):
@@ -187,7 +177,7 @@ class TorchFile:
         if (order := f"{self.folder}byteorder") in members and self._member(order) != b"little":
             raise UserError("its numbers are of a big-endian machine")
         with self.archive.open(pickles[0]) as file:
-            return _Unpickler(file).load()
+            return _Archived(file).load()
 
     def _member(self, name: str) -> bytearray:
         """Return the bytes of a member, which torch never compresses, compared with the sum that was written."""
