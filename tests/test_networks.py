@@ -23,6 +23,7 @@ from dmcmc_core.nets import scalings
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.noise_level_classifier import PublishedClassifier
 from dmcmc_core.nets.scalings import ScaledUNet
+from dmcmc_core.nets.song import UNet
 from dmcmc_core.runs.make import run
 from dmcmc_core.workbench import cli
 
@@ -514,3 +515,58 @@ def test_a_published_place_tells_configuration_and_classifier(tmp_path, monkeypa
     path.rename(tmp_path / "other.pth")
     with pytest.raises(UserError, match="carries no configuration"):
         load_model(tmp_path / "other.pth")
+
+
+# ---- the epsilon of the normalisations
+
+
+def by_formula(net: torch.nn.Module, eps: float) -> torch.nn.Module:
+    """The network in double precision, its normalisations written out with an epsilon of the caller's."""
+
+    class Written(torch.nn.Module):
+        def __init__(self, norm: torch.nn.GroupNorm) -> None:
+            super().__init__()
+            self.groups, self.weight, self.bias = norm.num_groups, norm.weight, norm.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            grouped = x.reshape(len(x), self.groups, -1)
+            centred = grouped - grouped.mean(2, keepdim=True)
+            scaled = (centred / (centred.square().mean(2, keepdim=True) + eps).sqrt()).reshape(x.shape)
+            return scaled * self.weight[:, None, None] + self.bias[:, None, None]
+
+    net = copy.deepcopy(net).double()
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.GroupNorm):
+                setattr(module, name, Written(child))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("options", "eps"),
+    [
+        ({"waves": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1)}, 1e-6),  # NCSN++
+        ({"encoder": "skip", "decoder": "skip"}, 1e-6),  # NCSN++ of large images
+        ({}, 1e-6),  # DDPM++, as EDM has it too
+        ({"convolved": True, "rescale": False, "min_group": 1}, 1e-6),  # DDPM
+        ({"adm": True, "head_channels": 16}, 1e-5),  # ADM, as EDM has it
+        ({"adm": True, "adaptive": False, "convolved": True, "heads": 2, "min_group": 1}, 1e-5),  # improved-diffusion
+    ],
+)
+def test_faint_images_show_the_epsilon_of_the_normalisations(options, eps):
+    """Ordinary images hide it: features there vary by far more than its root."""
+    torch.manual_seed(0)
+    net = UNet(
+        size=16, in_channels=3, out_channels=3, width=32, multipliers=(1, 2), blocks=1, attention=(8,), **options
+    )
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.normal_(std=0.2 if p.ndim > 1 else 0.5)
+            if name.startswith("stem") or ".pyramid." in name:
+                p.mul_(1e-3)
+    x, c_noise = torch.rand(2, 3, 16, 16), torch.tensor([0.3, 0.7])
+    net.eval()
+    with torch.no_grad():
+        found = net(x, c_noise)
+        right, wrong = (by_formula(net, e)(x.double(), c_noise.double()) for e in (eps, 1.1e-5 - eps))
+    assert relative(found, right) < 5e-4 and relative(found, wrong) > 0.02

@@ -236,6 +236,10 @@ FOREIGN = {
         {"model": {"init_conv.weight": torch.ones(2)}, "ema": {"ema_model.init_conv.weight": torch.ones(2)}},
         "denoising-diffusion-pytorch",
     ),
+    "64x64_diffusion.pt": (
+        {name: torch.ones(2, 2, 1, 1) for name in ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")},
+        "its tensors are not those of a U-Net of OpenAI",
+    ),
     "other.ckpt": ({"layer.weight": torch.ones(2)}, r"a bare state of 1 tensors \(layer.weight, ...\)"),
     "list.pth": ([{"module.fc.weight": torch.ones(2)}, {}, 3], r"a list of 3 entries \(module.fc.weight, ...\)"),
     "one.pt": (torch.ones(3), "holds one tensor"),

@@ -99,6 +99,13 @@ def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
     raise UserError(f"what {name} is stands in its file alone, without which it cannot be made")
 
 
+def _fitting(family: Any, tensors: dict[str, Any], path: Path) -> list[str]:
+    try:
+        return family.fitting(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network of a PyTorch file and its card, by what the file holds."""
     path, content = file.path, file.content
@@ -112,7 +119,7 @@ def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.M
         tensors = without_prefix(state.tensors)
         for family in (openai, ddpm):
             if family.is_one(tensors):
-                given = published.config_of(path, config, family.CONFIGS, partial(family.fitting, tensors))
+                given = published.config_of(path, config, family.CONFIGS, partial(_fitting, family, tensors, path))
                 net, card = family.read(file, tensors, given)
                 return net, card | ({} if state.averaged is None else {"averaged": state.averaged})
     raise UserError(

@@ -126,11 +126,12 @@ def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
 
 
 def fitting(state: dict[str, Any]) -> list[str]:
-    """Return the names of published networks that a file may be, one of those that are the same but for dropout."""
-    try:
-        found = told(state)
-    except UserError:
-        return []
+    """Return the names of published networks that a file may be, one of those that are the same but for dropout.
+
+    Raises:
+        UserError: for tensors that are those of no such network.
+    """
+    found = told(state)
     distinct: dict[str, str] = {}
     for name, config in CONFIGS.items():
         classes = CLASSES if config["flags"]["class_cond"] else 0
