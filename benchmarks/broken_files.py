@@ -61,7 +61,7 @@ def in_bytes(files: Files, rng: random.Random, canary: Path) -> Files:
 
 def members(files: Files, rng: random.Random, canary: Path) -> Files:
     """An archive whose members change places, names, contents, or are compressed (a gigabyte of zeros)."""
-    name = one(files, rng, ".pth")
+    name = one(files, rng, ".pth", ".pt", ".ckpt")
     with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
         content = [[m.filename, archive.read(m)] for m in archive.infolist()]
     i, j = rng.randrange(len(content)), rng.randrange(len(content))
@@ -93,7 +93,7 @@ def zipped(content: list, method: int = zipfile.ZIP_STORED) -> bytes:
 
 def opcodes(files: Files, rng: random.Random, canary: Path) -> Files:
     """A pickle, alone or in an archive, with its opcodes changed; some call a shell that would write the canary."""
-    name = one(files, rng, ".pth", ".pkl")
+    name = one(files, rng, ".pth", ".pt", ".ckpt", ".pkl")
     if name.endswith(".pkl"):
         return {name: _opcodes(files[name], rng, canary)}
     with zipfile.ZipFile(io.BytesIO(files[name])) as archive:

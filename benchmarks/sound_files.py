@@ -68,7 +68,7 @@ DDPM = {
 def openai_content() -> dict[str, torch.Tensor]:
     """What guided-diffusion saves: a bare state."""
     told = {"in_channels": 3, "out_channels": 6, "width": 32, "multipliers": [1, 1], "blocks": 1, "adaptive": True}
-    told |= {"embedding": 4, "resampling": True, "attending": [1], "labels": 3}
+    told |= {"embedding": 4, "resampling": True, "attending": [1], "labels": 3, "learned": True, "conditional": True}
     with torch.device("meta"):
         net = ScaledUNet(**openai.arguments(told, OPENAI)[0]).net
     return _random(openai.entries(net), net)

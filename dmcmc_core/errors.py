@@ -44,7 +44,7 @@ def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True)
     ending = ending if str(name).endswith(ending) else ""
     own, *others = (text.removesuffix(ending).casefold() for text in (str(name), *choices))
     alike = {other: choice for other, choice in zip(others, choices, strict=True) if other[:1] == own[:1]}
-    near = difflib.get_close_matches(own, alike, n=1, cutoff=0.7) if guess else []
+    near = difflib.get_close_matches(own, alike, n=1, cutoff=0.65) if guess else []
     hint = f"did you mean {alike[near[0]]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
     return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")
@@ -84,13 +84,13 @@ def number(
     words = (("at least", least), ("above", above), ("at most", most), ("below", below))
     bounds = " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
     kind = "whole number" if whole else "finite number" if finite else "number"
-    raise UserError(f"{argument} must be a {kind}, {bounds}, not {value!r}")
+    raise UserError(f"{argument} must be a {kind}, {bounds}, not {value!r:.200}")
 
 
 def one_of(argument: str, value: Any, *choices: Any) -> Any:
     """Return the value if it is one of ``choices``; UserError if not."""
     if value not in choices:
-        raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise UserError(f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r:.200}")
     return value
 
 

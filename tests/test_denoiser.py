@@ -249,7 +249,7 @@ def test_what_is_known_of_all_classes_is_not_said_of_one():
         (classes, {"label": 3}, "label must be a whole number from 0 to 2, not 3"),
         (classes, {"label": -1}, "label must be a whole number from 0 to 2, not -1"),
         (classes, {"label": True}, "label must be a whole number from 0 to 2, not True"),
-        (classes, {"label": "each"}, "label must be a whole number from 0 to 2, not 'each'"),
+        (classes, {"label": "every"}, "label must be .*'every'"),
         (classes, {"label": 1, "guidance": -1}, "guidance must be a finite number, at least 0, not -1"),
         (classes, {"label": 1, "guidance": float("nan")}, "guidance must be a finite number, at least 0, not nan"),
         (classes, {"label": 1, "guidance": "2"}, "guidance must be a finite number, at least 0, not '2'"),

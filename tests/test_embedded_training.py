@@ -185,14 +185,14 @@ def test_sampling_takes_no_training_time(tmp_path, monkeypatch):
             import time
 
             slow.append(1)
-            time.sleep(0.4)
+            time.sleep(0.8)
             return draw(*arguments)(*more)
 
         return drawn
 
     monkeypatch.setattr(diffusion, "sampler", sampler)
     training.train("ddim", write(tmp_path, BASELINE), progress=False, profile=True)
-    assert len(slow) == 3 and float(read_rows(tmp_path)[-1]["train_seconds"]) < 0.8
+    assert len(slow) == 3 and float(read_rows(tmp_path)[-1]["train_seconds"]) < 2.0
 
 
 def test_a_profile_by_seconds_waits_for_the_seconds_and_the_last_picture(tmp_path):

@@ -16,7 +16,7 @@ from dmcmc_core.checkpoints.published_states import CLASSES, SIZES
 from dmcmc_core.checkpoints.published_states import OPENAI as CONFIGS
 from dmcmc_core.checkpoints.torch_files import TorchFile
 from dmcmc_core.checkpoints.weights import without_memory
-from dmcmc_core.errors import UserError, number, unknown
+from dmcmc_core.errors import UserError, check_whole, number, unknown
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.scalings import ScaledUNet, discrete_levels
 from dmcmc_core.nets.song import UNet
@@ -208,7 +208,8 @@ def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
 
 
 def _whole(flags: dict[str, Any], name: str, least: int, most: int) -> int:
-    return number(f"the flag {name}", flags.get(name), least=least, most=most, whole=True)
+    check_whole(f"the flag {name}", flags.get(name), least, most)
+    return flags[name]
 
 
 def _agree(flags: dict[str, Any], found: dict[str, Any]) -> None:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from scipy import stats
 from torch import Tensor
 
 from dmcmc_core import score_embedding as embedding
+from dmcmc_core.checkpoints.configurations import read_mapping
 from dmcmc_core.errors import unknown
 from dmcmc_core.files import key
 from dmcmc_core.metrics.similarity import crossings, mse, ssim
@@ -53,7 +53,7 @@ def configs(
 ) -> list[dict[str, Any]]:
     """Return the configs of the method and of its baselines, DDPM and DDIM, from files of a folder, with changes."""
     names = [method, baselines["ddpm"], baselines["ddim"]]
-    own, *compared = (yaml.safe_load((Path(folder) / f"{name}.yaml").read_text()) for name in names)
+    own, *compared = (read_mapping(Path(folder) / f"{name}.yaml", f"the config {name}") for name in names)
     return [own | change, *(config | change | change_baselines for config in compared)]
 
 

@@ -1,0 +1,143 @@
+"""Deterministic inversion of images by DDIM, and the way back, with as much noise as asked for.
+
+Song, Meng & Ermon 2021 (arXiv 2010.02502), eq. 12; on the times of Zhu et al. 2023 (arXiv 2302.08357).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmcmc_core.errors import UserError, number
+
+Epsilon = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, *shape), t (B,)) -> the predicted noise, of the shape of x; channels beyond those of x are left out."""
+STEPS = 1000
+"""Times of the published networks, whose betas rise evenly from 1e-4 to 0.02."""
+
+
+def kept_shares(betas: Tensor | None = None) -> Tensor:
+    """Return alpha bar at each time, (T,) float64, of betas (T,); None: those of :data:`STEPS` published times."""
+    betas = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64) if betas is None else torch.as_tensor(betas).double()
+    if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
+        raise UserError("betas must be a list of numbers above 0 and below 1")
+    return (1 - betas).cumprod(0)
+
+
+def grid(last: int, count: int) -> list[int]:
+    """Return the published times, ``count`` whole numbers rising from 0 to ``last``."""
+    number("last", last, least=1, whole=True)
+    number("count", count, least=2, most=last + 1, whole=True)
+    return [int(share * last) for share in torch.linspace(0, 1, count, dtype=torch.float64).tolist()]
+
+
+@torch.no_grad()
+def invert(
+    epsilon: Epsilon,
+    x0: Tensor,
+    times: Sequence[int],
+    *,
+    betas: Tensor | None = None,
+    callback: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Return the latent of images at the last of some times: deterministic steps of DDIM against the noise.
+
+    The noise of a step is that which the network sees at the lower of its times, so that it is asked once less than
+    there are times, and never at the last one. Images enter as states of the first time, as published.
+
+    Args:
+        x0: (B, *shape), in [-1, 1].
+        times: rising whole numbers; see :func:`grid`.
+        betas: (T,) of all times; None: the published ones.
+        callback: gets the state at each time, x0 first.
+
+    Returns:
+        (B, *shape), in the dtype of x0.
+
+    Raises:
+        UserError: for times that do not rise within those of the betas.
+    """
+    bars, x = _at(kept_shares(betas), times), x0
+    if callback:
+        callback(x)
+    for i in range(len(times) - 1):
+        e = _noise(epsilon, x, times[i])
+        x = _move(x, e, bars[i], bars[i + 1])
+        if callback:
+            callback(x)
+    return x
+
+
+@torch.no_grad()
+def reverse(
+    epsilon: Epsilon,
+    latent: Tensor,
+    times: Sequence[int],
+    eta: float = 0.0,
+    noise: Callable[[Tensor], Tensor] | Tensor | None = None,
+    *,
+    betas: Tensor | None = None,
+    callback: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Return images of latents at the last of some times: steps of DDIM to the first time, and one to the image.
+
+    Args:
+        latent: (B, *shape).
+        times: rising whole numbers; the network is asked at each, from the last one down.
+        eta: from 0, deterministic, to 1, as much noise as ancestral sampling adds.
+        noise: maps a tensor to standard normals like it, or (B, N, *shape), a draw for each step; None: torch's own.
+        betas, callback: as for :func:`invert`; the callback gets the state after each step.
+
+    Returns:
+        (B, *shape), in the dtype of the latent.
+
+    Raises:
+        UserError: for an eta outside [0, 1], and as :func:`invert`.
+    """
+    number("eta", eta, least=0, most=1)
+    bars, x = [1.0, *_at(kept_shares(betas), times)], latent
+    for step, i in enumerate(reversed(range(len(times)))):
+        now, after = bars[i + 1], bars[i]
+        e = _noise(epsilon, x, times[i])
+        deviation = eta * ((1 - now / after) * (1 - after) / (1 - now)) ** 0.5
+        x = _move(x, e, now, after, deviation)
+        if deviation:
+            x = x + deviation * _draw(noise, x, step)
+        if callback:
+            callback(x)
+    return x
+
+
+def _at(bars: Tensor, times: Sequence[int]) -> list[float]:
+    times = [number("a time", t, least=0, below=len(bars), whole=True) for t in map(_plain, times)]
+    if len(times) < 2 or times != sorted(set(times)):
+        raise UserError("times must be two or more whole numbers that rise")
+    return bars[times].tolist()
+
+
+def _plain(time: Any) -> Any:
+    return time.item() if hasattr(time, "item") else time
+
+
+def _noise(epsilon: Epsilon, x: Tensor, time: Any) -> Tensor:
+    return epsilon(x, x.new_full((len(x),), float(time)))[:, : x.shape[1]]
+
+
+def _move(x: Tensor, e: Tensor, now: float, after: float, deviation: float = 0.0) -> Tensor:
+    """Return sqrt(after) x0 + sqrt(1 - after - deviation^2) e, where x = sqrt(now) x0 + sqrt(1 - now) e."""
+    x0 = (x - (1 - now) ** 0.5 * e) / now**0.5
+    return after**0.5 * x0 + (1 - after - deviation**2) ** 0.5 * e
+
+
+def _draw(noise: Any, x: Tensor, step: int) -> Tensor:
+    if noise is None:
+        return torch.randn_like(x)
+    return noise[:, step].to(x) if isinstance(noise, Tensor) else noise(x)
+
+
+def radius(x: Tensor) -> Tensor:
+    """Return the norm of each latent, (B,)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
