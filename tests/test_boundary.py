@@ -8,6 +8,7 @@ import torch
 
 from dmcmc_core import boundary, load_model
 from dmcmc_core.checkpoints import load_network
+from dmcmc_core.denoiser import Adapter
 from dmcmc_core.errors import UserError
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
@@ -197,3 +198,69 @@ def test_what_makes_no_boundary_is_refused():
             boundary.invert(epsilon, latents, times)
     with pytest.raises(UserError, match="eta must be"):
         boundary.reverse(epsilon, latents, [0, 5], eta=1.5)
+
+
+def test_epsilon_of_a_denoiser_is_that_of_its_data():
+    """Of a Gaussian in [0, 1]: in closed form, at every time that the model reaches."""
+    shape, ends = (1, 2, 2), {"data_range": (0.0, 1.0), "sigma_min": 1e-3}
+
+    def gaussian(x, sigma):
+        kept = (0.1**2 / (0.1**2 + sigma**2)).reshape(-1, 1, 1, 1)
+        return 0.7 + kept * (x - 0.7)
+
+    model = Adapter(gaussian, shape, sigma_max=200.0, **ends)
+    epsilon, bars = boundary.epsilon_of(model), boundary.kept_shares()
+    x, t = torch.randn(3, 1, 2, 2), torch.tensor([5, 300, 900])
+    bar = bars[t].float().reshape(-1, 1, 1, 1)
+    wanted = (1 - bar).sqrt() * (x - bar.sqrt() * 0.4) / (bar * 0.2**2 + 1 - bar)
+    assert torch.allclose(epsilon(x, t), wanted, atol=1e-4)
+    narrow = Adapter(gaussian, shape, sigma_max=1.0, **ends)
+    with pytest.raises(UserError, match="beyond the model's sigma_max = 1: choose earlier times"):
+        boundary.epsilon_of(narrow)(x, t)
+
+
+def test_inversion_returns_the_image_at_first_order():
+    """A grid that returns: as many calls on both ways, the error falls with the steps; the published pair ends off."""
+    model = load_model("digits").denoiser
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round() * 2 - 1
+    epsilon, errors = boundary.epsilon_of(model), []
+    for count in (20, 40, 80):
+        times = boundary.grid(400, count)
+        back = boundary.reverse(epsilon, boundary.invert(epsilon, images, times), times)
+        errors.append((back - images).square().mean().sqrt().item())
+    assert errors[0] > errors[1] > errors[2]
+    assert 1.5 < errors[0] / errors[2] < 8
+
+
+def test_the_mixing_time_is_where_both_radii_still_agree():
+    found = boundary.Radii([0, 100, 200], torch.tensor([5.0, 9.0, 9.0]), torch.tensor([7.0, 9.5, 10.5]), 100)
+    assert torch.allclose(found.apart(), torch.tensor([2.8571, 0.5263, 1.4286]), atol=1e-4)
+    assert boundary.mixing_time(found) == 100 and boundary.mixing_time(found, 2.0) == 200
+    with pytest.raises(UserError, match="at no time within 0.1 widths of the shell: the nearest are 0.53 apart"):
+        boundary.mixing_time(found, 0.1)
+
+
+def test_radii_of_standard_normal_data_stay_on_their_shell():
+    """Epsilon of N(0, 1) is sqrt(1 - bar) x, under which every state keeps its norm but for the size of the steps."""
+    bars = boundary.kept_shares()
+    epsilon = lambda x, t: (1 - bars[t.long()]).sqrt().float()[:, None] * x  # noqa: E731
+    images = torch.randn(64, 400, generator=torch.Generator().manual_seed(0))
+    draws = torch.randn(64, 400, generator=torch.Generator().manual_seed(1))
+    found = boundary.radii(epsilon, images, boundary.grid(900, 60), noise=lambda _: draws)
+    assert found.inverted.shape == found.sampled.shape == (60,)
+    assert ((found.inverted / 20 - 1).abs() < 0.05).all() and ((found.sampled / 20 - 1).abs() < 0.05).all()
+    assert found.sampled[-1] == torch.linalg.vector_norm(draws, dim=1).mean()
+
+
+def test_a_boundary_tells_less_the_later_it_is():
+    model = load_model("digits").denoiser
+    from dmcmc_core.data import digits
+
+    sets = [digits(name) for name in ("train", "heldout")]
+    chosen = []
+    for images, labels, _ in sets:
+        kept = ((labels == 3) | (labels == 7)).nonzero().flatten()[:60]
+        chosen.append((images[kept] * 2 - 1, labels[kept]))
+    found = boundary.accuracies(boundary.epsilon_of(model), *chosen[0], chosen[1], boundary.grid(600, 13))
+    assert [b.card["time"] for b in found] == boundary.grid(600, 13)
+    assert found[0].accuracy > 0.9 and found[0].accuracy >= found[-1].accuracy > 0.5

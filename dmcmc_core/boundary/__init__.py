@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from dmcmc_core.boundary.bottleneck import Injected, WithBottleneck, place
 from dmcmc_core.boundary.hyperplane import Boundary, edit, fit, load, orthogonal
-from dmcmc_core.boundary.trajectory import grid, invert, kept_shares, radius, reverse
+from dmcmc_core.boundary.search import Radii, accuracies, mixing_time, radii
+from dmcmc_core.boundary.trajectory import epsilon_of, grid, invert, kept_shares, radius, reverse
 
 __all__ = [
     "Boundary",
     "Injected",
+    "Radii",
     "WithBottleneck",
+    "accuracies",
     "edit",
+    "epsilon_of",
     "fit",
     "grid",
     "invert",
     "kept_shares",
     "load",
+    "mixing_time",
     "orthogonal",
     "place",
+    "radii",
     "radius",
     "reverse",
 ]

@@ -5,12 +5,14 @@ Song, Meng & Ermon 2021 (arXiv 2010.02502), eq. 12; on the times of Zhu et al. 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.errors import UserError, number
 
 Epsilon = Callable[[Tensor, Tensor], Tensor]
@@ -109,6 +111,33 @@ def reverse(
         if callback:
             callback(x)
     return x
+
+
+def epsilon_of(denoiser: Denoiser, betas: Tensor | None = None) -> Epsilon:
+    """Return epsilon of any denoiser at the times of a diffusion that preserves variance, for images in [-1, 1].
+
+    x_t = sqrt(bar) x0 + sqrt(1 - bar) e is sqrt(bar) (x0 + sigma e) with sigma = sqrt(1 / bar - 1), here in units of
+    half the denoiser's data range; data without ends are taken as they are. Below its sigma_min it is asked at sigma_min.
+
+    Raises:
+        UserError: when asked at a time whose noise is beyond the denoiser's sigma_max.
+    """
+    bars, (low, high) = kept_shares(betas), denoiser.data_range
+    middle, half = ((low + high) / 2, (high - low) / 2) if math.isfinite(high - low) else (0.0, 1.0)
+
+    def epsilon(x: Tensor, t: Tensor) -> Tensor:
+        bar = like(bars.to(x.device)[t.long()], x)
+        sigma = half * (1 / bar - 1).sqrt()
+        if sigma.max() > denoiser.sigma_max:
+            raise UserError(
+                f"at time {int(t.max())} the noise is {sigma.max().item():.3g}, beyond the model's sigma_max = "
+                f"{denoiser.sigma_max:g}: choose earlier times"
+            )
+        asked = sigma.flatten().clamp(min=denoiser.sigma_min)
+        x0 = (denoiser(middle + half * x / bar.sqrt(), asked) - middle) / half
+        return (x - bar.sqrt() * x0) / (1 - bar).sqrt()
+
+    return epsilon
 
 
 def _at(bars: Tensor, times: Sequence[int]) -> list[float]:
