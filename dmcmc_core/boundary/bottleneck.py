@@ -5,6 +5,7 @@ Zhu et al. 2023 (arXiv 2302.08357) edit there and in the pixels at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ def place(net: nn.Module) -> nn.Module:
 class WithBottleneck:
     """A network whose bottleneck can be seen and replaced.
 
-    ``network``: (x, t, ...) -> its answer, a module; :attr:`seen` is the bottleneck of its last call as it came about,
-    also where another was put in its place.
+    :attr:`seen` is the bottleneck of the last call as it came about, also where another was put in its place.
+
+    Args:
+        network: (x, t, ...) -> its answer, such as :func:`dmcmc_core.boundary.epsilon_of` returns.
+        net: the module inside it that has the bottleneck; None: ``network`` itself.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network, self.module = network, place(network)
+    def __init__(self, network: Callable[..., Tensor], net: nn.Module | None = None) -> None:
+        self.network, self.module = network, place(network if net is None else net)
         self.seen: Tensor | None = None
 
     def __call__(self, *inputs: Any, bottleneck: Tensor | None = None) -> Tensor:

@@ -117,7 +117,7 @@ def epsilon_of(denoiser: Denoiser, betas: Tensor | None = None) -> Epsilon:
     """Return epsilon of any denoiser at the times of a diffusion that preserves variance, for images in [-1, 1].
 
     x_t = sqrt(bar) x0 + sqrt(1 - bar) e is sqrt(bar) (x0 + sigma e) with sigma = sqrt(1 / bar - 1), here in units of
-    half the denoiser's data range; data without ends are taken as they are. Below its sigma_min it is asked at sigma_min.
+    half the denoiser's data range; data without ends are taken as they are. Below its sigma_min it is asked at that.
 
     Raises:
         UserError: when asked at a time whose noise is beyond the denoiser's sigma_max.

@@ -191,7 +191,7 @@ def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     for name in ("rescale_timesteps", "predict_xstart", "use_new_attention_order"):
         if not isinstance(given[name], bool):
             raise UserError(f"the flag {name} must be true or false, not {given[name]!r:.40}")
-    steps, schedule = given["diffusion_steps"], given["noise_schedule"]
+    steps, schedule = _whole(given, "diffusion_steps", 2, 10**6), given["noise_schedule"]
     if schedule not in ("linear", "cosine"):
         raise unknown("noise_schedule", schedule, ("linear", "cosine"))
     net = {name: found[name] for name in ("in_channels", "out_channels", "width", "multipliers", "blocks", "attention")}
@@ -199,7 +199,7 @@ def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     net |= {"size": size, "adm": True, "convolved": not found["resampling"], "min_group": 1} | _heads(given)
     net |= {"dropout": number("the flag dropout", given["dropout"], least=0, below=1)}
     betas = {"schedule": schedule, "steps": steps}
-    unit = 1000 / _whole(given, "diffusion_steps", 2, 10**6) if given["rescale_timesteps"] else 1.0
+    unit = 1000 / steps if given["rescale_timesteps"] else 1.0
     options = {"betas": betas, "unit": unit, "predicts": "sample" if given["predict_xstart"] else "epsilon"}
     low, high = discrete_levels(**betas)[[0, -1]].tolist()
     card = {"architecture": "preconditioned", "sigma_min": low, "sigma_max": high, "data_range": [-1.0, 1.0]}

@@ -20,7 +20,8 @@ VERBS = {
     "export": "write the list of items as a Snakefile, for other machines and their queues",
     "sample": "draw images from a model with a sampler",
     "evaluate": "compare images with a reference",
-    "convert": "make a safetensors file of a checkpoint of score_sde, EDM or diffusers",
+    "boundary": "fit a boundary between images of two kinds, and edit images across it",
+    "convert": "make a safetensors file of a checkpoint of another project",
     "models": "what models are known, which are here, and where each missing file goes and comes from",
     "train": "train a score net, epsilon of a linear diffusion, a classifier, or nets of a few pictures to compare",
     "doctor": "what is here, what is missing, and what each missing thing costs",
@@ -44,6 +45,8 @@ def load(name: str) -> Verb:
             from dmcmc_core.workbench.cli.sample import SAMPLE as found
         case "evaluate":
             from dmcmc_core.workbench.cli.evaluate import EVALUATE as found
+        case "boundary":
+            from dmcmc_core.workbench.cli.boundary import BOUNDARY as found
         case "convert":
             from dmcmc_core.workbench.cli.convert import CONVERT as found
         case "models":

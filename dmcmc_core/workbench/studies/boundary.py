@@ -1,0 +1,211 @@
+"""Semantic control as a job: images of two kinds to a boundary, images across it, and when to edit.
+
+What :mod:`dmcmc_core.boundary` does with tensors is done here with a model and sets of images, some rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmcmc_core import boundary
+from dmcmc_core.boundary import Boundary
+from dmcmc_core.data import digits, glyphs32, load_images
+from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks
+from dmcmc_core.errors import UserError, number, one_of, unknown
+from dmcmc_core.runs.model import fingerprint
+from dmcmc_core.streams import Streams
+
+LEVELS = ("z", "h")
+"""Where a boundary lies: in the pixels of a latent, or in the bottleneck of the network."""
+LABELLED = {"digits-train": lambda: digits("train"), "digits-heldout": lambda: digits("heldout"), "glyphs32": glyphs32}
+"""Sets whose images are known: their classes, and glyphs by every attribute."""
+
+
+def images_of(name: str) -> Tensor:
+    """Return images by a name or path, of a labelled set also those of a kind, (N, C, H, W) float32 in [0, 1].
+
+    ``digits-train:3`` are those of class 3, ``glyphs32:weight=700`` those with an attribute.
+
+    Raises:
+        UserError: for an unknown set, class or attribute, and where no image is of the kind.
+    """
+    base, colon, kind = name.partition(":")
+    if base not in LABELLED or not colon:
+        return load_images(name)
+    found = LABELLED[base]()
+    attribute, equals, value = kind.partition("=")
+    if equals and attribute not in found.attributes:
+        raise unknown(f"attribute of {base}", attribute, found.attributes)
+    values = found.attributes[attribute] if equals else found.labels.numpy()
+    chosen = torch.from_numpy(values.astype(str) == (value if equals else kind))
+    if not chosen.any():
+        known = ", ".join(sorted(set(values.astype(str).tolist()))[:12])
+        raise UserError(f"no image of {base} is of the kind {kind!r}: known are {known}")
+    return found.images[chosen]
+
+
+def network_of(model: Denoiser) -> boundary.WithBottleneck:
+    """Return epsilon of a model in [-1, 1], whose bottleneck can be seen; it is asked for all rows at once."""
+    inner = model.denoiser if isinstance(model, InBlocks) else model
+    if not isinstance(getattr(inner, "net", None), torch.nn.Module):
+        raise UserError(f"{getattr(model, 'name', 'this model')} has no network, and so no bottleneck: use level z")
+    return boundary.WithBottleneck(boundary.epsilon_of(inner), inner.net)
+
+
+def latents(model: Denoiser, images: Tensor, times: Sequence[int], level: str = "z") -> Tensor:
+    """Return the latents of images in [0, 1] at the last of some times, (N, *shape of the level).
+
+    Those of level ``h`` are of the last call of the inversion, at the time before, as released.
+    """
+    one_of("level", level, *LEVELS)
+    if tuple(images.shape[1:]) != tuple(model.shape):
+        raise UserError(f"the model is of images {tuple(model.shape)}, these are {tuple(images.shape[1:])}")
+    network = network_of(model) if level == "h" else boundary.epsilon_of(model)
+    parts = []
+    for block in images.split(BLOCK):
+        z = boundary.invert(network, 2 * block - 1, times)
+        parts.append(z if level == "z" else network.seen)
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def bottleneck(model: Denoiser, z: Tensor, times: Sequence[int]) -> Tensor:
+    """Return the bottleneck of latents at the last of some times, seen at the time before, as released."""
+    network = network_of(model)
+    network(z, z.new_full((len(z),), float(times[-2])))
+    return network.seen
+
+
+def fit(
+    model: Denoiser,
+    negative: Tensor,
+    positive: Tensor,
+    *,
+    time: int = 500,
+    count: int = 40,
+    level: str = "z",
+    held_out: float = 0.3,
+) -> Boundary:
+    """Return the boundary between images of two kinds, both in [0, 1]; its normal points to the second.
+
+    Args:
+        time: of the edit; ``count``: times of the inversion up to it.
+        held_out: share of either kind that the accuracy is of, the last ones.
+    """
+    number("held_out", held_out, least=0, below=1)
+    times = boundary.grid(time, count)
+    sides = [latents(model, images, times, level) for images in (negative, positive)]
+    cuts = [len(side) - int(held_out * len(side)) for side in sides]
+    own, other = (
+        torch.cat([side[part(cut)] for side, cut in zip(sides, cuts, strict=True)])
+        for part in (lambda cut: slice(cut), lambda cut: slice(cut, None))
+    )
+    labels = [
+        torch.tensor([0] * a + [1] * b) for a, b in (cuts, [len(s) - c for s, c in zip(sides, cuts, strict=True)])
+    ]
+    card = {"time": time, "count": count, "level": level, "network": fingerprint(model)[:16]}
+    return boundary.fit(own, labels[0], (other, labels[1]) if len(other) else None, card=card)
+
+
+def last_time(model: Denoiser) -> int:
+    """Return the last time of the published betas whose noise a model reaches."""
+    low, high = model.data_range
+    sigma = (high - low) / 2 * (1 / boundary.kept_shares() - 1).sqrt()
+    return int((sigma <= model.sigma_max).nonzero().flatten()[-1])
+
+
+def sampled(model: Denoiser, seed: int, num: int, time: int, count: int) -> Tensor:
+    """Return latents at a time that were never images: noise at the last time, brought there without any more."""
+    last, states = last_time(model), []
+    times = [time + t for t in boundary.grid(last - time, count)] if last > time else [time]
+    start = Streams(seed, "boundary", range(num))(torch.zeros(num, *model.shape))
+    if len(times) == 1:
+        return start
+    boundary.reverse(boundary.epsilon_of(model), start, times, callback=states.append)
+    return states[-2]  # the last step leaves the first time for the image
+
+
+class Way(NamedTuple):
+    """How an edit is made; the defaults are as released.
+
+    ``how``: of :func:`dmcmc_core.boundary.edit`; ``eta``: noise of the way back, the noise of an image being that of
+    (``seed``, its number), whatever the strength; ``injection``: of :class:`dmcmc_core.boundary.Injected`.
+    """
+
+    how: str = "set"
+    eta: float = 1.0
+    injection: str = "lagged"
+    seed: int = 0
+
+
+def edited(
+    model: Denoiser,
+    z: Tensor,
+    boundaries: Sequence[Boundary],
+    strength: float | None,
+    bottleneck: Tensor | None = None,
+    way: Way = Way(),  # noqa: B008
+) -> Tensor:
+    """Return images (N, C, H, W) in [0, 1] of latents moved across boundaries and denoised; None moves nothing.
+
+    Args:
+        z: latents at the time of the boundaries, (N, C, H, W); ``bottleneck`` those of level h, where one is edited.
+        boundaries: of one time, of either level; those of a level are made orthogonal, the first is kept.
+
+    Raises:
+        UserError: for boundaries of another network or of several times.
+    """
+    about = {name: boundaries[0].card[name] for name in ("time", "count")}
+    for one in boundaries:
+        one.check(network=fingerprint(model)[:16], **about)
+    times, epsilon = boundary.grid(about["time"], about["count"]), boundary.epsilon_of(model)
+    if strength is not None:
+        for level in LEVELS:
+            normals = boundary.orthogonal([b.normal for b in boundaries if b.card.get("level") == level])
+            for normal in normals:
+                if level == "z":
+                    z = boundary.edit(z, normal, strength, way.how)
+                elif bottleneck is None:
+                    raise UserError("a boundary of level h needs the bottleneck of the latents")
+                else:
+                    bottleneck = boundary.edit(bottleneck, normal, strength, way.how)
+            if normals and level == "h":
+                epsilon = boundary.Injected(network_of(model), bottleneck, way.injection)
+    noise = Streams(way.seed, "edit", range(len(z)))
+    return (boundary.reverse(epsilon, z, times, way.eta, noise) + 1).clamp(0, 2) / 2
+
+
+def strip(rows: Sequence[Tensor], path: str | Path) -> Path:
+    """Write pictures side by side: a row for each image, a column for each of some sets (N, C, H, W) in [0, 1]."""
+    from PIL import Image
+
+    from dmcmc_core.files import replacing
+    from dmcmc_core.report import plots
+
+    stacked = torch.stack([row.cpu() for row in rows], 1)
+    picture = plots.mosaic(stacked.flatten(0, 1), ncols=stacked.shape[1])
+    with replacing(path) as part:
+        Image.fromarray((picture * 255).round().astype("uint8")).save(part, format="PNG")
+    return Path(path)
+
+
+def search(model: Denoiser, images: Tensor, count: int = 40, seed: int = 0) -> tuple[list[dict[str, Any]], int | None]:
+    """Return the radii at each time, and the mixing time; None where both ways are nowhere near each other."""
+    times = boundary.grid(last_time(model), count)
+    noise = Streams(seed, "search", range(len(images)))
+    found = boundary.radii(boundary.epsilon_of(model), 2 * images - 1, times, noise)
+    rows = [
+        {"time": t, "inverted": i, "sampled": s, "apart": a}
+        for t, i, s, a in zip(
+            times, found.inverted.tolist(), found.sampled.tolist(), found.apart().tolist(), strict=True
+        )
+    ]
+    try:
+        return rows, boundary.mixing_time(found)
+    except UserError:
+        return rows, None
