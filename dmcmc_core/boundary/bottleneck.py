@@ -5,7 +5,6 @@ Zhu et al. 2023 (arXiv 2302.08357) edit there and in the pixels at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,15 +22,16 @@ def place(net: nn.Module) -> nn.Module:
     Raises:
         UserError: for a network without one that is known.
     """
+    parts: dict[str, Any] = dict(net.named_children())
     for inner in ("scaled", "net", "unet", "model"):  # out of scalings and other wrappers
-        if isinstance(getattr(net, inner, None), nn.Module):
-            return place(getattr(net, inner))
-    if getattr(net, "middle", None):
-        return net.middle[-1]
-    if getattr(net, "mid_block", None) is not None:
-        return net.mid_block
-    if isinstance(getattr(net, "down", None), nn.ModuleList):  # the digits net goes up at once
-        return net.down[-1][-1]
+        if inner in parts:
+            return place(parts[inner])
+    if "middle" in parts:
+        return parts["middle"][-1]
+    if "mid_block" in parts:
+        return parts["mid_block"]
+    if "down" in parts:  # the digits net goes up at once
+        return parts["down"][-1][-1]
     raise UserError(f"a {type(net).__name__} has no bottleneck that is known here")
 
 
@@ -45,7 +45,7 @@ class WithBottleneck:
         net: the module inside it that has the bottleneck; None: ``network`` itself.
     """
 
-    def __init__(self, network: Callable[..., Tensor], net: nn.Module | None = None) -> None:
+    def __init__(self, network: Any, net: nn.Module | None = None) -> None:
         self.network, self.module = network, place(network if net is None else net)
         self.seen: Tensor | None = None
 

@@ -99,22 +99,63 @@ class ImageSet:
         return about | {"resize": self.resize, "reader": self.reader}
 
 
+STATISTICS = ({"mu", "sigma"}, {"mean", "cov"}, {"pool_3"})
+"""Names of arrays that are no images but their statistics, or features of them, in published files."""
+
+
 def open_npz(name: str | Path) -> ImageSet:
-    """Open an NPZ file with ``arr_0`` uint8 of shape (N, H, W, C); all of it is in memory as uint8.
+    """Open an NPZ file with ``arr_0``, or one array of images under another name; all of it is in memory as uint8.
+
+    Images are uint8 of shape (N, H, W, C), C = 1 or 3, or (N, H, W) of grey ones.
 
     Raises:
-        UserError: for a file that is not there or damaged, and for another array or none.
+        UserError: for a file that is not there or damaged, that holds statistics (beside images either could be meant),
+            or no such array.
     """
     path = Path(name)
-    array = read_npz(path, ["arr_0"]).get("arr_0")
-    if array is None:
-        raise UserError(f"{path} holds no array arr_0: uint8 images of shape (N, H, W, C) are needed")
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+    arrays = read_npz(path)
+    statistics = next((names for names in STATISTICS if names <= arrays.keys()), None)
+    held = ", ".join(sorted(arrays)) or "nothing"
+    if statistics:
+        what = ", ".join(sorted(statistics))
+        if "arr_0" in arrays:
+            raise UserError(
+                f"{path} holds images (arr_0) and statistics ({what}): either could be meant, keep one of them"
+            )
+        raise UserError(f"{path} holds statistics ({what}) and no images, which are needed here")
+    others = [key for key, array in arrays.items() if array.dtype == np.uint8 and array.ndim == 4]
+    chosen = "arr_0" if "arr_0" in arrays else others[0] if len(others) == 1 else None
+    if chosen is None:
         raise UserError(
-            f"arr_0 of {path} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) with C = 1 or 3 is needed"
+            f"{path} holds no array arr_0 but {held}: uint8 images of shape (N, H, W, C) are needed, or for a "
+            "reference mu and sigma"
         )
+    return _in_memory(str(name), arrays[chosen], f"{chosen} of {path}")
+
+
+def open_npy(name: str | Path) -> ImageSet:
+    """Open an NPY file of images as of :func:`open_npz`; it stays on disk until they are asked for.
+
+    Raises:
+        UserError: for a file that is not there or damaged, and for another array.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damage has a dozen names in NumPy, and any of them means the same here
+        raise UserError(f"{path} cannot be read as an NPY file, it may be truncated: {error}") from error
+    return _in_memory(str(name), array, str(path))
+
+
+def _in_memory(name: str, array: np.ndarray, what: str) -> ImageSet:
+    """Return a set of an array of images; UserError for an array that is none."""
+    array = array[..., None] if array.ndim == 3 else array
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+        raise UserError(f"{what} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) with C = 1 or 3 is needed")
     images = array.transpose(0, 3, 1, 2)
-    return ImageSet(str(name), images.shape, lambda rows: images[rows])
+    return ImageSet(name, images.shape, lambda rows: images[rows])
 
 
 CASTS = ("round", "truncate")

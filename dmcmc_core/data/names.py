@@ -9,9 +9,10 @@ from torch import Tensor
 from dmcmc_core.data.cifar10 import open_batches
 from dmcmc_core.data.digits import digits
 from dmcmc_core.data.glyphs import glyphs32
-from dmcmc_core.data.image_files import open_image_files
-from dmcmc_core.data.images import ImageSet, open_npz
+from dmcmc_core.data.image_files import open_folder, open_image_files
+from dmcmc_core.data.images import ImageSet, open_npy, open_npz
 from dmcmc_core.data.published import DATASETS, FILTERS, find
+from dmcmc_core.data.samples import SHARDS, open_samples
 from dmcmc_core.errors import UserError, unknown
 
 REFERENCES = {
@@ -26,12 +27,13 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
     """Open images to compare with or to learn from, as few of them in memory as can be.
 
     Args:
-        name_or_path: a name of :data:`REFERENCES` or of :data:`DATASETS`, for image files also NAME:FILTER; or an NPZ
-            file with ``arr_0`` uint8 of shape (N, H, W, C).
+        name_or_path: a name of :data:`REFERENCES` or of :data:`DATASETS`, for image files also NAME:FILTER; an NPZ or
+            NPY file of uint8 images (N, H, W, C); a folder of PNG and JPEG files; or one of samples, whose shards then
+            count and no other file in it.
 
     Returns:
         The tensor of :func:`load_images` for ``REFERENCES``, an :class:`ImageSet` for all else: an NPZ is in memory as
-        uint8, as is CIFAR-10 once it was asked for an image; image files are read each time.
+        uint8, as is CIFAR-10 once it was asked for an image; shards and image files are read each time.
 
     Raises:
         UserError: for an unknown name or filter, what is not there (with its source), or what holds something else.
@@ -48,9 +50,14 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
             raise unknown(f"filter to resize {base} with", resize, FILTERS)
         folder = find(base)
         return open_batches(base, folder) if DATASETS[base].batches else open_image_files(name, folder, resize)
-    if Path(name_or_path).suffix != ".npz":
-        raise unknown("image set (no .npz file either)", name, [*REFERENCES, *DATASETS])
-    return open_npz(name_or_path)
+    path = Path(name_or_path)
+    if path.is_dir():
+        return open_samples(path).images if any(path.glob(SHARDS)) else open_folder(path)
+    if path.suffix == ".npy":
+        return open_npy(path)
+    if path.suffix != ".npz":
+        raise unknown("image set (no folder, .npz or .npy file either)", name, [*REFERENCES, *DATASETS])
+    return open_npz(path)
 
 
 def load_images(name_or_path: str | Path) -> Tensor:

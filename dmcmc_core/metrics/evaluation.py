@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dmcmc_core.data import ImageSet, SampleFolder, open_images, open_samples, root
+from dmcmc_core.data.samples import MANIFEST, SHARDS
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import from_json
 from dmcmc_core.metrics.comparison import (
@@ -23,7 +24,7 @@ from dmcmc_core.metrics.comparison import (
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.memorisation import memorisation
 from dmcmc_core.metrics.neighbours import Prdc
-from dmcmc_core.metrics.protocol import by_protocol, encodings
+from dmcmc_core.metrics.protocol import by_protocol, encoding_of, encodings
 from dmcmc_core.metrics.references import make_reference, published_statistics
 
 BOOTSTRAP, FEW_FEATURES = 100, 128
@@ -61,9 +62,9 @@ def evaluate(
     """Compare a directory of generated images with a reference; what ``python -m dmcmc_core evaluate`` prints.
 
     Args:
-        directory: a folder of samples, as :func:`dmcmc_core.data.open_samples` reads it.
-        reference: a name known to :func:`dmcmc_core.data.open_images`, an NPZ file of images, or one of statistics as
-            in :func:`published_statistics`.
+        directory: a folder of samples, as :func:`dmcmc_core.data.open_samples` reads it, or of PNG and JPEG files, or
+            an NPZ or NPY file of images.
+        reference: what :func:`dmcmc_core.data.open_images` opens, or statistics as of :func:`published_statistics`.
         features: a name of ``FEATURES``, or an extractor.
         settings: fields of :class:`EvaluationSettings`.
 
@@ -71,7 +72,8 @@ def evaluate(
         As :func:`measure`, and ``blocks`` (:func:`spread_over_parts`), ``bootstrap`` (:func:`interval`), ``classes``
         (:func:`compare_classes`), ``memorisation`` (:class:`dmcmc_core.metrics.Memorisation`; None where the reference
         does not name training and held-out images, see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding``
-        (None for statistics, which do not tell) and ``mixed_encodings``; with ``against`` the differences ``against``:
+        (None for statistics, which do not tell), ``mixed_encodings``, and ``images`` and ``reference_images``, what
+        either side was; with ``against`` the differences ``against``:
         numbers of this result less those. Plain numbers and text, ready for JSON.
 
     Raises:
@@ -81,7 +83,7 @@ def evaluate(
     chosen = EvaluationSettings(**settings)
     if chosen.bootstrap is not None and chosen.bootstrap < 0:
         raise UserError(f"the bootstrap needs at least 0 resamples, not {chosen.bootstrap}")
-    samples, name, device = by_protocol(open_samples(directory), chosen.protocol), str(reference), chosen.device
+    samples, name, device = by_protocol(open_generated(directory), chosen.protocol), str(reference), chosen.device
     earlier = _read_earlier(chosen.against) if chosen.against else None
     extractor = load_features(features, chosen.weights, device=device) if isinstance(features, str) else features
     published, images = None, chosen.reference_images
@@ -106,8 +108,31 @@ def evaluate(
         "classes": compare_classes(described, prepared),
         "memorisation": _memorisation(samples.images, name),
         **about,
+        "images": describe_set(samples.images),
+        "reference_images": "statistics" if images is None else describe_set(images),
     }
     return result | ({"against": _differences(result, earlier, chosen.against)} if earlier else {})
+
+
+def open_generated(path: str | Path) -> SampleFolder:
+    """Return images to evaluate: a folder of samples, or what another project left, which tells no manifest.
+
+    Raises:
+        UserError: as :func:`dmcmc_core.data.open_samples` and :func:`dmcmc_core.data.open_images`.
+    """
+    path = Path(path)
+    if any(path.glob(SHARDS)) or (path / MANIFEST).is_file() or not path.exists():
+        return open_samples(path)
+    images = open_images(path)
+    return SampleFolder(images, {"encoding": encoding_of(images)})
+
+
+def describe_set(images: Tensor | ImageSet) -> str:
+    """Say what a set of images is: 4 shards or files, or an array in memory, and its shape."""
+    n, c, h, w = images.shape
+    files = images.files[1] if isinstance(images, ImageSet) else ()
+    kinds = sorted({Path(name).suffix.lower() for name in files})
+    return f"{n} images of {c}x{h}x{w}" + (f", {' and '.join(kinds)} files" if kinds else "")
 
 
 def _check_shapes(samples: SampleFolder, reference: Tensor | ImageSet | None, directory: str | Path, name: str) -> None:

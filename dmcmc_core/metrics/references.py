@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from dmcmc_core.checkpoints.torch_files import TorchFile, is_tensor
 from dmcmc_core.data import ImageSet
+from dmcmc_core.errors import UserError
 from dmcmc_core.files import read_npz
 from dmcmc_core.metrics.feature_sets import describe
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.frechet import covariance, vector
 from dmcmc_core.metrics.neighbours import NEIGHBOURS
 from dmcmc_core.metrics.rows import Table
+
+NAMES = {"mu": "mu", "sigma": "sigma", "mean": "mu", "cov": "sigma"}
+"""Array of a file of statistics -> what it is."""
 
 
 class Reference(NamedTuple):
@@ -78,22 +84,55 @@ def make_reference(
 def published_statistics(
     path: str | Path, extractor: Extractor | str, *, k: int = NEIGHBOURS, device="cpu"
 ) -> Reference | None:
-    """Read the reference that an NPZ of mean ``mu`` (d,) and covariance ``sigma`` (d, d) is; None for any other path.
+    """Read the reference that a file of statistics is; None for any other path.
 
-    Such files are what pytorch-fid writes. They serve for the Fréchet distance alone, and it is the reader who knows
-    that they were made in the same features: the file does not say.
+    That is an NPZ of mean ``mu`` (d,) or (1, d) and covariance ``sigma`` (d, d), as pytorch-fid writes it, of ``mean``
+    and ``cov``, or of the features ``pool_3`` (n, d) themselves; or a ``.pt`` of ``mu`` and ``sigma``, torch-fidelity's
+    cache. They serve for the Fréchet distance alone, and it is the reader who knows that they were made in the same
+    features: the file does not say.
 
     Raises:
-        UserError: for a file that cannot be read, or whose arrays are no mean and covariance.
+        UserError: for a file that cannot be read or holds images as well, whose arrays are no mean and covariance, and
+            for a pickle, which is never executed.
     """
     path = Path(path)
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix not in (".npz", ".pt", ".pkl") or not path.is_file():
         return None
-    found = read_npz(path, ("arr_0", "mu", "sigma"))
-    if set(found) != {"mu", "sigma"}:
-        return None
+    if path.suffix == ".pkl":
+        raise UserError(
+            f"{path} is a pickle, which is never executed: save its statistics in its own project as an NPZ, "
+            "np.savez(file, mu=..., sigma=...); in those of EDM2 they lie under 'fid'"
+        )
+    found = read_npz(path, ("arr_0", *NAMES, "pool_3")) if path.suffix == ".npz" else _of_torch(path)
+    named = {NAMES[name]: array for name, array in found.items() if name in NAMES}
+    if "pool_3" in found and not named:
+        named = _of_features(found["pool_3"], path)
+    if set(named) != {"mu", "sigma"} or "arr_0" in found:
+        return None  # images, or neither, which their reader tells
     if isinstance(extractor, str):
         extractor = load_features(extractor, device=device)
-    mu = vector(found["mu"], f"mu of {path}")
-    cov, _ = covariance(found["sigma"], f"sigma of {path}", len(mu))
+    mean, key = ("mean", "cov") if "mean" in found else ("mu", "sigma")
+    mu = np.asarray(named["mu"])
+    mu = vector(mu[0] if mu.ndim == 2 and len(mu) == 1 else mu, f"{mean} of {path}")
+    cov, _ = covariance(named["sigma"], f"{key} of {path}", len(mu))
     return Reference(str(path), extractor, None, None, mu.to(device), cov.to(device), None, None, k)
+
+
+def _of_features(features: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    if features.ndim != 2 or len(features) < 2 or features.dtype.kind != "f":
+        raise UserError(
+            f"pool_3 of {path} is of shape {features.shape}: features (n, d) of 2 images or more are needed"
+        )
+    return {"mu": features.mean(0, dtype=np.float64), "sigma": np.cov(features, rowvar=False, dtype=np.float64)}
+
+
+def _of_torch(path: Path) -> dict[str, np.ndarray]:
+    file = TorchFile(path)
+    held = file.content if isinstance(file.content, dict) else {}
+    found = {name: file.numbers(held[name]).numpy() for name in ("mu", "sigma") if is_tensor(held.get(name))}
+    if len(found) < 2:
+        said = ", ".join(map(str, held)) or f"a {type(file.content).__name__}"
+        raise UserError(
+            f"{path} holds {said:.100}: statistics are the tensors mu and sigma, images are NPZ or PNG files"
+        )
+    return found

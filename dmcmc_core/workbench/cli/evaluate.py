@@ -13,14 +13,16 @@ from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
 
 def arguments(p: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
-    p.add_argument("directory", type=Path, metavar="DIR", help="images that sample wrote")
+    p.add_argument(
+        "directory", type=Path, metavar="DIR", help="images that sample wrote, a folder of PNG or JPEG, an NPZ or NPY"
+    )
     p.add_argument(
         "--reference",
         required=True,
         metavar="R",
         help="digits-heldout, digits-train, glyphs32; cifar10-train, cifar10-test, celebahq-256 or ffhq-1024, looked "
-        "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); or an NPZ, of images (arr_0) or of "
-        "statistics (mu, sigma)",
+        "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); images as DIR may be; or statistics, an "
+        "NPZ of mu and sigma, mean and cov or pool_3, or a .pt of torch-fidelity",
     )
     p.add_argument(
         "--features",
