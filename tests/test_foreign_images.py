@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dmcmc_core.data import digits, load_images, open_images, to_uint8
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.metrics import evaluate, extract, load_features
 from dmcmc_core.workbench import cli
 
@@ -75,12 +75,22 @@ def test_pictures_of_several_sizes_or_kinds_are_refused_by_name(tmp_path):
             image.save(tmp_path / name / f"{i}.png")
         return tmp_path / name
 
+    def wrong(path):
+        grey.save(path / "1.png", format="JPEG")
+        return path
+
+    def webp(path):
+        (path / "1.webp").write_bytes(b"RIFF")
+        return path
+
     grey, colour = Image.new("L", (8, 8), 7), Image.new("RGB", (8, 8), (1, 2, 3))
     mixed = load_images(folder("mixed", grey, colour))
     assert mixed.shape == (2, 3, 8, 8) and (mixed[0] * 255).round().unique().tolist() == [7]
     for path, match in (
         (folder("sizes", grey, Image.new("L", (9, 8))), "1.png is 9x8, 0.png is 8x8: all must be of one size"),
         (folder("alpha", colour, Image.new("RGBA", (8, 8))), "1.png is of Pillow's mode RGBA"),
+        (wrong(folder("renamed", grey)), "1.png is JPEG by its content and PNG by its name"),
+        (webp(folder("webp", grey)), "1.webp is no PNG or JPEG file"),
         (folder("none"), "holds no shards of sample and no PNG or JPEG files"),
     ):
         with pytest.raises(UserError, match=match):
@@ -118,7 +128,8 @@ def statistics(tmp_path_factory):
     np.savez(folder / "chainer.npz", mean=mu, cov=sigma)
     np.savez(folder / "score_sde.npz", pool_3=features)
     torch.save({"mu": torch.tensor(mu), "sigma": torch.tensor(sigma)}, folder / "fidelity.pt")
-    np.savez(folder / "both.npz", PIXELS, mu=mu, sigma=sigma)
+    torch.save({"mu": mu, "sigma": sigma}, folder / "arrays.pt")
+    np.savez(folder / "two.npz", mu=mu, sigma=sigma, mean=mu + 1, cov=sigma)
     np.savez(folder / "half.npz", mu=mu)
     np.savez(folder / "several.npz", a=PIXELS, b=PIXELS)
     torch.save({"weights": torch.ones(3)}, folder / "net.pt")
@@ -126,7 +137,7 @@ def statistics(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["row.npz", "chainer.npz", "score_sde.npz", "fidelity.pt"])
+@pytest.mark.parametrize("name", ["row.npz", "chainer.npz", "score_sde.npz", "fidelity.pt", "arrays.pt"])
 def test_statistics_are_read_under_every_name(place, statistics, tmp_path, name):
     right, found = (evaluate(place / "a.npy", statistics / n, cache_dir=tmp_path, **HOW) for n in ("fid.npz", name))
     assert found["frechet"] == pytest.approx(right["frechet"], rel=1e-6) and found["reference_n"] is None
@@ -136,19 +147,35 @@ def test_statistics_are_read_under_every_name(place, statistics, tmp_path, name)
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("both.npz", r"holds images \(arr_0\) and statistics \(mu, sigma\): either could be meant"),
+        ("two.npz", "holds cov, mean and mu, sigma|holds mu, sigma and cov, mean"),
         ("half.npz", "holds no array arr_0 but mu: .* or for a reference mu and sigma"),
-        ("several.npz", "holds no array arr_0 but a, b"),
-        ("net.pt", "holds weights: statistics are the tensors mu and sigma"),
+        ("several.npz", "holds several arrays of images, a, b"),
+        ("net.pt", "holds weights: statistics are arrays mu and sigma"),
         ("edm2.pkl", "is a pickle, which is never executed: save its statistics .* under 'fid'"),
     ],
 )
 def test_what_is_no_reference_is_said_by_what_it_holds(place, statistics, tmp_path, name, match):
     with pytest.raises(UserError, match=match):
         evaluate(place / "a.npy", statistics / name, cache_dir=tmp_path, **HOW)
-    if name.endswith(".npz"):
-        with pytest.raises(UserError, match="holds"):
-            open_images(statistics / name)
+    with pytest.raises(UserError, match="holds|is no set of images"):
+        open_images(statistics / name)
+
+
+def test_of_images_and_statistics_in_one_file_images_are_taken_and_that_is_said(place, tmp_path, caplog):
+    np.savez(tmp_path / "batch.npz", PIXELS, mu=np.zeros(3), sigma=np.eye(3))
+    LOG.addHandler(caplog.handler)
+    try:
+        result = evaluate(place / "a.npy", tmp_path / "batch.npz", cache_dir=tmp_path, **HOW)
+    finally:
+        LOG.removeHandler(caplog.handler)
+    assert result["frechet"] == pytest.approx(0, abs=1e-8)
+    assert "holds images (arr_0) and statistics (mu, sigma): the images are taken" in caplog.text
+
+
+def test_an_array_of_grey_images_is_no_image_of_colour(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((80, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"is uint8 of shape \(80, 8, 3\)"):
+        open_images(tmp_path / "a.npy")
 
 
 def test_statistics_are_no_images(statistics, tmp_path):

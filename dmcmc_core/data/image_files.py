@@ -32,7 +32,7 @@ def open_image_files(name: str, folder: Path, resize: str) -> ImageSet:
         ) from error
     base = name.partition(":")[0]
     shape = DATASETS[base].shape
-    names = sorted(_image_files(folder))
+    names = sorted(name for name in _image_files(folder) if Path(name).suffix.lower() in READ)
     if len(names) != shape[0]:
         raise UserError(f"{folder} holds {len(names):,} PNG and JPEG images, {base} has {shape[0]:,}")
     _load(folder / names[0], base, resize)  # a set of another size is told before anything is computed
@@ -86,21 +86,33 @@ def _image_files(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.is_file():
+            if not name.startswith(".") and path.suffix.lower() in (*READ, *OTHERS):
                 yield path.relative_to(folder).as_posix()
+
+
+READ = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Ending of an image file -> Pillow's name of its format."""
+OTHERS = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif")
+"""Endings of image files that are not read."""
 
 
 def _head(path: Path) -> tuple[tuple[int, int], str]:
     """Return the size (width, height) and the mode of an image file, without its pixels."""
     import PIL.Image
 
+    wanted = READ.get(path.suffix.lower())
+    if wanted is None:
+        raise UserError(f"{path} is no PNG or JPEG file: convert it, or take it out of the folder")
     try:
         with PIL.Image.open(path) as image:
-            size, mode = image.size, image.mode
+            size, mode, kind, clear = image.size, image.mode, image.format, "transparency" in image.info
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image, it may be truncated: {error}") from error
-    if mode not in ("RGB", "L"):
-        raise UserError(f"{path} is of Pillow's mode {mode}: RGB or L (grey) of 8 bits is needed")
+    if kind != wanted:
+        raise UserError(f"{path} is {kind} by its content and {wanted} by its name: rename it")
+    if mode not in ("RGB", "L") or clear:
+        shown = f"{mode} with a transparent colour" if clear else mode
+        raise UserError(f"{path} is of Pillow's mode {shown}: RGB or L (grey) of 8 bits is needed")
     return size, mode
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.files import read_npz, sha256
 
 
@@ -109,8 +109,8 @@ def open_npz(name: str | Path) -> ImageSet:
     Images are uint8 of shape (N, H, W, C), C = 1 or 3, or (N, H, W) of grey ones.
 
     Raises:
-        UserError: for a file that is not there or damaged, that holds statistics (beside images either could be meant),
-            or no such array.
+        UserError: for a file that is not there or damaged, or that holds statistics, several such arrays or none.
+            Of images and statistics, as reference batches have both, images are taken, and that is said.
     """
     path = Path(name)
     arrays = read_npz(path)
@@ -118,13 +118,13 @@ def open_npz(name: str | Path) -> ImageSet:
     held = ", ".join(sorted(arrays)) or "nothing"
     if statistics:
         what = ", ".join(sorted(statistics))
-        if "arr_0" in arrays:
-            raise UserError(
-                f"{path} holds images (arr_0) and statistics ({what}): either could be meant, keep one of them"
-            )
-        raise UserError(f"{path} holds statistics ({what}) and no images, which are needed here")
+        if "arr_0" not in arrays:
+            raise UserError(f"{path} holds statistics ({what}) and no images, which are needed here")
+        LOG.warning(f"{path} holds images (arr_0) and statistics ({what}): the images are taken")
     others = [key for key, array in arrays.items() if array.dtype == np.uint8 and array.ndim == 4]
-    chosen = "arr_0" if "arr_0" in arrays else others[0] if len(others) == 1 else None
+    if len(others) > 1:
+        raise UserError(f"{path} holds several arrays of images, {', '.join(others)}: keep one of them")
+    chosen = "arr_0" if "arr_0" in arrays else others[0] if others else None
     if chosen is None:
         raise UserError(
             f"{path} holds no array arr_0 but {held}: uint8 images of shape (N, H, W, C) are needed, or for a "
@@ -151,7 +151,7 @@ def open_npy(name: str | Path) -> ImageSet:
 
 def _in_memory(name: str, array: np.ndarray, what: str) -> ImageSet:
     """Return a set of an array of images; UserError for an array that is none."""
-    array = array[..., None] if array.ndim == 3 else array
+    array = array[..., None] if array.ndim == 3 and array.shape[-1] > 4 else array
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise UserError(f"{what} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) with C = 1 or 3 is needed")
     images = array.transpose(0, 3, 1, 2)

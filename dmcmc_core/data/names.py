@@ -55,6 +55,8 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
         return open_samples(path).images if any(path.glob(SHARDS)) else open_folder(path)
     if path.suffix == ".npy":
         return open_npy(path)
+    if path.suffix != ".npz" and path.is_file():
+        raise UserError(f"{path} is no set of images: a folder of PNG and JPEG files, an NPZ or an NPY is needed")
     if path.suffix != ".npz":
         raise unknown("image set (no folder, .npz or .npy file either)", name, [*REFERENCES, *DATASETS])
     return open_npz(path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from dmcmc_core.checkpoints.torch_files import TorchFile, is_tensor
+from dmcmc_core.checkpoints.torch_files import TorchFile, Unread, is_tensor
 from dmcmc_core.data import ImageSet
+from dmcmc_core.data.images import STATISTICS
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import read_npz
 from dmcmc_core.metrics.feature_sets import describe
@@ -104,11 +105,17 @@ def published_statistics(
             "np.savez(file, mu=..., sigma=...); in those of EDM2 they lie under 'fid'"
         )
     found = read_npz(path, ("arr_0", *NAMES, "pool_3")) if path.suffix == ".npz" else _of_torch(path)
+    if "arr_0" in found:
+        return None  # images, which tell more
+    kinds = [names for names in STATISTICS if names <= found.keys()]
+    if len(kinds) > 1:
+        said = " and ".join(", ".join(sorted(names)) for names in kinds)
+        raise UserError(f"{path} holds {said}: either could be meant, keep one of them")
     named = {NAMES[name]: array for name, array in found.items() if name in NAMES}
-    if "pool_3" in found and not named:
+    if kinds == [{"pool_3"}]:
         named = _of_features(found["pool_3"], path)
-    if set(named) != {"mu", "sigma"} or "arr_0" in found:
-        return None  # images, or neither, which their reader tells
+    if set(named) != {"mu", "sigma"}:
+        return None  # neither, which the reader of images tells
     if isinstance(extractor, str):
         extractor = load_features(extractor, device=device)
     mean, key = ("mean", "cov") if "mean" in found else ("mu", "sigma")
@@ -126,13 +133,15 @@ def _of_features(features: np.ndarray, path: Path) -> dict[str, np.ndarray]:
     return {"mu": features.mean(0, dtype=np.float64), "sigma": np.cov(features, rowvar=False, dtype=np.float64)}
 
 
+def _array(file: TorchFile, value: Any) -> Any:
+    return file.numbers(value).numpy() if is_tensor(value) else value.array() if isinstance(value, Unread) else None
+
+
 def _of_torch(path: Path) -> dict[str, np.ndarray]:
     file = TorchFile(path)
     held = file.content if isinstance(file.content, dict) else {}
-    found = {name: file.numbers(held[name]).numpy() for name in ("mu", "sigma") if is_tensor(held.get(name))}
-    if len(found) < 2:
+    found = {name: _array(file, held.get(name)) for name in ("mu", "sigma")}
+    if any(array is None for array in found.values()):
         said = ", ".join(map(str, held)) or f"a {type(file.content).__name__}"
-        raise UserError(
-            f"{path} holds {said:.100}: statistics are the tensors mu and sigma, images are NPZ or PNG files"
-        )
+        raise UserError(f"{path} holds {said:.100}: statistics are arrays mu and sigma, images are NPZ or PNG files")
     return found
