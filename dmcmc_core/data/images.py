@@ -109,9 +109,9 @@ def open_npz(name: str | Path) -> ImageSet:
     array = read_npz(path, ["arr_0"]).get("arr_0")
     if array is None:
         raise UserError(f"{path} holds no array arr_0: uint8 images of shape (N, H, W, C) are needed")
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+    if array.dtype != np.uint8 or array.ndim != 4 or not (0 < array.shape[-1] < max(5, min(array.shape[1:3]))):
         raise UserError(
-            f"arr_0 of {path} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) with C = 1 or 3 is needed"
+            f"arr_0 of {path} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) is needed, channels last"
         )
     images = array.transpose(0, 3, 1, 2)
     return ImageSet(str(name), images.shape, lambda rows: images[rows])
