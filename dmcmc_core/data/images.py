@@ -106,7 +106,7 @@ STATISTICS = ({"mu", "sigma"}, {"mean", "cov"}, {"pool_3"})
 def open_npz(name: str | Path) -> ImageSet:
     """Open an NPZ file with ``arr_0``, or one array of images under another name; all of it is in memory as uint8.
 
-    Images are uint8 of shape (N, H, W, C), C = 1 or 3, or (N, H, W) of grey ones.
+    Images are uint8 of shape (N, H, W, C), or (N, H, W) of grey ones.
 
     Raises:
         UserError: for a file that is not there or damaged, or that holds statistics, several such arrays or none.
@@ -152,8 +152,8 @@ def open_npy(name: str | Path) -> ImageSet:
 def _in_memory(name: str, array: np.ndarray, what: str) -> ImageSet:
     """Return a set of an array of images; UserError for an array that is none."""
     array = array[..., None] if array.ndim == 3 and array.shape[-1] > 4 else array
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
-        raise UserError(f"{what} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) with C = 1 or 3 is needed")
+    if array.dtype != np.uint8 or array.ndim != 4 or not (0 < array.shape[-1] < max(5, min(array.shape[1:3]))):
+        raise UserError(f"{what} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) is needed, channels last")
     images = array.transpose(0, 3, 1, 2)
     return ImageSet(name, images.shape, lambda rows: images[rows])
 

@@ -21,6 +21,7 @@ from dmcmc_core.metrics.comparison import (
     require_equal_n,
     spread_over_parts,
 )
+from dmcmc_core.metrics.feature_sets import describe
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.memorisation import memorisation
 from dmcmc_core.metrics.neighbours import Prdc
@@ -97,8 +98,11 @@ def evaluate(
         n = {"n": len(samples.images), "reference_n": None if images is None else len(images)}
         require_equal_n(n | {"features": extractor.name, "reference": name} | about, earlier)
     cache_dir = root() / "exp" / "cache" if chosen.cache_dir is None else chosen.cache_dir
+    described = None
+    if images is not None and len(samples.images) < len(images):  # the smaller set first: it may be too small
+        described = describe(samples.images, extractor, "the images", cache_dir=cache_dir, device=device)
     prepared = published or make_reference(images, extractor, name, device=device, cache_dir=cache_dir)
-    described = describe_for(prepared, samples.images, cache_dir)
+    described = described or describe_for(prepared, samples.images, cache_dir)
     resamples = chosen.bootstrap
     if resamples is None:
         resamples = BOOTSTRAP if described.features.shape[1] <= FEW_FEATURES else 0
@@ -139,9 +143,11 @@ def _check_shapes(samples: SampleFolder, reference: Tensor | ImageSet | None, di
     """Raise UserError where a reference has images, and these are of another shape."""
     shape = tuple(samples.images.shape[1:])
     if reference is not None and shape != tuple(reference.shape[1:]):
+        encoder = samples.manifest.get("encoder")
         raise UserError(
             f"images of shape (C, H, W) = {shape} in {directory} cannot be compared with "
             f"reference {name!r}, whose images are {tuple(reference.shape[1:])}"
+            + (f": they are latents of {encoder}, to be decoded first" if encoder else "")
         )
 
 

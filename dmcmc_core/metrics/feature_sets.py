@@ -195,6 +195,6 @@ def _check_enough(shape: tuple[int, int], name: str, what: str) -> None:
     n, d = shape
     if n < d + 1:
         raise UserError(
-            f"{what}: {n} images are fewer than the {d} {name} features need: at least {d + 1}, or their "
-            f"covariance is singular"
+            f"{what}: {n} image{'s are' if n > 1 else ' is'} fewer than the {d} {name} features need: "
+            f"at least {d + 1}, or their covariance is singular"
         )

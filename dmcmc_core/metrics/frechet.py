@@ -69,10 +69,13 @@ def bootstrap_frechet(
 
     Returns:
         (resamples,) float64.
+
+    Raises:
+        UserError: for fewer than two rows, and as :func:`frechet_distance`.
     """
+    centre = statistics(x, rows)[0]
     groups = torch.arange(len(x)) if groups is None else groups
     n_groups, generator = int(groups.max()) + 1, torch.Generator().manual_seed(seed)
-    centre = statistics(x, rows)[0]
     values = []
     for _ in range(resamples):
         drawn = torch.randint(n_groups, (n_groups,), generator=generator).bincount(minlength=n_groups)
@@ -91,15 +94,16 @@ def _float64(values, name: str) -> Tensor:
     values = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values, dtype=np.float64))
     values = values.detach().cpu().double()
     if not values.isfinite().all():
-        raise UserError(f"{name} holds values that are not finite")
+        why = ": all are NaN, as those of a single image are, and at least 2 are needed" if values.isnan().all() else ""
+        raise UserError(f"{name} holds values that are not finite{why}")
     return values
 
 
 def vector(values, name: str) -> Tensor:
     """Check finite numbers (d,), or a single one, and return them as float64 on the CPU; UserError for others."""
     values = torch.atleast_1d(_float64(values, name))
-    if values.ndim != 1:
-        raise UserError(f"{name} must have the shape (d,), not {tuple(values.shape)}")
+    if values.ndim != 1 or not len(values):
+        raise UserError(f"{name} must have the shape (d,), d at least 1, not {tuple(values.shape)}")
     return values
 
 

@@ -31,7 +31,13 @@ def kid(x: Table, y: Table, *, within_x: float | None = None, within_y: float | 
 
 
 def within(x: Table, rows: int = ROWS) -> float:
-    """Return the mean of KID's kernel over all pairs of different rows of features (n, d)."""
+    """Return the mean of KID's kernel over all pairs of different rows of features (n, d).
+
+    Raises:
+        UserError: for fewer than two rows.
+    """
+    if len(x) < 2:
+        raise UserError(f"pairs of different rows need at least 2 rows of features, not {len(x)}")
     itself = sum(_kernel(part, part, paired=True) for part in x.split(rows))
     return (_kernel_sum(x, x, rows) - itself) / (len(x) * (len(x) - 1))
 

@@ -72,7 +72,9 @@ def coverage_of_set(index: Tensor, size: int) -> float:
 
 
 def expected_coverage(n: int, size: int) -> float:
-    """Return the mean of :func:`coverage_of_set` for n exact independent draws: 1 - (1 - 1/size)^n."""
+    """Return the mean of :func:`coverage_of_set` for n exact independent draws: 1 - (1 - 1/size)^n, size at least 1."""
+    if size < 1:
+        raise UserError(f"a data set needs at least 1 member, not {size}")
     return 1 - (1 - 1 / size) ** n
 
 
@@ -115,6 +117,8 @@ def memorisation(generated: Tensor | ImageSet, train: Tensor | ImageSet, heldout
     Raises:
         UserError: for different shapes, fewer than two held-out images, or values that are not finite.
     """
+    if len(heldout) < 2:
+        raise UserError(f"memorisation needs at least 2 held-out images, not {len(heldout)}")
     to_train, to_heldout = (distance_to_set(generated, data).distance for data in (train, heldout))
     fresh_train = distance_to_set(heldout, train).distance
     fresh_heldout = distance_to_set(heldout, heldout, exclude_self=True).distance

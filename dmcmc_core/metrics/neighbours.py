@@ -32,10 +32,12 @@ def radii(x: Table, k: int = NEIGHBOURS, rows: int = ROWS) -> Tensor:
     """Return the distance of each row of features (n, d) to its k-th nearest other row, (n,) float64.
 
     Raises:
-        UserError: unless 1 <= k < n.
+        UserError: for k below 1, and fewer than k + 1 rows.
     """
-    if not 1 <= k < len(x):
-        raise UserError(f"the k-th nearest neighbour needs 1 <= k < number of rows, not k={k} of {len(x)} rows")
+    if k < 1:
+        raise UserError(f"the k-th nearest neighbour needs k of at least 1, not {k}")
+    if len(x) <= k:
+        raise UserError(f"the k-th nearest neighbour of each row needs at least {k + 1} rows for k={k}, not {len(x)}")
     out = []
     for part in x.split(rows):
         nearest = part.new_empty(len(part), 0, dtype=torch.float64)

@@ -20,12 +20,14 @@ def by_protocol(samples: SampleFolder, protocol: str) -> SampleFolder:
     The cast to 256 levels is past when shards are written: it truncated where the run had ``cast=truncate``.
 
     Raises:
-        UserError: for an unknown protocol, and as :func:`jpeg`.
+        UserError: for an unknown protocol, images that JPEG cannot hold, and as :func:`jpeg`.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     if protocol == "lossless":
         return samples
+    if (channels := samples.images.shape[1]) not in (1, 3):
+        raise UserError(f"protocol 'dmcmc' saves JPEG, which holds 1 or 3 channels, not the {channels} of these images")
     plan = samples.manifest.get("plan")
     cast = "truncated" if isinstance(plan, dict) and plan.get("cast") == "truncate" else "rounded"
     read, reader = samples.images.read, f"jpeg by pillow {_pillow().__version__}"
