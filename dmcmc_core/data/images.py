@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.files import read_npz, sha256
+from dmcmc_core.files import sha256
 
 
 class Images(NamedTuple):
@@ -43,6 +43,8 @@ class ImageSet:
         reader: what has decoded the files, and its version, where that may make a difference.
         read_labels: () -> (N,) int64, for sets with classes.
         data_range: of the floats, such as (-1, 1) for a network that was trained so.
+        source: what the set is, in words, such as ``120 PNG files``; empty where its number of images says it all.
+        encoding: of its files, ``lossless``, ``jpeg`` or ``jpeg and lossless``; empty where their names tell it.
     """
 
     name: str
@@ -53,6 +55,8 @@ class ImageSet:
     reader: str = ""
     read_labels: Callable[[], np.ndarray] | None = None
     data_range: tuple[float, float] = (0.0, 1.0)
+    source: str = ""
+    encoding: str = ""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -97,24 +101,6 @@ class ImageSet:
             digest.update(f"{content}  {name}\n".encode())
         about = {"name": self.name, "shape": list(self.shape), "files": len(names), "sha256": digest.hexdigest()}
         return about | {"resize": self.resize, "reader": self.reader}
-
-
-def open_npz(name: str | Path) -> ImageSet:
-    """Open an NPZ file with ``arr_0`` uint8 of shape (N, H, W, C); all of it is in memory as uint8.
-
-    Raises:
-        UserError: for a file that is not there or damaged, and for another array or none.
-    """
-    path = Path(name)
-    array = read_npz(path, ["arr_0"]).get("arr_0")
-    if array is None:
-        raise UserError(f"{path} holds no array arr_0: uint8 images of shape (N, H, W, C) are needed")
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
-        raise UserError(
-            f"arr_0 of {path} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) with C = 1 or 3 is needed"
-        )
-    images = array.transpose(0, 3, 1, 2)
-    return ImageSet(str(name), images.shape, lambda rows: images[rows])
 
 
 CASTS = ("round", "truncate")

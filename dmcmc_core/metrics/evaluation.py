@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dmcmc_core.data import ImageSet, SampleFolder, open_images, open_samples, root
+from dmcmc_core.data import ImageSet, SampleFolder, open_generated, open_images, root
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import from_json
 from dmcmc_core.metrics.comparison import (
@@ -82,7 +82,7 @@ def evaluate(
     chosen = EvaluationSettings(**settings)
     if chosen.bootstrap is not None and chosen.bootstrap < 0:
         raise UserError(f"the bootstrap needs at least 0 resamples, not {chosen.bootstrap}")
-    samples, name, device = by_protocol(open_samples(directory), chosen.protocol), str(reference), chosen.device
+    samples, name, device = by_protocol(open_generated(directory), chosen.protocol), str(reference), chosen.device
     earlier = _read_earlier(chosen.against) if chosen.against else None
     extractor = load_features(features, chosen.weights, device=device) if isinstance(features, str) else features
     published, images = None, chosen.reference_images
