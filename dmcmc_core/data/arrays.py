@@ -12,9 +12,9 @@ from dmcmc_core.files import npz_shapes, read_npz
 
 ARRAYS = (".npz", ".npy")
 """Endings of files of NumPy."""
-TAKEN = (
-    "images are taken from arr_0, uint8 (N, H, W, C); a reference may also be statistics, mu (d,) and sigma (d, d) or "
-    "mean and cov, or features pool_3 (n, d)"
+NEEDED = (
+    "uint8 (N, H, W, C) is needed, channels last, or (N, H, W); a reference may also be statistics, mu (d,) and sigma "
+    "(d, d) or mean and cov, or features pool_3 (n, d)"
 )
 
 
@@ -60,7 +60,7 @@ def open_npz(name: str | Path) -> ImageSet:
     shapes = npz_shapes(path)
     if "arr_0" not in shapes:
         found = ", ".join(f"{other} {dtype} {shape}" for other, (dtype, shape) in shapes.items())
-        raise UserError(f"{path} holds no array arr_0 but {found[:200] or 'none at all'}: {TAKEN}")
+        raise UserError(f"{path} holds no array arr_0 but {found[:200] or 'none at all'}: {NEEDED}")
     several = [other for other, (dtype, shape) in shapes.items() if dtype == np.uint8 and len(shape) >= 3]
     if len(several) > 1:
         raise UserError(f"{path} holds several arrays of images, {', '.join(several)[:200]}: arr_0 alone is needed")
@@ -81,7 +81,5 @@ def _channels_last(array: np.ndarray, what: str) -> np.ndarray:
     grey = array.ndim == 3 and array.shape[-1] > 4  # else it may be a single image
     last = array.ndim == 4 and 0 < array.shape[-1] < max(5, min(array.shape[1:3]))
     if array.dtype != np.uint8 or not (grey or last) or 0 in array.shape:
-        raise UserError(
-            f"{what} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) is needed, channels last, or (N, H, W)"
-        )
+        raise UserError(f"{what} is {array.dtype} of shape {array.shape}: {NEEDED}")
     return array[..., None] if grey else array

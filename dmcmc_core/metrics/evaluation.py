@@ -1,4 +1,4 @@
-"""A folder of samples against a reference, without all of the images in memory at a time."""
+"""Images on disk against a reference, without all of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def evaluate(
     """Compare a directory of generated images with a reference; what ``python -m dmcmc_core evaluate`` prints.
 
     Args:
-        directory: a folder of samples, as :func:`dmcmc_core.data.open_samples` reads it.
-        reference: a name known to :func:`dmcmc_core.data.open_images`, an NPZ file of images, or one of statistics as
-            in :func:`published_statistics`.
+        directory: a folder of samples or images, or a file of images, as for :func:`dmcmc_core.data.open_generated`.
+        reference: a name or path of images known to :func:`dmcmc_core.data.open_images`, or a file of statistics or
+            features as in :func:`published_statistics`. An NPZ file that holds both is one of images.
         features: a name of ``FEATURES``, or an extractor.
         settings: fields of :class:`EvaluationSettings`.
 
@@ -72,8 +72,10 @@ def evaluate(
         As :func:`measure`, and ``blocks`` (:func:`spread_over_parts`), ``bootstrap`` (:func:`interval`), ``classes``
         (:func:`compare_classes`), ``memorisation`` (:class:`dmcmc_core.metrics.Memorisation`; None where the reference
         does not name training and held-out images, see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding``
-        (None for statistics, which do not tell) and ``mixed_encodings``; with ``against`` the differences ``against``:
-        numbers of this result less those. Plain numbers and text, ready for JSON.
+        (None for statistics, which do not tell) and ``mixed_encodings``; ``images_source`` and ``reference_source``,
+        what each side is, and what beside it was not used; ``reference_content``, the hash of the reference (None where
+        nobody computed it); with ``against`` the differences ``against``: numbers of this result less those. Plain
+        numbers and text, ready for JSON.
 
     Raises:
         UserError: for a directory without images or without all of them, mixed encodings, an earlier result that must
@@ -93,13 +95,15 @@ def evaluate(
     about = encodings(samples, images, name, chosen.protocol, chosen.allow_mixed_encodings)
     _check_shapes(samples, images, directory, name)
     if earlier:
-        n = {"n": len(samples.images), "reference_n": None if images is None else len(images)}
+        n = {"n": len(samples.images), "reference_n": published.n if published else len(images)}
         require_equal_n(n | {"features": extractor.name, "reference": name} | about, earlier)
     cache_dir = root() / "exp" / "cache" if chosen.cache_dir is None else chosen.cache_dir
     described = None
     if images is not None and len(samples.images) < len(images):  # the smaller set first: it may be too small
         described = describe(samples.images, extractor, "the images", cache_dir=cache_dir, device=device)
     prepared = published or make_reference(images, extractor, name, device=device, cache_dir=cache_dir)
+    if earlier and prepared.content and earlier.get("reference_content") not in (None, prepared.content):
+        raise UserError(f"reference {name!r} has changed since {chosen.against} was made: evaluate both again")
     described = described or describe_for(prepared, samples.images, cache_dir)
     resamples = chosen.bootstrap
     if resamples is None:
@@ -110,8 +114,16 @@ def evaluate(
         "classes": compare_classes(described, prepared),
         "memorisation": _memorisation(samples.images, name),
         **about,
+        "images_source": _source(samples.images),
+        "reference_source": published.source if published else _source(images),
+        "reference_content": prepared.content or None,
     }
     return result | ({"against": _differences(result, earlier, chosen.against)} if earlier else {})
+
+
+def _source(images: Tensor | ImageSet) -> str:
+    """Say what images are, such as ``120 PNG files``."""
+    return (images.source if isinstance(images, ImageSet) else "") or f"{len(images)} images"
 
 
 def _check_shapes(samples: SampleFolder, reference: Tensor | ImageSet | None, directory: str | Path, name: str) -> None:

@@ -40,10 +40,12 @@ class FeatureSet:
     Attributes:
         features: (n, d).
         folder: where what was computed is kept, None for nowhere.
+        content: the hash of the images, or of the files that they are in; empty where nobody computed it.
     """
 
     features: Table
     folder: Path | None = None
+    content: str = ""
 
     @functools.cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -96,9 +98,10 @@ def describe(
     """
     if cache_dir is None or not extractor.weights:
         features = extract(images, extractor, device=device)
-        _check_enough(features.shape, extractor.name, what)
+        check_enough(features.shape, extractor.name, what)
         return FeatureSet(features)
-    recipe = _recipe(images, extractor, device)
+    about = content(images)
+    recipe = _recipe(about, extractor, device)
     folder = Path(cache_dir) / f"features-{hashlib.sha256(recipe.encode()).hexdigest()[:20]}"
     path = folder / "features.npy"
     if _stored(path, len(images), device) is None:
@@ -106,19 +109,19 @@ def describe(
         _extract_to(path, images, extractor, what, device)
         write_text(folder / "recipe.json", recipe)
     features = _stored(path, len(images), device)
-    _check_enough(features.shape, extractor.name, what)
-    return FeatureSet(features, folder)
+    check_enough(features.shape, extractor.name, what)
+    return FeatureSet(features, folder, about["sha256"])
 
 
-def _recipe(images: Tensor | ImageSet, extractor: Extractor, device) -> str:
-    """Return all that features depend on, as JSON."""
+def _recipe(images: dict[str, Any], extractor: Extractor, device) -> str:
+    """Return all that features depend on, as JSON; ``images`` is their :func:`content`."""
     features = {
         "name": extractor.name,
         "sha256": extractor.weights,
         "block": BLOCK,
         "device": torch.device(device).type,
     }
-    about = {"format": 2, "images": content(images), "features": features, "torch": torch.__version__}
+    about = {"format": 2, "images": images, "features": features, "torch": torch.__version__}
     return json.dumps(about, sort_keys=True, indent=1)
 
 
@@ -160,7 +163,7 @@ def _extract_to(path: Path, images: Tensor | ImageSet, extractor: Extractor, wha
             with tqdm(total=n, initial=done, unit="image", desc=f"features of {what}", disable=None) as bar:
                 for features in extract_parts(images, extractor, device=device, start=done):
                     if not done:
-                        _check_enough((n, features.shape[1]), extractor.name, what)
+                        check_enough((n, features.shape[1]), extractor.name, what)
                         about = {"descr": "<f4", "fortran_order": False, "shape": (n, features.shape[1])}
                         np.lib.format.write_array_header_1_0(file, about)
                     done += len(features)
@@ -190,7 +193,7 @@ def _whole_rows(file: IO[bytes]) -> int:
     return done
 
 
-def _check_enough(shape: tuple[int, int], name: str, what: str) -> None:
+def check_enough(shape: tuple[int, int], name: str, what: str) -> None:
     """Raise UserError for n rows of n or more features: their covariance has at most the rank n - 1."""
     n, d = shape
     if n < d + 1:

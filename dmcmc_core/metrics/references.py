@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from dmcmc_core.data import ImageSet
-from dmcmc_core.files import read_npz
-from dmcmc_core.metrics.feature_sets import describe
+from dmcmc_core.metrics.feature_sets import FeatureSet, check_enough, describe
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.frechet import covariance, vector
 from dmcmc_core.metrics.neighbours import NEIGHBOURS
-from dmcmc_core.metrics.rows import Table
+from dmcmc_core.metrics.rows import Table, table
+from dmcmc_core.metrics.statistics_files import read_published
 
 
 class Reference(NamedTuple):
     """What images are compared with, its features and their statistics computed once.
 
-    Of published statistics (:func:`published_statistics`) ``shape``, ``features``, ``radii``, ``within`` and ``n`` are
-    None: nobody recorded them.
+    Of published statistics and features (:func:`published_statistics`) ``shape`` is None, and of statistics also
+    ``features``, ``radii``, ``within`` and ``n``: nobody recorded them.
     """
 
     name: str
@@ -38,6 +39,10 @@ class Reference(NamedTuple):
     within: float | None
     """Of :func:`dmcmc_core.metrics.within`."""
     k: int
+    content: str = ""
+    """Hash of the images, the features or the statistics that it was made of; empty where nobody computed it."""
+    source: str = ""
+    """What a published one is, in words; empty for images."""
 
     @property
     def n(self) -> int | None:
@@ -72,28 +77,35 @@ def make_reference(
     described = describe(images, extractor, f"reference {name!r}", cache_dir=cache_dir, device=device)
     mu, cov = described.statistics
     shape = tuple(images.shape[1:])
-    return Reference(name, extractor, shape, described.features, mu, cov, described.radii(k), described.within, k)
+    near, within = described.radii(k), described.within
+    return Reference(name, extractor, shape, described.features, mu, cov, near, within, k, described.content)
 
 
 def published_statistics(
     path: str | Path, extractor: Extractor | str, *, k: int = NEIGHBOURS, device="cpu"
 ) -> Reference | None:
-    """Read the reference that an NPZ of mean ``mu`` (d,) and covariance ``sigma`` (d, d) is; None for any other path.
+    """Read the reference that a file of statistics or features is; None for a file of images and any other path.
 
-    Such files are what pytorch-fid writes. They serve for the Fréchet distance alone, and it is the reader who knows
-    that they were made in the same features: the file does not say.
+    Which files, says :func:`dmcmc_core.metrics.statistics_files.read_published`. Statistics serve for the Fréchet
+    distance alone, features for every distance. It is the reader who knows that they were made by the same network:
+    the file does not say.
 
     Raises:
-        UserError: for a file that cannot be read, or whose arrays are no mean and covariance.
+        UserError: for a file that cannot be read, whose arrays are no mean and covariance, or whose features are fewer
+            than they need.
     """
-    path = Path(path)
-    if path.suffix != ".npz" or not path.is_file():
-        return None
-    found = read_npz(path, ("arr_0", "mu", "sigma"))
-    if set(found) != {"mu", "sigma"}:
+    found = read_published(Path(path))
+    if found is None:
         return None
     if isinstance(extractor, str):
         extractor = load_features(extractor, device=device)
-    mu = vector(found["mu"], f"mu of {path}")
-    cov, _ = covariance(found["sigma"], f"sigma of {path}", len(mu))
-    return Reference(str(path), extractor, None, None, mu.to(device), cov.to(device), None, None, k)
+    name, about = str(path), {"content": found.content, "source": found.source}
+    if found.features is None:
+        mu = vector(found.mu, f"mu of {path}")
+        cov, _ = covariance(found.sigma, f"sigma of {path}", len(mu))
+        return Reference(name, extractor, None, None, mu.to(device), cov.to(device), None, None, k, **about)
+    features = table(torch.from_numpy(found.features).to(device), f"features of {path}")
+    check_enough(tuple(features.shape), extractor.name, f"reference {name!r}")
+    described = FeatureSet(features)
+    mu, cov = described.statistics
+    return Reference(name, extractor, None, features, mu, cov, described.radii(k), described.within, k, **about)
