@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -88,6 +90,29 @@ def test_evaluate_of_two_folders_prints_json_and_a_table(tmp_path, capsys, monke
     assert ["images_source", "70 PNG files"] in [line.split(maxsplit=1) for line in capsys.readouterr().out.split("\n")]
 
 
+def test_the_protocol_of_the_paper_takes_png_files_as_it_takes_shards(tmp_path):
+    colour = to_uint8(glyphs32(40).images)
+    evaluate = functools.partial(
+        evaluation.evaluate, features=MEANS, bootstrap=0, cache_dir=tmp_path / "cache", protocol="dmcmc"
+    )
+    np.savez(tmp_path / "y.npz", to_uint8(glyphs32(40).images)[:, ::-1])
+    shards, files = (make(tmp_path / make.__name__, colour) for make in (run_of, folder_of))
+    one, two = evaluate(shards, tmp_path / "y.npz"), evaluate(files, tmp_path / "y.npz")
+    assert one["frechet"] == two["frechet"] != evaluate(files, tmp_path / "y.npz", protocol="lossless")["frechet"]
+    assert two["encoding"] == "jpeg (quality 75, 4:2:0) of given levels"
+
+
+def test_the_encoding_of_a_run_is_that_of_its_manifest_as_a_reference_too(tmp_path):
+    run = run_of(tmp_path / "run", grey(40, 0))
+    (run / "manifest.json").write_text('{"num": 40, "encoding": "jpeg (quality 90)"}')
+    np.savez(tmp_path / "y.npz", grey(40, 1))
+    evaluate = functools.partial(evaluation.evaluate, features=PIXELS, bootstrap=0, cache_dir=tmp_path / "cache")
+    for sides in ((run, tmp_path / "y.npz"), (tmp_path / "y.npz", run)):
+        with pytest.raises(UserError, match="distances would show the encoding"):
+            evaluate(*sides)
+    assert not evaluate(run, run)["mixed_encodings"]
+
+
 def test_hidden_files_do_not_count_and_links_are_followed_once(tmp_path):
     folder, pixels = folder_of(tmp_path / "pngs", grey(9, 0)), grey(12, 0)
     for name in ("._0000.png", ".hidden.png", ".cache/0000.png", "a/._0001.png", "__MACOSX/._x.png"):
@@ -135,6 +160,14 @@ def test_the_encoding_is_that_of_the_content_and_not_of_the_name(tmp_path):
     assert open_generated(folder).encoding == "jpeg"
 
 
+def _png(width, height):
+    """A PNG file of black RGB pixels of 16 bits."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    rows = zlib.compress(bytes(1 + 6 * width) * height)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
 def test_what_is_no_set_of_images_is_refused_by_name(tmp_path):
     def refused(change, words):
         folder = folder_of(tmp_path / str(len(list(tmp_path.iterdir()))), grey(3, 0))
@@ -146,6 +179,8 @@ def test_what_is_no_set_of_images_is_refused_by_name(tmp_path):
     small = IMAGE.new("L", (5, 5))
     refused(save(IMAGE.new("L", (4, 3)), "c/x.png"), "different sizes, .*png of 5x5 and c/x.png of 4x3: one size")
     refused(save(small.convert("RGBA"), "x.png"), "x.png is of Pillow's mode RGBA")
+    deep = bytearray(_png(3, 3))
+    refused(lambda folder: (folder / "x.png").write_bytes(deep), "x.png is a PNG of 16 bits: 8 bits are needed")
     refused(save(small, "x.webp"), "x.webp is of a format that is not read: PNG or JPEG files are needed")
     refused(lambda folder: small.save(folder / "x.png", format="webp"), "x.png cannot be read as a PNG or JPEG image")
     refused(lambda folder: (folder / "x.jpg").write_bytes(b""), "x.jpg cannot be read as a PNG or JPEG image")

@@ -132,8 +132,10 @@ def _head(path: Path) -> tuple[str, str, tuple[int, int]]:
     import PIL.Image
 
     try:
-        with PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
+        with PIL.Image.open(path, formats=("PNG", "JPEG")) as image, path.open("rb") as file:
             _check_mode(image, path)
+            if image.format == "PNG" and file.read(25)[24] == 16:  # which pillow would cut to 8
+                raise UserError(f"{path} is a PNG of 16 bits: 8 bits are needed")
             return FORMATS[str(image.format)], image.mode, image.size
     except UserError:
         raise

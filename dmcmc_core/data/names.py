@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -52,7 +53,8 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
         return open_batches(base, folder) if DATASETS[base].batches else open_image_files(name, folder, resize)
     if Path(name).suffix not in ARRAYS and not Path(name).exists():
         raise unknown("image set (no folder, .npz or .npy file either)", name, [*REFERENCES, *DATASETS])
-    return open_generated(name).images
+    images, manifest = samples = open_generated(name)
+    return replace(images, encoding="jpeg" if "jpeg" in samples.encoding else "lossless") if manifest else images
 
 
 def load_images(name_or_path: str | Path) -> Tensor:

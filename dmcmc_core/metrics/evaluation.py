@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dmcmc_core.data import ImageSet, SampleFolder, open_generated, open_images, root
@@ -20,12 +22,12 @@ from dmcmc_core.metrics.comparison import (
     require_equal_n,
     spread_over_parts,
 )
-from dmcmc_core.metrics.feature_sets import describe
+from dmcmc_core.metrics.feature_sets import content, describe
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.memorisation import memorisation
 from dmcmc_core.metrics.neighbours import Prdc
 from dmcmc_core.metrics.protocol import by_protocol, encodings
-from dmcmc_core.metrics.references import make_reference, published_statistics
+from dmcmc_core.metrics.references import Reference, make_reference, published_statistics
 
 BOOTSTRAP, FEW_FEATURES = 100, 128
 """Resamples of the bootstrap unless told, for at most so many features: each costs an eigendecomposition."""
@@ -73,9 +75,8 @@ def evaluate(
         (:func:`compare_classes`), ``memorisation`` (:class:`dmcmc_core.metrics.Memorisation`; None where the reference
         does not name training and held-out images, see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding``
         (None for statistics, which do not tell) and ``mixed_encodings``; ``images_source`` and ``reference_source``,
-        what each side is, and what beside it was not used; ``reference_content``, the hash of the reference (None where
-        nobody computed it); with ``against`` the differences ``against``: numbers of this result less those. Plain
-        numbers and text, ready for JSON.
+        what each side is, and what beside it was not used; ``reference_content``, the hash of the reference; with
+        ``against`` the differences ``against``: numbers of this result less those. Plain numbers and text, for JSON.
 
     Raises:
         UserError: for a directory without images or without all of them, mixed encodings, an earlier result that must
@@ -94,16 +95,15 @@ def evaluate(
     # all that can be wrong is told before minutes are spent on features
     about = encodings(samples, images, name, chosen.protocol, chosen.allow_mixed_encodings)
     _check_shapes(samples, images, directory, name)
+    about |= _sides(samples.images, published, images)
     if earlier:
         n = {"n": len(samples.images), "reference_n": published.n if published else len(images)}
-        require_equal_n(n | {"features": extractor.name, "reference": name} | about, earlier)
+        _check_earlier(n | {"features": extractor.name, "reference": name} | about, earlier, chosen.against)
     cache_dir = root() / "exp" / "cache" if chosen.cache_dir is None else chosen.cache_dir
     described = None
     if images is not None and len(samples.images) < len(images):  # the smaller set first: it may be too small
         described = describe(samples.images, extractor, "the images", cache_dir=cache_dir, device=device)
     prepared = published or make_reference(images, extractor, name, device=device, cache_dir=cache_dir)
-    if earlier and prepared.content and earlier.get("reference_content") not in (None, prepared.content):
-        raise UserError(f"reference {name!r} has changed since {chosen.against} was made: evaluate both again")
     described = described or describe_for(prepared, samples.images, cache_dir)
     resamples = chosen.bootstrap
     if resamples is None:
@@ -114,16 +114,30 @@ def evaluate(
         "classes": compare_classes(described, prepared),
         "memorisation": _memorisation(samples.images, name),
         **about,
-        "images_source": _source(samples.images),
-        "reference_source": published.source if published else _source(images),
-        "reference_content": prepared.content or None,
     }
     return result | ({"against": _differences(result, earlier, chosen.against)} if earlier else {})
 
 
+def _sides(images: ImageSet, published: Reference | None, others: Tensor | ImageSet | None) -> dict[str, str]:
+    """Say what images and reference are, such as ``120 PNG files``, and the hash of the reference, its name apart."""
+    if published is None:
+        source, digest = _source(others), content(others)["sha256"]
+    else:
+        tables = (published.mu, published.cov) if published.features is None else (published.features,)
+        values = b"".join(np.ascontiguousarray(table[:].cpu().numpy()).tobytes() for table in tables)
+        source, digest = published.source, hashlib.sha256(values).hexdigest()
+    return {"images_source": _source(images), "reference_source": source, "reference_content": digest}
+
+
 def _source(images: Tensor | ImageSet) -> str:
-    """Say what images are, such as ``120 PNG files``."""
     return (images.source if isinstance(images, ImageSet) else "") or f"{len(images)} images"
+
+
+def _check_earlier(result: Mapping[str, Any], earlier: Mapping[str, Any], path: str | Path) -> None:
+    """Raise UserError unless a result may be compared with an earlier one, and its reference is what it was then."""
+    require_equal_n(result, earlier)
+    if earlier.get("reference_content") not in (None, result["reference_content"]):
+        raise UserError(f"reference {result['reference']!r} has changed since {path} was made: evaluate both again")
 
 
 def _check_shapes(samples: SampleFolder, reference: Tensor | ImageSet | None, directory: str | Path, name: str) -> None:

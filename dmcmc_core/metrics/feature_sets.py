@@ -40,12 +40,10 @@ class FeatureSet:
     Attributes:
         features: (n, d).
         folder: where what was computed is kept, None for nowhere.
-        content: the hash of the images, or of the files that they are in; empty where nobody computed it.
     """
 
     features: Table
     folder: Path | None = None
-    content: str = ""
 
     @functools.cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -100,8 +98,7 @@ def describe(
         features = extract(images, extractor, device=device)
         check_enough(features.shape, extractor.name, what)
         return FeatureSet(features)
-    about = content(images)
-    recipe = _recipe(about, extractor, device)
+    recipe = _recipe(images, extractor, device)
     folder = Path(cache_dir) / f"features-{hashlib.sha256(recipe.encode()).hexdigest()[:20]}"
     path = folder / "features.npy"
     if _stored(path, len(images), device) is None:
@@ -110,18 +107,18 @@ def describe(
         write_text(folder / "recipe.json", recipe)
     features = _stored(path, len(images), device)
     check_enough(features.shape, extractor.name, what)
-    return FeatureSet(features, folder, about["sha256"])
+    return FeatureSet(features, folder)
 
 
-def _recipe(images: dict[str, Any], extractor: Extractor, device) -> str:
-    """Return all that features depend on, as JSON; ``images`` is their :func:`content`."""
+def _recipe(images: Tensor | ImageSet, extractor: Extractor, device) -> str:
+    """Return all that features depend on, as JSON."""
     features = {
         "name": extractor.name,
         "sha256": extractor.weights,
         "block": BLOCK,
         "device": torch.device(device).type,
     }
-    about = {"format": 2, "images": images, "features": features, "torch": torch.__version__}
+    about = {"format": 2, "images": content(images), "features": features, "torch": torch.__version__}
     return json.dumps(about, sort_keys=True, indent=1)
 
 

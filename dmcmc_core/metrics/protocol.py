@@ -31,6 +31,7 @@ def by_protocol(samples: SampleFolder, protocol: str) -> SampleFolder:
         raise UserError(f"{samples.images.name} holds JPEG files: protocol 'dmcmc' would send them through JPEG twice")
     plan = samples.manifest.get("plan")
     cast = "truncated" if isinstance(plan, dict) and plan.get("cast") == "truncate" else "rounded"
+    cast = cast if samples.manifest else "given"
     read, reader = samples.images.read, f"jpeg by pillow {_pillow().__version__}"
     saved = lambda rows: jpeg(read(rows).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # noqa: E731
     about = {"encoding": f"jpeg (quality 75, 4:2:0) of {cast} levels"}

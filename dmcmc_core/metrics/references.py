@@ -39,8 +39,6 @@ class Reference(NamedTuple):
     within: float | None
     """Of :func:`dmcmc_core.metrics.within`."""
     k: int
-    content: str = ""
-    """Hash of the images, the features or the statistics that it was made of; empty where nobody computed it."""
     source: str = ""
     """What a published one is, in words; empty for images."""
 
@@ -77,8 +75,7 @@ def make_reference(
     described = describe(images, extractor, f"reference {name!r}", cache_dir=cache_dir, device=device)
     mu, cov = described.statistics
     shape = tuple(images.shape[1:])
-    near, within = described.radii(k), described.within
-    return Reference(name, extractor, shape, described.features, mu, cov, near, within, k, described.content)
+    return Reference(name, extractor, shape, described.features, mu, cov, described.radii(k), described.within, k)
 
 
 def published_statistics(
@@ -99,13 +96,13 @@ def published_statistics(
         return None
     if isinstance(extractor, str):
         extractor = load_features(extractor, device=device)
-    name, about = str(path), {"content": found.content, "source": found.source}
+    name, source = str(path), found.source
     if found.features is None:
         mu = vector(found.mu, f"mu of {path}")
         cov, _ = covariance(found.sigma, f"sigma of {path}", len(mu))
-        return Reference(name, extractor, None, None, mu.to(device), cov.to(device), None, None, k, **about)
+        return Reference(name, extractor, None, None, mu.to(device), cov.to(device), None, None, k, source)
     features = table(torch.from_numpy(found.features).to(device), f"features of {path}")
     check_enough(tuple(features.shape), extractor.name, f"reference {name!r}")
     described = FeatureSet(features)
     mu, cov = described.statistics
-    return Reference(name, extractor, None, features, mu, cov, described.radii(k), described.within, k, **about)
+    return Reference(name, extractor, None, features, mu, cov, described.radii(k), described.within, k, source)

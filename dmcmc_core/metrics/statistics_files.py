@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -35,15 +34,6 @@ class Recorded(NamedTuple):
     features: np.ndarray | None
     """(n, d) float32; None of statistics."""
     source: str
-
-    @property
-    def content(self) -> str:
-        """Return the hash of the numbers."""
-        digest = hashlib.sha256()
-        for values in (self.mu, self.sigma, self.features):
-            if values is not None:
-                digest.update(f"{values.shape} {values.dtype.str} ".encode() + np.ascontiguousarray(values).tobytes())
-        return digest.hexdigest()
 
 
 def read_published(path: Path) -> Recorded | None:
@@ -152,5 +142,8 @@ def _of_pickle(content: bytes, path: Path) -> Any:
         ) from error
 
 
-def _any_tensor(value: Any) -> bool:
-    return is_tensor(value) or (isinstance(value, Mapping) and any(map(_any_tensor, value.values())))
+def _any_tensor(content: Any) -> bool:
+    """Tell whether a value is a tensor, or a mapping with one, or with a mapping with one."""
+    outer = [*content.values()] if isinstance(content, Mapping) else [content]
+    inner = [value for found in outer if isinstance(found, Mapping) for value in found.values()]
+    return any(map(is_tensor, outer + inner))
