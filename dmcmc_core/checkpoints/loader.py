@@ -163,13 +163,14 @@ def _check_score_network(name: str, architecture: Any) -> None:
 
 
 def _denoiser(net: nn.Module, card: dict[str, Any]) -> Denoiser:
-    if "encoder" in card:
-        size = " x ".join(map(str, net.shape))
-        LOG.warning(f"{card['name']} makes latents of {card['encoder']}, {size}, and no images: decode what it makes")
     mean = getattr(net, "mean", None)
+    shape = tuple(net.shape if mean is None else mean.shape)
+    if "encoder" in card:
+        size = " x ".join(map(str, shape))
+        LOG.warning(f"{card['name']} makes latents of {card['encoder']}, {size}, and no images: decode what it makes")
     adapter = Adapter(
         net,
-        shape=tuple(net.shape if mean is None else mean.shape),
+        shape=shape,
         data_range=tuple(card["data_range"]),
         sigma_min=card["sigma_min"],
         sigma_max=card["sigma_max"],

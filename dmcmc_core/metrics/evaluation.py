@@ -144,9 +144,11 @@ def _check_shapes(samples: SampleFolder, reference: Tensor | ImageSet | None, di
     """Raise UserError where a reference has images, and these are of another shape."""
     shape = tuple(samples.images.shape[1:])
     if reference is not None and shape != tuple(reference.shape[1:]):
+        encoder = samples.manifest.get("encoder")
         raise UserError(
             f"images of shape (C, H, W) = {shape} in {directory} cannot be compared with "
             f"reference {name!r}, whose images are {tuple(reference.shape[1:])}"
+            + (f": they are latents of {encoder}, to be decoded first" if encoder else "")
         )
 
 

@@ -138,7 +138,8 @@ def extract_parts(
         except (RuntimeError, ValueError) as error:
             if isinstance(error, UserError | torch.OutOfMemoryError):
                 raise
-            reason = str(error).splitlines()[0]
+            needed = getattr(extractor.network, "shape", None)
+            reason = f"images of {needed} are needed" if needed else str(error).splitlines()[0]
             raise UserError(
                 f"features {extractor.name!r} do not fit images of shape {tuple(images.shape[1:])}: {reason}"
             ) from error

@@ -90,4 +90,6 @@ class _Inception(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1] not in (1, 3):
+            raise UserError(f"features 'inception' are of images of 1 or 3 channels, not {images.shape[1]}")
         return self.network(images.expand(-1, 3, -1, -1))[0].flatten(1)

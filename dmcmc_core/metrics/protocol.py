@@ -21,7 +21,7 @@ def by_protocol(samples: SampleFolder, protocol: str) -> SampleFolder:
     The cast to 256 levels is past when shards are written: it truncated where the run had ``cast=truncate``.
 
     Raises:
-        UserError: for an unknown protocol, images in JPEG files under ``dmcmc``, and as :func:`jpeg`.
+        UserError: for an unknown protocol, images in JPEG files or that JPEG cannot hold, and as :func:`jpeg`.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
@@ -29,6 +29,8 @@ def by_protocol(samples: SampleFolder, protocol: str) -> SampleFolder:
         return samples
     if samples.images.encoding not in ("", "lossless"):
         raise UserError(f"{samples.images.name} holds JPEG files: protocol 'dmcmc' would send them through JPEG twice")
+    if (channels := samples.images.shape[1]) not in (1, 3):
+        raise UserError(f"protocol 'dmcmc' saves JPEG, which holds 1 or 3 channels, not the {channels} of these images")
     plan = samples.manifest.get("plan")
     cast = "truncated" if isinstance(plan, dict) and plan.get("cast") == "truncate" else "rounded"
     cast = cast if samples.manifest else "given"

@@ -29,6 +29,7 @@ class Classifier(nn.Module):
 
     def __init__(self, shape: Sequence[int], width: int, features: int, dropout: float) -> None:
         super().__init__()
+        self.shape = tuple(shape)
         self.config = {"width": width, "features": features, "dropout": dropout}
         channels, side, _ = shape
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.GELU()]

@@ -33,7 +33,8 @@ from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan,
 from dmcmc_core.runs.layout import Shard
 from dmcmc_core.runs.levels import levels_of
 from dmcmc_core.runs.measured import Measured
-from dmcmc_core.runs.model import Model, check_model, check_range, device_of, fingerprint, in_blocks
+from dmcmc_core.runs.model import Model, check_model, check_range, device_of, encoder_of, fingerprint, in_blocks
+from dmcmc_core.runs.pictures import announce
 from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.ranks import Ranks, current
 from dmcmc_core.runs.settings import BLOCK, LINEAR_SAMPLERS
@@ -76,6 +77,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     trial: bool = False,
     share: tuple[int, int] | None = None,
     alone: bool = False,
+    pictures: bool = False,
 ) -> dict[str, Any]:
     """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
 
@@ -91,6 +93,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
         share: (i, n), 0 <= i < n: make one of n shares alone and wait for no other; whichever finds all images there
             completes the manifest. By default what :func:`dmcmc_core.runs.ranks.current` tells.
         alone: whether to make everything here whatever the environment tells, waiting for another that does the same.
+        pictures: whether pictures of the images are wanted afterwards: a model whose images make none is refused.
 
     Returns:
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
@@ -107,6 +110,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     _check_numbers(num, shard, seed, trial)
     ranks, out = _ranks(share, alone), Path(out)
     name, request = _resolved(model, sampler, settings, device)
+    announce(request.model, pictures, say=ranks.leads and not trial)
     plan = request.plan(nfe, num)
     request.model = in_blocks(request.model, request.settings.get("block"))
     recipe = _recipe(name, request, plan, {"sampler": sampler, "settings": settings or {}}, nfe, seed, shard)
@@ -228,7 +232,8 @@ def _open(job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
     record = job.plan.record()
     manifest["recipe"] = key([job.recipe["model_sha256"], job.seed, job.recipe["shard"], record])
     about = {"num": job.num, "shape": list(job.model.shape), "data_range": list(job.model.data_range)}
-    manifest |= about | levels_of(job.model) | {"complete": False}
+    encoder = encoder_of(job.model)
+    manifest |= about | ({} if encoder is None else {"encoder": encoder}) | levels_of(job.model) | {"complete": False}
     if leads:
         if before is None:
             folder.check_strays(out, manifest["recipe"], job.num)

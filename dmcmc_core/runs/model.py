@@ -202,6 +202,11 @@ def check_range(model: Model) -> None:
         )
 
 
+def encoder_of(model: Model) -> str | None:
+    """Return the encoder of the latents that a model makes, by its card; None for one of images."""
+    return (getattr(model, "card", None) or {}).get("encoder")
+
+
 def fingerprint(model: Model) -> str:
     """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
     if isinstance(model, gddim.FromDenoiser):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.files import replacing
 from dmcmc_core.runs.folder import arrays_of, read_manifest
+from dmcmc_core.runs.model import Model, encoder_of
+
+PNG_CHANNELS = (1, 3, 4)
 
 
 def write_pngs(folder: str | Path) -> Path:
     """Write the images of a finished run as ``png/00000000.png`` and so on, by index; return their folder."""
-    folder = Path(folder)
-    number = 0
-    for array in arrays_of(folder, read_manifest(folder)):
+    folder, number = Path(folder), 0
+    for array in _arrays(folder):
         for image in array:
             _save_png(folder / "png" / f"{number:08d}.png", image)
             number += 1
@@ -26,7 +29,7 @@ def write_pngs(folder: str | Path) -> Path:
 def write_grid(folder: str | Path, columns: int = 8) -> Path:
     """Write the first ``columns``^2 images of a finished run, a pixel apart, as ``grid.png``; return its path."""
     folder, images = Path(folder), []
-    for array in arrays_of(folder, read_manifest(folder)):
+    for array in _arrays(folder):
         images += list(array)
         if len(images) >= columns**2:
             break
@@ -41,19 +44,39 @@ def write_grid(folder: str | Path, columns: int = 8) -> Path:
     return folder / "grid.png"
 
 
-def check_pictures(channels: int | None = None) -> None:
-    """Raise UserError where PNG files cannot be written: without Pillow, or not for so many channels."""
+def _arrays(folder: Path) -> Iterator[np.ndarray]:
+    """Yield the images of a finished run, (k, H, W, C) uint8; UserError where they make no pictures."""
+    manifest = read_manifest(folder)
+    check_pictures(manifest["shape"][0], manifest.get("encoder"))
+    return arrays_of(folder, manifest)
+
+
+def announce(model: Model, wanted: bool, say: bool = True) -> None:
+    """Tell before the first image what cannot be done with a model's images: UserError where pictures are wanted."""
+    channels, encoder = model.shape[0], encoder_of(model)
+    if wanted:
+        check_pictures(channels, encoder)
+    elif say and encoder is None and channels not in (1, 3):  # of latents it was said when the model was loaded
+        LOG.warning(
+            f"images of {channels} channels: notebooks show none of them, --png and --grid need 1, 3 or 4, and "
+            "evaluate compares them by the features random-conv alone"
+        )
+
+
+def check_pictures(channels: int | None = None, encoder: str | None = None) -> None:
+    """Raise UserError where PNG files cannot be written: without Pillow, of latents, or of so many channels."""
     try:
         import PIL  # noqa: F401
     except ImportError:
         raise UserError("PNG files need Pillow: pip install pillow") from None
-    if channels not in (None, 1, 3, 4):
-        raise UserError(f"PNG files hold images of 1, 3 or 4 channels, not {channels}")
+    if encoder is not None:
+        raise UserError(f"latents of {encoder} are no pictures: leave --png and --grid out, and decode the shards")
+    if channels not in (None, *PNG_CHANNELS):
+        raise UserError(f"PNG files hold images of 1, 3 or 4 channels, not {channels}: leave --png and --grid out")
 
 
 def _save_png(path: Path, image: np.ndarray) -> None:
     from PIL import Image
 
-    check_pictures(image.shape[-1])
     with replacing(path) as part:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="PNG")

@@ -12,6 +12,7 @@ from dmcmc_core.report.plots.distances import distance_against_nfe, distance_lin
 from dmcmc_core.report.plots.factors import ablation, waterfall
 from dmcmc_core.report.plots.images import (
     as_pictures,
+    check_shown,
     image_grid,
     image_panels,
     image_rows,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from dmcmc_core.errors import UserError
 from dmcmc_core.report.plots.style import as_array, finish, panel_grid, styled
+from dmcmc_core.runs.model import encoder_of
 
 
 def as_pictures(images: Any, data_range: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
@@ -27,6 +28,17 @@ def as_pictures(images: Any, data_range: tuple[float, float] = (0.0, 1.0)) -> np
         raise UserError(f"images must have shape (B, H, W) or (B, C, H, W) with C 1 or 3, not {images.shape}")
     pictures = np.clip((images.astype(np.float64) - low) / (high - low), 0, 1).transpose(0, 2, 3, 1)
     return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures
+
+
+def check_shown(model: Any) -> None:
+    """Raise UserError for a denoiser whose images no figure shows: latents, and other channels than 1 or 3."""
+    encoder = encoder_of(model)
+    if encoder is not None or model.shape[0] not in (1, 3):
+        what = "images" if encoder is None else f"latents of {encoder}"
+        raise UserError(
+            f"figures show images of 1 or 3 channels, and this model makes {what} of shape {tuple(model.shape)}: the "
+            "command sample makes them without figures"
+        )
 
 
 def mosaic(images: Any, ncols: int | None = None, data_range: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:

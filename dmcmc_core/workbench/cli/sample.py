@@ -155,6 +155,7 @@ def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
         out=a.out,
         settings=chosen,
         device=device,
+        pictures=a.png or a.grid,
         **more,
     )
     if not ranks.leads:
@@ -193,11 +194,13 @@ def _search(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: b
     """Return the sampler and settings that trials find best; they are kept in the folder for the same command."""
     from dmcmc_core.checkpoints import load_model
     from dmcmc_core.runs import tuning
+    from dmcmc_core.runs.pictures import announce
 
     path = a.out / TUNING
     if not path.is_file() and a.out.is_dir() and any(p.suffix != ".part" for p in a.out.iterdir()):
         raise UserError(f"{a.out} is not empty: {a.sampler} begins in a new folder")
     model, plain = load_model(a.model, device), a.sampler == tuning.AUTO_OR_PLAIN
+    announce(model, wanted=a.png or a.grid, say=False)
     say = functools.partial(print, file=sys.stderr, flush=True) if leads else lambda line: None
     say(f"{a.sampler}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
     tuned = tuning.auto(model, a.nfe, a.num, chosen, plain=plain, path=path, say=say)
