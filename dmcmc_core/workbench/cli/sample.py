@@ -145,7 +145,8 @@ def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
     if sampler in SEARCHES:
         sampler, chosen = _search_together(a, chosen, device, ranks)
     was_complete = finished(a.out, a.num)
-    more = {name: value for name, value in (("shard", a.shard_size), ("share", share)) if value is not None}
+    given = (("shard", a.shard_size), ("share", share), ("pictures", a.png or a.grid or None))
+    more = {name: value for name, value in given if value is not None}
     manifest = run(
         model=a.model,
         sampler=sampler,
@@ -155,7 +156,6 @@ def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
         out=a.out,
         settings=chosen,
         device=device,
-        pictures=a.png or a.grid,
         **more,
     )
     if not ranks.leads:
