@@ -119,17 +119,40 @@ def read_npz(path: str | Path, names: Iterable[str] | None = None, listed: bool 
     Raises:
         UserError: for a file that is not there, is truncated or damaged, or is no NPZ file.
     """
+    with _npz(path) as (archive, members):  # reading a whole member compares its checksum
+        if listed and archive.comment != _listed(members):
+            raise ValueError("its list of arrays is damaged")
+        wanted = members if names is None else [name for name in names if name in members]
+        content = {name: archive.read(members[name]) for name in wanted}
+        return {n: np.lib.format.read_array(io.BytesIO(c), allow_pickle=False) for n, c in content.items()}
+
+
+def npz_shapes(path: str | Path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Return dtype and shape of each array that an NPZ file holds; their numbers are not read.
+
+    Raises:
+        UserError: as :func:`read_npz`.
+    """
+    found = {}
+    with _npz(path) as (archive, members):
+        for name, member in members.items():
+            with archive.open(member) as file:
+                first = np.lib.format.read_magic(file) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                found[name] = dtype, shape
+    return found
+
+
+@contextmanager
+def _npz(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, str]]]:
+    """Open an NPZ file and the names of its members by array; UserError for whatever is wrong with it meanwhile."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:
-        with zipfile.ZipFile(path) as archive:  # reading a whole member compares its checksum
-            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            if listed and archive.comment != _listed(members):
-                raise ValueError("its list of arrays is damaged")
-            wanted = members if names is None else [name for name in names if name in members]
-            content = {name: archive.read(members[name]) for name in wanted}
-        return {n: np.lib.format.read_array(io.BytesIO(c), allow_pickle=False) for n, c in content.items()}
+        with zipfile.ZipFile(path) as archive:
+            yield archive, {name.removesuffix(".npy"): name for name in archive.namelist()}
     except Exception as error:  # damage has a dozen names in zipfile and NumPy, and any of them means the same here
         raise UserError(f"{path} cannot be read as an NPZ file, it may be truncated: {error}") from error
 

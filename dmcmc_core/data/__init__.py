@@ -2,8 +2,8 @@
 
 Digits and glyphs are the same on every machine with the same library versions; nothing of them is downloaded or stored.
 Published sets (:data:`DATASETS`) are read from DMCMC_DATA or exp/paper, when and as far as they are asked for. A folder
-of samples is such a set too: :func:`open_samples` reads it a shard at a time. Single pictures to train on are those of
-:func:`load_pictures`.
+of samples is such a set too, and so are folders and files of other programs: :func:`open_generated` reads them as they
+are asked for. Single pictures to train on are those of :func:`load_pictures`.
 """
 
 from dmcmc_core.data.cifar10 import download_cifar10
@@ -22,7 +22,7 @@ from dmcmc_core.data.published import (
     places,
     root,
 )
-from dmcmc_core.data.samples import SampleFolder, load_samples, open_samples
+from dmcmc_core.data.samples import SampleFolder, load_samples, open_generated, open_samples
 
 __all__ = [
     "CASTS",
@@ -48,6 +48,7 @@ __all__ = [
     "load_images",
     "load_pictures",
     "load_samples",
+    "open_generated",
     "open_images",
     "open_samples",
     "places",

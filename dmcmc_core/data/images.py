@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import LOG, UserError
-from dmcmc_core.files import read_npz, sha256
+from dmcmc_core.errors import UserError
+from dmcmc_core.files import sha256
 
 
 class Images(NamedTuple):
@@ -43,6 +43,8 @@ class ImageSet:
         reader: what has decoded the files, and its version, where that may make a difference.
         read_labels: () -> (N,) int64, for sets with classes.
         data_range: of the floats, such as (-1, 1) for a network that was trained so.
+        source: what the set is, in words, such as ``120 PNG files``; empty where its number of images says it all.
+        encoding: of its files, ``lossless``, ``jpeg`` or ``jpeg and lossless``; empty where their names tell it.
     """
 
     name: str
@@ -53,6 +55,8 @@ class ImageSet:
     reader: str = ""
     read_labels: Callable[[], np.ndarray] | None = None
     data_range: tuple[float, float] = (0.0, 1.0)
+    source: str = ""
+    encoding: str = ""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -97,65 +101,6 @@ class ImageSet:
             digest.update(f"{content}  {name}\n".encode())
         about = {"name": self.name, "shape": list(self.shape), "files": len(names), "sha256": digest.hexdigest()}
         return about | {"resize": self.resize, "reader": self.reader}
-
-
-STATISTICS = ({"mu", "sigma"}, {"mean", "cov"}, {"pool_3"})
-"""Names of arrays that are no images but their statistics, or features of them, in published files."""
-
-
-def open_npz(name: str | Path) -> ImageSet:
-    """Open an NPZ file with ``arr_0``, or one array of images under another name; all of it is in memory as uint8.
-
-    Images are uint8 of shape (N, H, W, C), or (N, H, W) of grey ones.
-
-    Raises:
-        UserError: for a file that is not there or damaged, or that holds statistics, several such arrays or none.
-            Of images and statistics, as reference batches have both, images are taken, and that is said.
-    """
-    path = Path(name)
-    arrays = read_npz(path)
-    statistics = next((names for names in STATISTICS if names <= arrays.keys()), None)
-    held = ", ".join(sorted(arrays)) or "nothing"
-    if statistics:
-        what = ", ".join(sorted(statistics))
-        if "arr_0" not in arrays:
-            raise UserError(f"{path} holds statistics ({what}) and no images, which are needed here")
-        LOG.warning(f"{path} holds images (arr_0) and statistics ({what}): the images are taken")
-    others = [key for key, array in arrays.items() if array.dtype == np.uint8 and array.ndim == 4]
-    if len(others) > 1:
-        raise UserError(f"{path} holds several arrays of images, {', '.join(others)}: keep one of them")
-    chosen = "arr_0" if "arr_0" in arrays else others[0] if others else None
-    if chosen is None:
-        raise UserError(
-            f"{path} holds no array arr_0 but {held}: uint8 images of shape (N, H, W, C) are needed, or for a "
-            "reference mu and sigma"
-        )
-    return _in_memory(str(name), arrays[chosen], f"{chosen} of {path}")
-
-
-def open_npy(name: str | Path) -> ImageSet:
-    """Open an NPY file of images as of :func:`open_npz`; it stays on disk until they are asked for.
-
-    Raises:
-        UserError: for a file that is not there or damaged, and for another array.
-    """
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # damage has a dozen names in NumPy, and any of them means the same here
-        raise UserError(f"{path} cannot be read as an NPY file, it may be truncated: {error}") from error
-    return _in_memory(str(name), array, str(path))
-
-
-def _in_memory(name: str, array: np.ndarray, what: str) -> ImageSet:
-    """Return a set of an array of images; UserError for an array that is none."""
-    array = array[..., None] if array.ndim == 3 and array.shape[-1] > 4 else array
-    if array.dtype != np.uint8 or array.ndim != 4 or not (0 < array.shape[-1] < max(5, min(array.shape[1:3]))):
-        raise UserError(f"{what} is {array.dtype} of shape {array.shape}: uint8 (N, H, W, C) is needed, channels last")
-    images = array.transpose(0, 3, 1, 2)
-    return ImageSet(name, images.shape, lambda rows: images[rows])
 
 
 CASTS = ("round", "truncate")

@@ -1,18 +1,20 @@
-"""Images by name: what ``digits-heldout``, ``celebahq-256:lanczos`` or a path to an NPZ file stand for."""
+"""Images by name: what ``digits-heldout``, ``celebahq-256:lanczos`` or the path of a file or folder stand for."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from dmcmc_core.data.arrays import ARRAYS
 from dmcmc_core.data.cifar10 import open_batches
 from dmcmc_core.data.digits import digits
 from dmcmc_core.data.glyphs import glyphs32
-from dmcmc_core.data.image_files import open_folder, open_image_files
-from dmcmc_core.data.images import ImageSet, open_npy, open_npz
+from dmcmc_core.data.image_files import open_image_files
+from dmcmc_core.data.images import ImageSet
 from dmcmc_core.data.published import DATASETS, FILTERS, find
-from dmcmc_core.data.samples import SHARDS, open_samples
+from dmcmc_core.data.samples import open_generated
 from dmcmc_core.errors import UserError, unknown
 
 REFERENCES = {
@@ -27,13 +29,12 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
     """Open images to compare with or to learn from, as few of them in memory as can be.
 
     Args:
-        name_or_path: a name of :data:`REFERENCES` or of :data:`DATASETS`, for image files also NAME:FILTER; an NPZ or
-            NPY file of uint8 images (N, H, W, C); a folder of PNG and JPEG files; or one of samples, whose shards then
-            count and no other file in it.
+        name_or_path: a name of :data:`REFERENCES` or of :data:`DATASETS`, for image files also NAME:FILTER; or the path
+            of a file or folder of images as :func:`open_generated` takes it. A name goes before a path: ./NAME is one.
 
     Returns:
         The tensor of :func:`load_images` for ``REFERENCES``, an :class:`ImageSet` for all else: an NPZ is in memory as
-        uint8, as is CIFAR-10 once it was asked for an image; shards and image files are read each time.
+        uint8, as is CIFAR-10 once it was asked for an image; other files are read each time.
 
     Raises:
         UserError: for an unknown name or filter, what is not there (with its source), or what holds something else.
@@ -50,16 +51,10 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
             raise unknown(f"filter to resize {base} with", resize, FILTERS)
         folder = find(base)
         return open_batches(base, folder) if DATASETS[base].batches else open_image_files(name, folder, resize)
-    path = Path(name_or_path)
-    if path.is_dir():
-        return open_samples(path).images if any(path.glob(SHARDS)) else open_folder(path)
-    if path.suffix == ".npy":
-        return open_npy(path)
-    if path.suffix != ".npz" and path.is_file():
-        raise UserError(f"{path} is no set of images: a folder of PNG and JPEG files, an NPZ or an NPY is needed")
-    if path.suffix != ".npz":
+    if Path(name).suffix not in ARRAYS and not Path(name).exists():
         raise unknown("image set (no folder, .npz or .npy file either)", name, [*REFERENCES, *DATASETS])
-    return open_npz(path)
+    images, manifest = samples = open_generated(name)
+    return replace(images, encoding="jpeg" if "jpeg" in samples.encoding else "lossless") if manifest else images
 
 
 def load_images(name_or_path: str | Path) -> Tensor:

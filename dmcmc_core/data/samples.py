@@ -1,8 +1,9 @@
-"""The folder of samples that a run writes: ``manifest.json`` and ``shard-*.npz``, read a shard at a time.
+"""Generated images: the folder that a run writes, ``manifest.json`` and ``shard-*.npz``, and those of other programs.
 
 A shard holds ``arr_0``, uint8 (B, H, W, C); the manifest says under ``num`` how many images there should be. Our own
 runs say more, and it is checked: the manifest has a ``checksum``, and each shard tells under ``about`` of which recipe
-it is and which images it holds.
+it is and which images it holds. A shard is read at a time. What other programs wrote is a folder of PNG and JPEG
+files, or a file of NumPy.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from dmcmc_core.data.images import ImageSet, open_npz
+from dmcmc_core.data.arrays import ARRAYS, open_array, open_npz
+from dmcmc_core.data.image_files import image_names, open_folder
+from dmcmc_core.data.images import ImageSet
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import from_json, key, read_npz
 
@@ -42,7 +46,7 @@ def belongs(about: Mapping[str, Any], recipe: str, images: Sequence[int]) -> boo
 
 
 class SampleFolder(NamedTuple):
-    """Images of a folder of samples, and what its manifest tells."""
+    """Generated images, and what their manifest tells; one that is empty stands for images that have none."""
 
     images: ImageSet
     manifest: dict[str, Any]
@@ -57,8 +61,31 @@ class SampleFolder(NamedTuple):
 
     @property
     def encoding(self) -> str:
-        """Encoding that the images have been through, ``lossless`` unless the manifest says another."""
-        return str(self.manifest.get("encoding", "lossless"))
+        """Encoding that the images have been through: what the manifest says, else that of their files."""
+        return str(self.manifest.get("encoding", self.images.encoding or "lossless"))
+
+
+def open_generated(path: str | Path) -> SampleFolder:
+    """Open images that a run or another program has written.
+
+    Args:
+        path: a folder with shards, read by :func:`open_samples` (PNG and JPEG files beside shards are not counted); any
+            other folder, by :func:`dmcmc_core.data.image_files.open_folder`; or an NPZ or NPY file, by
+            :func:`dmcmc_core.data.arrays.open_array`.
+
+    Raises:
+        UserError: for a path that is neither, and as these functions.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.suffix in ARRAYS:
+            return SampleFolder(open_array(path), {})
+        if path.is_file():
+            raise UserError(f"{path} is no folder of images, nor an NPZ or NPY file of images")
+        raise UserError(f"no such directory: {path}")
+    if next(path.glob(SHARDS), None) is None and image_names(path):
+        return SampleFolder(open_folder(path), {})
+    return open_samples(path)
 
 
 def open_samples(directory: str | Path) -> SampleFolder:
@@ -75,7 +102,9 @@ def open_samples(directory: str | Path) -> SampleFolder:
         raise UserError(f"no such directory: {directory}")
     shards = sorted(directory.glob(SHARDS))
     if not shards:
-        raise UserError(f"{directory} holds no shards ({SHARDS}): nothing to evaluate")
+        files = [file.name for ending in ARRAYS for file in sorted(directory.glob(f"[!.]*{ending}"))]
+        hint = f" (it holds {files[0]}: give the path of that file)" if files else ""
+        raise UserError(f"{directory} holds no shards ({SHARDS}), and no PNG or JPEG images: nothing to evaluate{hint}")
     manifest = _read_manifest(directory / MANIFEST)
     shapes = [open_npz(shard).shape for shard in shards]
     if len({shape[1:] for shape in shapes}) > 1:
@@ -87,7 +116,11 @@ def open_samples(directory: str | Path) -> SampleFolder:
         about = about_shard(read_npz(path, ("about",)))
         if about is not None and "recipe" in manifest and not belongs(about, manifest["recipe"], [end - shape[0], end]):
             raise UserError(f"{path} is of another run or place: {AGAIN} to make it")
-    return SampleFolder(_set_of_shards(str(directory), shards, ends, shapes[0][1:]), manifest)
+    source = f"{ends[-1]} images in {len(shards)} shard{'s' if len(shards) > 1 else ''}"
+    if pictures := len(image_names(directory)):
+        source += f"; not counted: {pictures} PNG and JPEG files beside them"
+    images = _set_of_shards(str(directory), shards, ends, shapes[0][1:])
+    return SampleFolder(replace(images, source=source), manifest)
 
 
 def _check_number(directory: Path, n: int, promised: int) -> None:

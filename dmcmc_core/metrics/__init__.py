@@ -2,8 +2,9 @@
 
 Files from the bottom up: ``rows`` (tables of numbers), the equations on them (``frechet``, ``kid``, ``neighbours``,
 ``classes``, ``memorisation``), ``features`` (networks that turn images into rows: ``random_features``,
-``inception_v3``), ``feature_sets`` and ``references`` (what is computed once), ``comparison``, ``protocol`` (encodings)
-and ``evaluation`` (a folder of samples). ``similarity`` is of a sample and the one picture that it should be.
+``inception_v3``), ``feature_sets`` and ``references`` (what is computed once; ``statistics_files``: by others),
+``comparison``, ``protocol`` (encodings) and ``evaluation`` (images on disk, a reference by name or path).
+``similarity`` is of a sample and the one picture that it should be.
 """
 
 from pathlib import Path

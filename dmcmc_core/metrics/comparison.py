@@ -53,7 +53,7 @@ def describe_for(reference: Reference, images: Tensor | ImageSet, cache_dir: str
             f"{reference.name!r}, whose images are {reference.shape}"
         )
     extractor, device = reference.extractor, reference.mu.device
-    if reference.features is None:  # told before minutes are spent on the features of all images
+    if reference.shape is None:  # of another network? That is told before minutes are spent on all images
         width = extract(images[:1], extractor, device=device).shape[1]
         if width != len(reference.mu):
             raise UserError(

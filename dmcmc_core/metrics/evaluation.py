@@ -1,16 +1,17 @@
-"""A folder of samples against a reference, without all of the images in memory at a time."""
+"""Images on disk against a reference, without all of them in memory at a time."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from dmcmc_core.data import ImageSet, SampleFolder, open_images, open_samples, root
-from dmcmc_core.data.samples import MANIFEST, SHARDS
+from dmcmc_core.data import ImageSet, SampleFolder, open_generated, open_images, root
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import from_json
 from dmcmc_core.metrics.comparison import (
@@ -21,12 +22,12 @@ from dmcmc_core.metrics.comparison import (
     require_equal_n,
     spread_over_parts,
 )
-from dmcmc_core.metrics.feature_sets import describe
+from dmcmc_core.metrics.feature_sets import content, describe
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.memorisation import memorisation
 from dmcmc_core.metrics.neighbours import Prdc
-from dmcmc_core.metrics.protocol import by_protocol, encoding_of, encodings
-from dmcmc_core.metrics.references import make_reference, published_statistics
+from dmcmc_core.metrics.protocol import by_protocol, encodings
+from dmcmc_core.metrics.references import Reference, make_reference, published_statistics
 
 BOOTSTRAP, FEW_FEATURES = 100, 128
 """Resamples of the bootstrap unless told, for at most so many features: each costs an eigendecomposition."""
@@ -63,9 +64,9 @@ def evaluate(
     """Compare a directory of generated images with a reference; what ``python -m dmcmc_core evaluate`` prints.
 
     Args:
-        directory: a folder of samples, as :func:`dmcmc_core.data.open_samples` reads it, or of PNG and JPEG files, or
-            an NPZ or NPY file of images.
-        reference: what :func:`dmcmc_core.data.open_images` opens, or statistics as of :func:`published_statistics`.
+        directory: a folder of samples or images, or a file of images, as for :func:`dmcmc_core.data.open_generated`.
+        reference: a name or path of images known to :func:`dmcmc_core.data.open_images`, or a file of statistics or
+            features as in :func:`published_statistics`. An NPZ file that holds both is one of images.
         features: a name of ``FEATURES``, or an extractor.
         settings: fields of :class:`EvaluationSettings`.
 
@@ -73,9 +74,9 @@ def evaluate(
         As :func:`measure`, and ``blocks`` (:func:`spread_over_parts`), ``bootstrap`` (:func:`interval`), ``classes``
         (:func:`compare_classes`), ``memorisation`` (:class:`dmcmc_core.metrics.Memorisation`; None where the reference
         does not name training and held-out images, see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding``
-        (None for statistics, which do not tell), ``mixed_encodings``, and ``images`` and ``reference_images``, what
-        either side was; with ``against`` the differences ``against``:
-        numbers of this result less those. Plain numbers and text, ready for JSON.
+        (None for statistics, which do not tell) and ``mixed_encodings``; ``images_source`` and ``reference_source``,
+        what each side is, and what beside it was not used; ``reference_content``, the hash of the reference; with
+        ``against`` the differences ``against``: numbers of this result less those. Plain numbers and text, for JSON.
 
     Raises:
         UserError: for a directory without images or without all of them, mixed encodings, an earlier result that must
@@ -94,9 +95,10 @@ def evaluate(
     # all that can be wrong is told before minutes are spent on features
     about = encodings(samples, images, name, chosen.protocol, chosen.allow_mixed_encodings)
     _check_shapes(samples, images, directory, name)
+    about |= _sides(samples.images, published, images)
     if earlier:
-        n = {"n": len(samples.images), "reference_n": None if images is None else len(images)}
-        require_equal_n(n | {"features": extractor.name, "reference": name} | about, earlier)
+        n = {"n": len(samples.images), "reference_n": published.n if published else len(images)}
+        _check_earlier(n | {"features": extractor.name, "reference": name} | about, earlier, chosen.against)
     cache_dir = root() / "exp" / "cache" if chosen.cache_dir is None else chosen.cache_dir
     described = None
     if images is not None and len(samples.images) < len(images):  # the smaller set first: it may be too small
@@ -112,31 +114,30 @@ def evaluate(
         "classes": compare_classes(described, prepared),
         "memorisation": _memorisation(samples.images, name),
         **about,
-        "images": describe_set(samples.images),
-        "reference_images": "statistics" if images is None else describe_set(images),
     }
     return result | ({"against": _differences(result, earlier, chosen.against)} if earlier else {})
 
 
-def open_generated(path: str | Path) -> SampleFolder:
-    """Return images to evaluate: a folder of samples, or what another project left, which tells no manifest.
-
-    Raises:
-        UserError: as :func:`dmcmc_core.data.open_samples` and :func:`dmcmc_core.data.open_images`.
-    """
-    path = Path(path)
-    if any(path.glob(SHARDS)) or (path / MANIFEST).is_file() or not path.exists():
-        return open_samples(path)
-    images = open_images(path)
-    return SampleFolder(images, {"encoding": encoding_of(images)})
+def _sides(images: ImageSet, published: Reference | None, others: Tensor | ImageSet | None) -> dict[str, str]:
+    """Say what images and reference are, such as ``120 PNG files``, and the hash of the reference, its name apart."""
+    if published is None:
+        source, digest = _source(others), content(others)["sha256"]
+    else:
+        tables = (published.mu, published.cov) if published.features is None else (published.features,)
+        values = b"".join(np.ascontiguousarray(table[:].cpu().numpy()).tobytes() for table in tables)
+        source, digest = published.source, hashlib.sha256(values).hexdigest()
+    return {"images_source": _source(images), "reference_source": source, "reference_content": digest}
 
 
-def describe_set(images: Tensor | ImageSet) -> str:
-    """Say what a set of images is: 4 shards or files, or an array in memory, and its shape."""
-    n, c, h, w = images.shape
-    files = images.files[1] if isinstance(images, ImageSet) else ()
-    kinds = sorted({Path(name).suffix.lower() for name in files})
-    return f"{n} images of {c}x{h}x{w}" + (f", {' and '.join(kinds)} files" if kinds else "")
+def _source(images: Tensor | ImageSet) -> str:
+    return (images.source if isinstance(images, ImageSet) else "") or f"{len(images)} images"
+
+
+def _check_earlier(result: Mapping[str, Any], earlier: Mapping[str, Any], path: str | Path) -> None:
+    """Raise UserError unless a result may be compared with an earlier one, and its reference is what it was then."""
+    require_equal_n(result, earlier)
+    if earlier.get("reference_content") not in (None, result["reference_content"]):
+        raise UserError(f"reference {result['reference']!r} has changed since {path} was made: evaluate both again")
 
 
 def _check_shapes(samples: SampleFolder, reference: Tensor | ImageSet | None, directory: str | Path, name: str) -> None:

@@ -96,7 +96,7 @@ def describe(
     """
     if cache_dir is None or not extractor.weights:
         features = extract(images, extractor, device=device)
-        _check_enough(features.shape, extractor.name, what)
+        check_enough(features.shape, extractor.name, what)
         return FeatureSet(features)
     recipe = _recipe(images, extractor, device)
     folder = Path(cache_dir) / f"features-{hashlib.sha256(recipe.encode()).hexdigest()[:20]}"
@@ -106,7 +106,7 @@ def describe(
         _extract_to(path, images, extractor, what, device)
         write_text(folder / "recipe.json", recipe)
     features = _stored(path, len(images), device)
-    _check_enough(features.shape, extractor.name, what)
+    check_enough(features.shape, extractor.name, what)
     return FeatureSet(features, folder)
 
 
@@ -160,7 +160,7 @@ def _extract_to(path: Path, images: Tensor | ImageSet, extractor: Extractor, wha
             with tqdm(total=n, initial=done, unit="image", desc=f"features of {what}", disable=None) as bar:
                 for features in extract_parts(images, extractor, device=device, start=done):
                     if not done:
-                        _check_enough((n, features.shape[1]), extractor.name, what)
+                        check_enough((n, features.shape[1]), extractor.name, what)
                         about = {"descr": "<f4", "fortran_order": False, "shape": (n, features.shape[1])}
                         np.lib.format.write_array_header_1_0(file, about)
                     done += len(features)
@@ -190,7 +190,7 @@ def _whole_rows(file: IO[bytes]) -> int:
     return done
 
 
-def _check_enough(shape: tuple[int, int], name: str, what: str) -> None:
+def check_enough(shape: tuple[int, int], name: str, what: str) -> None:
     """Raise UserError for n rows of n or more features: their covariance has at most the rank n - 1."""
     n, d = shape
     if n < d + 1:

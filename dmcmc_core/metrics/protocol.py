@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -20,20 +21,25 @@ def by_protocol(samples: SampleFolder, protocol: str) -> SampleFolder:
     The cast to 256 levels is past when shards are written: it truncated where the run had ``cast=truncate``.
 
     Raises:
-        UserError: for an unknown protocol, images that JPEG cannot hold, and as :func:`jpeg`.
+        UserError: for an unknown protocol, images in JPEG files or that JPEG cannot hold, and as :func:`jpeg`.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     if protocol == "lossless":
         return samples
+    if samples.images.encoding not in ("", "lossless"):
+        raise UserError(f"{samples.images.name} holds JPEG files: protocol 'dmcmc' would send them through JPEG twice")
     if (channels := samples.images.shape[1]) not in (1, 3):
         raise UserError(f"protocol 'dmcmc' saves JPEG, which holds 1 or 3 channels, not the {channels} of these images")
     plan = samples.manifest.get("plan")
     cast = "truncated" if isinstance(plan, dict) and plan.get("cast") == "truncate" else "rounded"
+    cast = cast if samples.manifest else "given"
     read, reader = samples.images.read, f"jpeg by pillow {_pillow().__version__}"
     saved = lambda rows: jpeg(read(rows).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # noqa: E731
     about = {"encoding": f"jpeg (quality 75, 4:2:0) of {cast} levels"}
-    return SampleFolder(replace(samples.images, read=saved, reader=reader), samples.manifest | about)
+    return SampleFolder(
+        replace(samples.images, read=saved, files=(Path(), ()), reader=reader), samples.manifest | about
+    )
 
 
 def jpeg(images: np.ndarray) -> np.ndarray:
@@ -62,6 +68,8 @@ def _pillow():
 
 def encoding_of(images: Tensor | ImageSet) -> str:
     """Return ``jpeg``, ``lossless``, or ``jpeg and lossless`` for a set of files of both kinds."""
+    if isinstance(images, ImageSet) and images.encoding:
+        return images.encoding
     names = images.files[1] if isinstance(images, ImageSet) else ()
     lossy = {str(name).lower().endswith((".jpg", ".jpeg")) for name in names}
     return {frozenset({True}): "jpeg", frozenset({True, False}): "jpeg and lossless"}.get(frozenset(lossy), "lossless")

@@ -14,15 +14,19 @@ from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
 def arguments(p: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
     p.add_argument(
-        "directory", type=Path, metavar="DIR", help="images that sample wrote, a folder of PNG or JPEG, an NPZ or NPY"
+        "directory",
+        type=Path,
+        metavar="IMAGES",
+        help="what sample wrote; or images of other programs: a folder of PNG and JPEG files, or an NPZ (arr_0) or NPY "
+        "file, uint8 (N, H, W, C)",
     )
     p.add_argument(
         "--reference",
         required=True,
         metavar="R",
         help="digits-heldout, digits-train, glyphs32; cifar10-train, cifar10-test, celebahq-256 or ffhq-1024, looked "
-        "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); images as DIR may be; or statistics, an "
-        "NPZ of mu and sigma, mean and cov or pool_3, or a .pt of torch-fidelity",
+        "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); or the path of images as above, or of a "
+        "file of statistics (mu, sigma; mean, cov) or features (pool_3): NPZ, and statistics also .pt or .pkl",
     )
     p.add_argument(
         "--features",
@@ -115,8 +119,12 @@ EVALUATE = Verb(
     "drawn, of DLG in which chains, but not the dependence within a chain, and as resamples repeat images it lies\n"
     "above the distance: read its width. classes: by the classifier behind digits-cnn and glyphs-cnn.\n"
     "memorisation: for references that name training and held-out images (digits, cifar10).\n\n"
+    "Folders are searched to the bottom, links followed, names that begin with a dot left out; images of several\n"
+    "sizes are refused. An NPZ with images and statistics is one of images. images_source and reference_source say\n"
+    "what each side is, and what was not used.\n\n"
     "Features and statistics are kept in exp/cache by the content of the images: 4 bytes a feature and image.\n"
     "The memory needed does not grow with the number of images; an interrupted evaluation goes on where it was.",
     f"examples:\n  {PROGRAM} evaluate images --reference digits-heldout --features digits-cnn --json > a.json\n"
-    f"  {PROGRAM} evaluate others --reference digits-heldout --features digits-cnn --against a.json",
+    f"  {PROGRAM} evaluate others --reference digits-heldout --features digits-cnn --against a.json\n"
+    f"  {PROGRAM} evaluate samples_50000x64x64x3.npz --reference folder-of-png --features random-conv",
 )
