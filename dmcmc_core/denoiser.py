@@ -240,6 +240,9 @@ class Narrowed(Wrapper):
         super().__init__(denoiser)
         low, high = denoiser.sigma_min, denoiser.sigma_max
         self.network_levels = getattr(denoiser, "network_levels", (low, high))
+        # a level that is printed with six digits is still the same
+        same = lambda value, end: end if is_number(value) and abs(value - end) <= 1e-5 * end else value  # noqa: E731
+        sigma_min, sigma_max = same(sigma_min, low), same(sigma_max, high)
         for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
             if value is not None:
                 number(name, value, least=low, most=high)

@@ -320,3 +320,12 @@ def test_a_damaged_classifier_is_an_error_and_an_absent_one_means_the_residual(t
     with pytest.raises(UserError, match="no such file"):
         plan(model, "dlg+heun", 60, 8, CHAINS | {"posterior": str(path)})
     assert checkpoints.NETS == NETS
+
+
+def test_a_level_as_it_is_printed_is_the_level():
+    """Six digits of the last level, which may round above it, are that level; a seventh of another is not."""
+    model = Adapter(lambda x, sigma: x, (1, 2, 2), sigma_min=0.010000500037503125, sigma_max=20291.169610019828)
+    whole = Narrowed(model, sigma_min=0.0100005, sigma_max=20291.2)
+    assert (whole.sigma_min, whole.sigma_max) == (model.sigma_min, model.sigma_max)
+    with pytest.raises(UserError, match="sigma_max must be"):
+        Narrowed(model, sigma_max=20292.0)

@@ -280,3 +280,69 @@ def test_views_of_one_storage_are_read_as_torch_reads_them(tmp_path):
     file = TorchFile(tmp_path / "a.pt")
     for name, tensor in content.items():
         assert torch.equal(file.numbers(file.content[name]), tensor), name
+
+
+@here
+def test_averaged_weights_are_found_where_files_keep_them_and_never_replaced_by_raw_ones(tmp_path):
+    state, config = small_state(), about("idm_plain_eps_small.pt")
+    raw = {k: torch.zeros_like(v) for k, v in state.items()}
+    x, t = torch.randn(1, 3, 16, 16), torch.tensor([3])
+    right = load_network(PARITY / "idm_plain_eps_small.pt")(x, t)
+    lucid = {"initted": torch.tensor(True)} | {f"online_model.{k}": v for k, v in raw.items()}
+    for i, content in enumerate(
+        (
+            {"model": raw, "ema": {"state_dict": state}},
+            {"model": raw, "ema": {"shadow": state, "mu": 0.999}},
+            {"model": raw, "model_ema": {"module": state}},
+            {"model": raw, "ema_rate_0.9999": state},
+            {"net": raw, "ema_net": state, "ema_rate": 0.999},
+            {"model": raw, "ema": lucid | {f"ema_model.{k}": v for k, v in state.items()}},
+        )
+    ):
+        torch.save(content, tmp_path / f"{i}.pt")
+        assert torch.equal(load_network(tmp_path / f"{i}.pt", config=config)(x, t), right), i
+    for content in (
+        {"model": raw, "ema": {}},
+        {"model": raw, "ema": list(state.values())},
+        {"model": raw, "averaged": {"deep": {"er": state}}},
+        [raw, {}, 1, 3, {}],
+    ):
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(UserError, match="averaged weights in a form that is not known here"):
+            load_network(tmp_path / "a.pt", config=config)
+    torch.save({"model": raw, "ema": {"other.weight": torch.ones(2)}}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="averaged weights of another network than its raw ones"):
+        load_network(tmp_path / "a.pt", config=config)
+
+
+@here
+@pytest.mark.parametrize("ending", [".pth.tar", ".tar", ".th", ".PT", ".weird", "", ".pkl"])
+def test_a_file_of_torch_is_known_under_every_ending(tmp_path, ending):
+    config = about("idm_plain_eps_small.pt")
+    path = tmp_path / f"net{ending}"
+    for legacy in (False, True):
+        torch.save(small_state(), path, _use_new_zipfile_serialization=not legacy)
+        assert load_model(path, config=config).shape == (3, 16, 16)
+
+
+@here
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"num_head_channels": 128}, "channels cannot be attended to by heads of 128"),
+        ({"num_head_channels": 24}, "channels cannot be attended to by heads of 24"),
+        ({"num_head_channels": 0}, "must be -1 or a whole number from 1, not 0"),
+        ({"channel_mult": "1,3"}, "the flag channel_mult says '1,3'"),
+        ({"class_cond": "True"}, "the flag class_cond must be true or false, not 'True'"),
+    ],
+)
+def test_flags_that_make_no_sense_of_the_file_are_one_sentence(change, match):
+    own = about("gdm_64_cond_small.pt")
+    config = {"family": own["family"], "flags": own["flags"] | change}
+    with pytest.raises(UserError, match=match) as caught:
+        load_model(PARITY / "gdm_64_cond_small.pt", config=config)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="the family says improved-diffusion"):
+        load_model(
+            PARITY / "gdm_64_cond_small.pt", config={"family": "improved-diffusion", "flags": {"image_size": 32}}
+        )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from dmcmc_core.checkpoints.torch_files import is_state, is_tensor
+from dmcmc_core.checkpoints.weights import without_prefix
+from dmcmc_core.errors import UserError
 
-AVERAGED = ("ema", "ema_state_dict", "model_ema", "ema_model")
-"""Where a dictionary has the averaged state of its network."""
+AVERAGED = re.compile(r"(^|_)(ema|averaged|shadow)(_|$)")
+"""What the name of an entry is like that holds the averaged state of a network."""
+INSIDE = ("state_dict", "model", "module", "shadow", "params", "network")
+"""Where such an entry has it, if it is not the state itself."""
 RAW = ("model", "state_dict", "model_state_dict", "net", "network", "params")
 """Where it has the state as training left it."""
 
@@ -22,15 +27,54 @@ class State(NamedTuple):
 
 
 def states(content: Any) -> Iterator[State]:
-    """Yield the states that a file's content may mean, averaged ones first."""
+    """Yield the states that a file's content may mean, averaged ones first.
+
+    Raises:
+        UserError: for an entry of averaged weights in a form that is not known, which raw ones do not replace.
+    """
     if is_state(content):
         yield State(content, None)
     if isinstance(content, dict):
-        for averaged, names in ((True, AVERAGED), (False, RAW)):
-            yield from (State(content[name], averaged) for name in names if is_state(content.get(name)))
-    if isinstance(content, list) and content and is_state(content[0]):  # of a training of ermongroup/ddim
-        yield from (State(last, True) for last in content[-1:] if len(content) > 1 and is_state(last))
+        for name, value in content.items():
+            if AVERAGED.search(str(name)) and not isinstance(value, int | float | str | None):
+                yield State(_averaged(value, f"{name!r}"), True)
+        yield from (State(content[name], False) for name in RAW if is_state(content.get(name)))
+    if isinstance(content, list | tuple) and content and is_state(content[0]):  # of a training of ermongroup/ddim
+        if len(content) > 4 and content[4] is not None:
+            yield State(_averaged(content[4], "entry 4"), True)
         yield State(content[0], False)
+
+
+def is_known(content: Any, tells: Iterable[Callable[[dict[str, Any]], bool]]) -> bool:
+    """Tell whether some state within a content, at any depth that files have, is of a network that is known."""
+    inside = (
+        list(content.values())
+        if isinstance(content, dict)
+        else list(content)
+        if isinstance(content, list | tuple)
+        else []
+    )
+    candidates = [content, *inside, *(v for d in inside if isinstance(d, dict) for v in d.values())]
+    found = (
+        {str(k).removeprefix("ema_model.").removeprefix("online_model."): v for k, v in c.items()}
+        for c in candidates
+        if isinstance(c, dict)
+    )
+    return any(tell(without_prefix(state)) for state in found if state for tell in tells)
+
+
+def _averaged(value: Any, name: str) -> dict[str, Any]:
+    """Return the averaged state in an entry; UserError for a form that is not known."""
+    inner = value if isinstance(value, dict) else {}
+    found = {key.removeprefix("ema_model."): t for key, t in inner.items() if str(key).startswith("ema_model.")}
+    if found and all(map(is_tensor, found.values())):
+        return found
+    for state in (inner, *(inner.get(key) for key in INSIDE)):
+        if is_state(state):
+            return state
+    raise UserError(
+        f"its {name} holds averaged weights in a form that is not known here, and raw ones do not replace them"
+    )
 
 
 DESCRIPTIONS = (
@@ -59,7 +103,7 @@ def describe(content: Any) -> str:
         if is_state(content.get("ema")) and any(str(name).startswith("ema_model.") for name in content["ema"]):
             return "a checkpoint of denoising-diffusion-pytorch"
         if not is_state(content):
-            inner = next((s.tensors for s in states(content)), None)
+            inner = next((content[name] for name in RAW if is_state(content.get(name))), None)
             held = ", ".join(itertools.islice(map(str, content), 6)) or "nothing"
             return f"a dictionary of {held}{_first(inner)}"[:200]
         found = next((words for names, words in DESCRIPTIONS if names <= keys), "")
@@ -67,7 +111,7 @@ def describe(content: Any) -> str:
     if is_tensor(content):
         return "one tensor"
     if isinstance(content, list | tuple):
-        inner = next((s.tensors for s in states(content)), None)
+        inner = content[0] if content and is_state(content[0]) else None
         return f"a list of {len(content)} entries{_first(inner)}"
     return f"a {type(content).__name__}"
 

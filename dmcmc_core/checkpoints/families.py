@@ -21,6 +21,7 @@ from dmcmc_core.checkpoints import (
     published,
     score_embedding,
     score_sde,
+    torch_files,
 )
 from dmcmc_core.checkpoints.card import FOREIGN, check_card
 from dmcmc_core.checkpoints.torch_files import TorchFile
@@ -47,7 +48,7 @@ def file_of(name: str, names: Iterable[str], kind: str) -> Path:
 
 def is_foreign(path: Path) -> bool:
     """Tell whether a file is one of another project."""
-    return path.suffix in FOREIGN or persistent.is_one(path) or is_flax(path)
+    return path.suffix in FOREIGN or persistent.is_one(path) or torch_files.is_one(path) or is_flax(path)
 
 
 def is_flax(path: Path) -> bool:
@@ -65,14 +66,14 @@ def read(path: Path, config: str | Path | dict | None) -> tuple[nn.Module, dict[
     Raises:
         UserError: for a file that its reader refuses or that none can read.
     """
-    if path.suffix == ".pkl" or persistent.is_one(path):
+    if (path.suffix == ".pkl" or persistent.is_one(path)) and not torch_files.is_one(path):
         if config is not None:
             raise UserError(f"{path} describes itself; config is for files that do not")
         content = persistent.load(path)
         with persistent.using(path):
             net, card = (edm2 if edm2.is_one(content) else edm).read(content, path)
         card.setdefault("name", published.at_place(path) or path.stem)
-    elif path.suffix in FOREIGN:
+    elif path.suffix in FOREIGN or torch_files.is_one(path):
         net, card = _read_torch(TorchFile(path), config)
         card.setdefault("name", published.at_place(path) or path.stem)
     else:
@@ -99,6 +100,16 @@ def build(name: str) -> tuple[nn.Module, dict[str, Any]]:
     raise UserError(f"what {name} is stands in its file alone, without which it cannot be made")
 
 
+def _states(file: TorchFile) -> list[contents.State]:
+    """Return the states of a file of OpenAI's or DDPM's networks; none of any other."""
+    if not contents.is_known(file.content, (openai.is_one, ddpm.is_one)):
+        return []
+    try:
+        return list(contents.states(file.content))
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from None
+
+
 def _fitting(family: Any, tensors: dict[str, Any], path: Path) -> list[str]:
     try:
         return family.fitting(tensors)
@@ -115,8 +126,13 @@ def _read_torch(file: TorchFile, config: str | Path | dict | None) -> tuple[nn.M
         return score_embedding.read(file)
     if score_sde.is_one(content):
         return score_sde.read(file, published.config_of(path, config))
-    for state in contents.states(content):
+    averaged = False
+    for state in _states(file):
         tensors = without_prefix(state.tensors)
+        known = any(family.is_one(tensors) for family in (openai, ddpm))
+        if known and averaged and not state.averaged:
+            raise UserError(f"{path} holds averaged weights of another network than its raw ones: which are meant?")
+        averaged = averaged or bool(state.averaged)
         for family in (openai, ddpm):
             if family.is_one(tensors):
                 given = published.config_of(path, config, family.CONFIGS, partial(_fitting, family, tensors, path))

@@ -7,7 +7,7 @@ shapes; heads, their order, size of the images, schedule and time scale are not,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from dmcmc_core.checkpoints.published_states import CLASSES, SIZES
 from dmcmc_core.checkpoints.published_states import OPENAI as CONFIGS
 from dmcmc_core.checkpoints.torch_files import TorchFile
 from dmcmc_core.checkpoints.weights import without_memory
-from dmcmc_core.errors import UserError, check_whole, number, unknown
+from dmcmc_core.errors import UserError, check_whole, number, switch, unknown
 from dmcmc_core.nets.blocks import Block
 from dmcmc_core.nets.scalings import ScaledUNet, discrete_levels
 from dmcmc_core.nets.song import UNet
@@ -185,6 +185,8 @@ def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
         if name not in known:
             raise unknown(f"flag of {family}", name, known)
     size = _whole(flags, "image_size", 1, 8192)
+    if family == FAMILIES[0] and found["resampling"]:
+        raise UserError("blocks that resample are guided-diffusion's, and the family says improved-diffusion")
     found = found | {"attention": [size >> level for level in found["attending"]]}
     _agree(flags, found)
     given = DEFAULTS | {"rescale_timesteps": RESCALED[family]} | flags
@@ -194,9 +196,11 @@ def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     steps, schedule = _whole(given, "diffusion_steps", 2, 10**6), given["noise_schedule"]
     if schedule not in ("linear", "cosine"):
         raise unknown("noise_schedule", schedule, ("linear", "cosine"))
+    every = [round(found["width"] * m) for m in found["multipliers"]]
+    widths = {every[level] for level in (*found["attending"], -1)}
     net = {name: found[name] for name in ("in_channels", "out_channels", "width", "multipliers", "blocks", "attention")}
     net |= {name: found[name] for name in ("labels", "embedding", "adaptive")}
-    net |= {"size": size, "adm": True, "convolved": not found["resampling"], "min_group": 1} | _heads(given)
+    net |= {"size": size, "adm": True, "convolved": not found["resampling"], "min_group": 1} | _heads(given, widths)
     net |= {"dropout": number("the flag dropout", given["dropout"], least=0, below=1)}
     betas = {"schedule": schedule, "steps": steps}
     unit = 1000 / steps if given["rescale_timesteps"] else 1.0
@@ -218,6 +222,16 @@ def _agree(flags: dict[str, Any], found: dict[str, Any]) -> None:
         raise UserError(
             f"its network makes {found['out_channels']} channels of {found['in_channels']}: upsamplers are not read"
         )
+    for flag in ("learn_sigma", "class_cond", "use_scale_shift_norm", "resblock_updown"):
+        switch(f"the flag {flag}", flags.get(flag, False))
+    if flags.get("channel_mult"):
+        said = (
+            flags["channel_mult"] if isinstance(flags["channel_mult"], list) else str(flags["channel_mult"]).split(",")
+        )
+        if [str(m) for m in said] != [f"{m:g}" for m in found["multipliers"]]:
+            raise UserError(
+                f"the flag channel_mult says {flags['channel_mult']!r:.60}, its tensors {found['multipliers']}"
+            )
     levels = range(len(found["multipliers"]))
     for flag, name in TOLD.items():
         said = flags.get(flag, found[name])
@@ -229,18 +243,27 @@ def _agree(flags: dict[str, Any], found: dict[str, Any]) -> None:
 
 def _sizes(text: Any) -> list[int]:
     """Return the resolutions that ``attention_resolutions`` names, such as 32,16,8."""
+    text = ",".join(map(str, text)) if isinstance(text, list) else text
     parts = str(text).replace(" ", "").split(",") if text not in ("", None) else []
     if not all(part.isdecimal() for part in parts):
         raise UserError(f"the flag attention_resolutions must name sizes such as 32,16,8, not {text!r:.60}")
     return [int(part) for part in parts]
 
 
-def _heads(given: dict[str, Any]) -> dict[str, Any]:
+def _heads(given: dict[str, Any], widths: Iterable[int]) -> dict[str, Any]:
     """Return how attention has its heads: by their channels, or by their number, which may differ on the way up."""
     for name, least in (("num_heads", 1), ("num_heads_upsample", -1), ("num_head_channels", -1)):
         _whole(given, name, least, 2**16)
-    if given["num_head_channels"] > 0:
-        return {"head_channels": given["num_head_channels"]}
+    channels = given["num_head_channels"]
+    if channels == 0:
+        raise UserError("the flag num_head_channels must be -1 or a whole number from 1, not 0")
+    if channels > 0:
+        for width in widths:
+            if width % channels:
+                raise UserError(
+                    f"{width} channels cannot be attended to by heads of {channels}, as num_head_channels says"
+                )
+        return {"head_channels": channels}
     up = given["num_heads_upsample"]
     return {"heads": given["num_heads"], "up_heads": max(up, 0)}
 

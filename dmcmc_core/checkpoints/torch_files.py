@@ -151,6 +151,22 @@ class _Archived(Unpickler):
         return Storage(pid[2], pid[1], pid[4])
 
 
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How a file from before there were archives begins: a number that torch has chosen."""
+
+
+def is_one(path: Path) -> bool:
+    """Tell whether a file is one of PyTorch by its content, whatever its ending."""
+    with path.open("rb") as file:
+        begin = file.read(len(LEGACY))
+    if begin == LEGACY:
+        return True
+    if begin[:2] != b"PK" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.namelist())
+
+
 class TorchFile:
     """A PyTorch file that is being read.
 
