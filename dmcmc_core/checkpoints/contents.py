@@ -46,21 +46,17 @@ def states(content: Any) -> Iterator[State]:
 
 
 def is_known(content: Any, tells: Iterable[Callable[[dict[str, Any]], bool]]) -> bool:
-    """Tell whether some state within a content, at any depth that files have, is of a network that is known."""
-    inside = (
-        list(content.values())
-        if isinstance(content, dict)
-        else list(content)
-        if isinstance(content, list | tuple)
-        else []
+    """Tell whether a state within a file's content, two levels down at most, is one of those that ``tells`` know."""
+    near = list(_inside(content))
+    states = [d for d in (content, *near, *(far for one in near for far in _inside(one))) if isinstance(d, dict)]
+    prefix = re.compile(r"^(ema|online)_model\.")
+    return any(
+        tell(without_prefix({prefix.sub("", str(k)): v for k, v in d.items()})) for d in states for tell in tells
     )
-    candidates = [content, *inside, *(v for d in inside if isinstance(d, dict) for v in d.values())]
-    found = (
-        {str(k).removeprefix("ema_model.").removeprefix("online_model."): v for k, v in c.items()}
-        for c in candidates
-        if isinstance(c, dict)
-    )
-    return any(tell(without_prefix(state)) for state in found if state for tell in tells)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
 
 
 def _averaged(value: Any, name: str) -> dict[str, Any]:
