@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from scipy import stats
 from torch import Tensor
 
@@ -41,6 +42,19 @@ class Arm(NamedTuple):
 
     kind: str
     config: dict[str, Any]
+
+
+def configs(
+    folder: str | Path,
+    method: str,
+    baselines: Mapping[str, str],
+    change: Mapping[str, Any],
+    change_baselines: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the configs of the method and of its baselines, DDPM and DDIM, from files of a folder, with changes."""
+    names = [method, baselines["ddpm"], baselines["ddim"]]
+    own, *compared = (yaml.safe_load((Path(folder) / f"{name}.yaml").read_text()) for name in names)
+    return [own | change, *(config | change | change_baselines for config in compared)]
 
 
 def arms(
