@@ -20,7 +20,16 @@ OF_A_DENSITY = ("images", "sample", "log_prob", "log_prob_levels")
 """What an exact model knows of its own density, which guidance leaves."""
 
 
-class Guided(Wrapper):
+class _WithoutDensity(Wrapper):
+    """A denoiser that hides what the inner one knows of its own density, which guidance leaves."""
+
+    def __getattr__(self, name: str):
+        if name in OF_A_DENSITY:
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+
+class Guided(_WithoutDensity):
     """A denoiser guided by another network: D(x, sigma) = D_g + w (D - D_g), with the same labels for both.
 
     Autoguidance (Karras et al. 2024, arXiv 2406.02507, eq. 3), where g is a smaller or less trained network; guidance
@@ -59,11 +68,6 @@ class Guided(Wrapper):
                 f"{denoiser.sigma_max:g}, and not only {guide.sigma_min:g} to {guide.sigma_max:g}"
             )
 
-    def __getattr__(self, name: str):
-        if name in OF_A_DENSITY:
-            raise AttributeError(name)
-        return super().__getattr__(name)
-
     @property
     def condition(self) -> dict[str, Any]:
         """What beside the two networks decides an answer, the denoiser's own condition included."""
@@ -88,7 +92,7 @@ class Guided(Wrapper):
         return guide + w * (self.denoiser(x, sigma, *more) - guide)
 
 
-class Conditioned(Wrapper):
+class Conditioned(_WithoutDensity):
     """A denoiser with classes, held to one of them: D(x, sigma) = D_uncond + w (D_cond - D_uncond).
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, for denoisers and with w for their 1 + w):
@@ -135,11 +139,6 @@ class Conditioned(Wrapper):
                 "guidance needs a network that was trained without labels too, and nothing tells so of this one: leave "
                 "guidance out, or name the class that stands for none by unconditional, or another network by guide"
             )
-
-    def __getattr__(self, name: str):
-        if name in OF_A_DENSITY:
-            raise AttributeError(name)
-        return super().__getattr__(name)
 
     @property
     def held(self) -> dict[str, Any]:

@@ -58,17 +58,13 @@ def read(file: TorchFile, state: dict[str, Any], config: dict[str, Any]) -> tupl
     return fill(lambda: build(config)[0], wanted, state, file.path, file.numbers, "net."), card
 
 
+@score_sde.config_errors()
 def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     """Return the network that a configuration describes, its weights untrained, and the card of its checkpoint.
 
     Raises:
         UserError: for a section or field that is missing, or a value that makes no network.
     """
-    with score_sde.config_errors():
-        return _build(config)
-
-
-def _build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     data, model, diffusion = (score_sde.section(config, name) for name in SECTIONS)
     need = score_sde.need
     score_sde.choice(model, "type", {"simple": True}, "simple")

@@ -43,17 +43,13 @@ def read(file: TorchFile) -> tuple[ScaledUNet, dict[str, Any]]:
     return net, card | ({"name": name} if isinstance(name, str) else {})
 
 
+@score_sde.config_errors()
 def build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     """Return the network that a configuration describes, its weights untrained, and the card of its checkpoint.
 
     Raises:
         UserError: for a section or field that is missing, or a value that makes no network.
     """
-    with score_sde.config_errors():
-        return _build(config)
-
-
-def _build(config: dict[str, Any]) -> tuple[ScaledUNet, dict[str, Any]]:
     data, diffusion, training, model = (score_sde.section(config, name) for name in SECTIONS)
     linear = score_sde.choice(model, "embedding_method", {"linear": True, "fourier": False})
     convolved = score_sde.choice(model, "resample_with_conv", {True: True, False: False})

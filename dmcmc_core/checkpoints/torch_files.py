@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,27 +69,13 @@ class Stored(NamedTuple):
 
 
 class Unread:
-    """What stands for an object of NumPy in a file: it keeps what the file says of it, and is nothing else."""
+    """What stands for an object of NumPy in a file: it takes whatever the file says of it, and keeps nothing."""
 
-    def __init__(self, *said: Any, **_: Any) -> None:
-        self.said, self.state = said, ()
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state if isinstance(state, tuple) else ()
-
-    def array(self) -> np.ndarray | None:
-        """Return the array of floats that it is; None for anything else."""
-        if len(self.state) != 5 or not isinstance(self.state[2], Unread):
-            return None
-        (_, shape, _, column_major, data), names = self.state, self.state[2].said
-        if (
-            isinstance(data, Unread) and data.said and isinstance(data.said[0], str)
-        ):  # how protocols before 3 write bytes
-            data = data.said[0].encode("latin1")
-        if not names or names[0] not in ("f4", "f8") or not isinstance(data, bytes) or not isinstance(shape, tuple):
-            return None
-        flat = np.frombuffer(data, np.dtype(names[0]))
-        return flat.reshape(shape, order="F" if column_major else "C").astype(np.float64)
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
 def _stored(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
@@ -136,10 +121,8 @@ class _Archived(Unpickler):
     allowed = ALLOWED
 
     def build(self, made: Any, state: Any) -> None:
-        """Keep what NumPy would know of an array, and pass over ``_metadata`` of a state."""
-        if isinstance(made, Unread):
-            made.__setstate__(state)
-        elif not isinstance(made, OrderedDict):
+        """Pass over ``_metadata`` of a state, and what NumPy would know of an array."""
+        if not isinstance(made, OrderedDict | Unread):
             super().build(made, state)
 
     def persistent_load(self, pid: Any) -> Storage:
