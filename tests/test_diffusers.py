@@ -186,8 +186,11 @@ def test_ddim_is_our_euler(tmp_path):
     close(ours, x)
 
 
-def test_euler_is_our_euler(tmp_path):
-    net, scheduler = unet("ddpm"), diffusers.EulerDiscreteScheduler(prediction_type="v_prediction")
+@pytest.mark.parametrize(
+    ("kind", "options"), [("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}), ("EDMEulerScheduler", {})]
+)
+def test_euler_is_our_euler(tmp_path, kind, options):
+    net, scheduler = unet("ddpm"), getattr(diffusers, kind)(**options)
     model = load_model(saved(tmp_path, net, scheduler))
     scheduler.set_timesteps(8)
     x, sigmas = start(model, scheduler.sigmas)
@@ -523,18 +526,6 @@ def test_networks_of_edm_schedulers(tmp_path, name, prediction):
     assert torch.equal(own(x, sigma), model(x, sigma)) and fingerprint(own) == fingerprint(model)
     edit(tmp_path / "edm" / "scheduler" / "scheduler_config.json", sigma_data=0.5)
     assert fingerprint(load_model(tmp_path / "edm")) != fingerprint(model)
-
-
-def test_the_edm_scheduler_is_our_euler(tmp_path):
-    net, scheduler = unet("ddpm"), diffusers.EDMEulerScheduler()
-    model = load_model(saved(tmp_path, net, scheduler))
-    scheduler.set_timesteps(8)
-    x, sigmas = start(model, scheduler.sigmas)
-    x = x * scheduler.init_noise_sigma
-    ours = integrators.euler(model, x, sigmas)
-    for t in scheduler.timesteps:
-        x = scheduler.step(net(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
-    close(ours, x)
 
 
 def test_edm_schedulers_that_make_no_denoiser_are_refused(tmp_path):
