@@ -225,6 +225,10 @@ class Wrapper:
             raise AttributeError(name)
         return getattr(self.denoiser, name)
 
+    def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the models that decide its answers, and what else does: for :mod:`dmcmc_core.fingerprint`."""
+        return (self.denoiser,), ()
+
 
 class Narrowed(Wrapper):
     """A denoiser asked between narrower noise levels than its network's own, which ``network_levels`` tells.
@@ -250,6 +254,11 @@ class Narrowed(Wrapper):
         self.sigma_max = high if sigma_max is None else float(sigma_max)
         if not self.sigma_min < self.sigma_max:
             raise UserError(f"sigma_min={self.sigma_min:g} must lie below sigma_max={self.sigma_max:g}")
+
+    def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the model inside, and the levels where they are not its own."""
+        ends = (self.sigma_min, self.sigma_max)
+        return (self.denoiser,), () if ends == (self.denoiser.sigma_min, self.denoiser.sigma_max) else (ends,)
 
     def __call__(self, x: Tensor, sigma: Tensor, *labels: Tensor) -> Tensor:
         """Return D(x, sigma) of the denoiser inside."""

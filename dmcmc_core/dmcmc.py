@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dmcmc_core import integrators, schedules
 from dmcmc_core.chains import CALIBRATION, NODES, ChainSettings
-from dmcmc_core.denoiser import Denoiser, like, walk
-from dmcmc_core.errors import UserError
+from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.mcmc import ChainState, Info, Kernel, StepSize, gibbs, hamiltonian, langevin, mala, residual_gibbs, then
 from dmcmc_core.noise_level import NoiseLevelPosterior, ResidualPosterior, expected_residual, log_levels
+from dmcmc_core.starts import prior
 from dmcmc_core.streams import Drawn, Randomness, Streams
 
 AnyPosterior = NoiseLevelPosterior | ResidualPosterior
@@ -67,28 +67,6 @@ def in_sigma(denoiser: Denoiser, posterior: AnyPosterior, settings: ChainSetting
     if isinstance(posterior, ResidualPosterior):
         return residual_gibbs(denoiser, posterior, settings.rule)
     return gibbs(posterior, settings.rule)
-
-
-def prior(
-    denoiser: Denoiser,
-    rng: Randomness,
-    rows: int,
-    start: str,
-    device: str | torch.device = "cpu",
-    preconditioned: bool = False,
-) -> Tensor:
-    """Draw where integration from pure noise begins: N(m, sigma_max^2 I), (rows, *shape), m = 0 or the data's mean.
-
-    ``preconditioned`` begins with m + sigma_max M z instead, where the denoiser has an M (Ma et al. 2022).
-    """
-    m = torch.zeros(denoiser.shape, device=device)
-    if start == "mean":
-        mean = getattr(denoiser, "mean", None)
-        if mean is None:
-            raise UserError("start='mean' needs a model that knows its data's mean; use start='zero'")
-        m = mean.to(m)
-    z = rng(m.expand(rows, *denoiser.shape))
-    return m + denoiser.sigma_max * (walk(denoiser).apply(z) if preconditioned else z)
 
 
 def first_images(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, Wrapper, check_shape, per_row
+from dmcmc_core.denoiser import Adapter, Denoiser, InBlocks, Wrapper, check_shape, per_row
 from dmcmc_core.errors import UserError, is_number, number
 from dmcmc_core.streams import Streams
 
@@ -73,6 +73,10 @@ class Guided(_WithoutDensity):
         """What beside the two networks decides an answer, the denoiser's own condition included."""
         name = str(getattr(self.guide, "name", type(self.guide).__name__))
         return condition_of(self.denoiser) | {"guidance": self.guidance, "guide": name}
+
+    def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return both models, and w."""
+        return (self.denoiser, self.guide), (self.guidance,)
 
     @property
     def rows_per_image(self) -> int:
@@ -145,6 +149,10 @@ class Conditioned(_WithoutDensity):
         """The class, and the guidance where there is any."""
         guided = {"guidance": self.guidance, "unconditional": self.unconditional}
         return {"label": self.label} | (guided if self.guidance != 1 else {})
+
+    def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the model inside, and the class."""
+        return (self.denoiser,), (self.held,)
 
     @property
     def condition(self) -> dict[str, Any]:
@@ -239,3 +247,19 @@ def _check_once(held: dict[str, Any], guidance: float | None = None) -> None:
     """Raise UserError for guidance of a model that is guided already."""
     if guidance != 1 and "guidance" in held:
         raise UserError(f"this model is guided already, by guidance {held['guidance']:g}: guide the network inside")
+
+
+def in_blocks(model: Any, block: int | None) -> Any:
+    """Return the model with its network in blocks of so many rows (None: as before); exact models keep their own."""
+    if block is None:
+        return model
+    if isinstance(model, Adapter):
+        return InBlocks(model, block)
+    model = copy.copy(model)
+    if isinstance(model, InBlocks):
+        model.block = block
+    elif isinstance(model, Wrapper):
+        model.denoiser = in_blocks(model.denoiser, block)
+        if isinstance(model, Guided):
+            model.guide = in_blocks(model.guide, block)
+    return model

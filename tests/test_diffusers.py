@@ -13,9 +13,10 @@ from dmcmc_core import integrators
 from dmcmc_core.checkpoints import convert, known, load_model
 from dmcmc_core.checkpoints import diffusers as folders
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.runs.folder import load_images
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import conditioned, fingerprint
+from dmcmc_core.runs.model import conditioned
 from dmcmc_core.schedules import karras
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")

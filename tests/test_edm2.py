@@ -29,10 +29,11 @@ from dmcmc_core.checkpoints import (  # noqa: E402
 )
 from dmcmc_core.denoiser import Adapter, count_nfe  # noqa: E402
 from dmcmc_core.errors import LOG, UserError  # noqa: E402
+from dmcmc_core.fingerprint import fingerprint  # noqa: E402
 from dmcmc_core.guidance import Conditioned, Guided  # noqa: E402
 from dmcmc_core.nets.edm2 import MagnitudePreservingNet, mp_cat, mp_silu, mp_sum, normalise  # noqa: E402
 from dmcmc_core.runs.make import run  # noqa: E402
-from dmcmc_core.runs.model import conditioned, fingerprint  # noqa: E402
+from dmcmc_core.runs.model import conditioned  # noqa: E402
 from dmcmc_core.workbench import cli  # noqa: E402
 
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"

@@ -6,10 +6,10 @@ import torch
 from exact import classes, images_mixture
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import Conditioned, of_images
 from dmcmc_core.runs.folder import load_images
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import fingerprint
 from dmcmc_core.runs.plan import plan
 from dmcmc_core.runs.tuning import slow_images
 from dmcmc_core.streams import Streams

@@ -14,6 +14,7 @@ from dmcmc_core.checkpoints.safetensors import read, save
 from dmcmc_core.data import digits
 from dmcmc_core.denoiser import Adapter, InBlocks, Narrowed
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.noise_level_classifier import LightClassifier
 from dmcmc_core.nets.shipped import NETS
@@ -22,7 +23,7 @@ from dmcmc_core.runs.cache import cached
 from dmcmc_core.runs.folder import load_images
 from dmcmc_core.runs.levels import narrowed
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import conditioned, fingerprint
+from dmcmc_core.runs.model import conditioned
 from dmcmc_core.runs.plan import Request, load_posterior, plan
 
 CHAINS = {"chains": 4, "n_skip": 1, "warmup_levels": 2, "levels": 2}

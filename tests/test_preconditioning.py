@@ -13,12 +13,13 @@ from dmcmc_core import analytic, dmcmc, integrators, mcmc, preconditioning, sche
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import count_nfe, like
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.mcmc import ChainState, hamiltonian, langevin, mala
 from dmcmc_core.noise_level import ExactPosterior, log_levels
 from dmcmc_core.preconditioning import NoiseOnly, Preconditioner, WithPreconditioner
 from dmcmc_core.runs.folder import load_images
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import conditioned, fingerprint
+from dmcmc_core.runs.model import conditioned
 from dmcmc_core.streams import Streams
 
 

@@ -17,6 +17,7 @@ from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import Adapter, InBlocks, count_nfe
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.linear_sde import make_sde
@@ -25,7 +26,7 @@ from dmcmc_core.runs import cache
 from dmcmc_core.runs.cache import cached
 from dmcmc_core.runs.folder import finished, load_images, read_manifest
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import conditioned, fingerprint
+from dmcmc_core.runs.model import conditioned
 from dmcmc_core.runs.plan import default_n_skip, load_posterior, plan
 from dmcmc_core.runs.tolerance import pilot_start
 from dmcmc_core.schedules import karras

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ class FromDenoiser(Wrapper):
         self.low, high = (low, high) if math.isfinite(high - low) else (-1.0, 1.0)  # a mixture has no bounds
         self.scale, self.about = (high - self.low) / 2, getattr(denoiser, "mean", None)
         self.coefficients = functools.lru_cache(maxsize=1024)(lambda t: (sde.inverse(sde.R(t)), sde.gain(t)))
+
+    def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the denoiser, and the diffusion."""
+        return (self.denoiser,), (self.sde,)
 
     def __call__(self, u: Tensor, t: Tensor) -> Tensor:
         """Return epsilon of states (B, ...) at a time ()."""

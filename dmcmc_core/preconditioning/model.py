@@ -75,6 +75,10 @@ class WithPreconditioner(Wrapper):
         self.preconditioner = preconditioner
         self.preconditioned_by = about | {"sha256": preconditioner.sha256}
 
+    def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the denoiser, and the hash of the gains."""
+        return (self.denoiser,), (self.preconditioner.sha256,)
+
     def __call__(self, x: Tensor, sigma: Tensor, *more: Any) -> Tensor:
         """Return D(x, sigma) of the denoiser inside."""
         return self.denoiser(x, sigma, *more)

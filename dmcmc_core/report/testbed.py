@@ -17,9 +17,9 @@ from dmcmc_core import data, metrics
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.files import key, write_json
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.report.tables import Spread, mean_and_spread
 from dmcmc_core.runs.cache import Samples, cached, code_key
-from dmcmc_core.runs.model import fingerprint
 
 IN_MEMORY = 5 * 10**8
 """Numbers of a reference's images (2 GB as float32) beyond which they are left on disk."""

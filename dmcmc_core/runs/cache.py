@@ -14,10 +14,12 @@ from torch import Tensor
 
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import key, write_json
+from dmcmc_core.fingerprint import fingerprint
+from dmcmc_core.guidance import in_blocks
 from dmcmc_core.runs import folder
 from dmcmc_core.runs.kinds import IntegratorPlan, Plan
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import Model, fingerprint, in_blocks
+from dmcmc_core.runs.model import Model
 from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.tolerance import with_tolerance
 

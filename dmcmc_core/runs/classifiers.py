@@ -19,9 +19,10 @@ from dmcmc_core.checkpoints.catalogue import NETS
 from dmcmc_core.checkpoints.noise_level_classifier import ENDING, place_of
 from dmcmc_core.denoiser import Denoiser, Wrapper
 from dmcmc_core.errors import Absent, UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.runs.levels import levels_of
-from dmcmc_core.runs.model import device_of, fingerprint
+from dmcmc_core.runs.model import device_of
 
 
 class Classifier(NamedTuple):

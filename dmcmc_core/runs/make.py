@@ -27,13 +27,14 @@ from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import key
-from dmcmc_core.guidance import of_images
+from dmcmc_core.fingerprint import fingerprint
+from dmcmc_core.guidance import in_blocks, of_images
 from dmcmc_core.runs import folder, layout, windows
 from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
 from dmcmc_core.runs.levels import levels_of
 from dmcmc_core.runs.measured import Measured
-from dmcmc_core.runs.model import Model, check_model, check_range, device_of, encoder_of, fingerprint, in_blocks
+from dmcmc_core.runs.model import Model, check_model, check_range, device_of, encoder_of
 from dmcmc_core.runs.pictures import announce
 from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.ranks import Ranks, current

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from dmcmc_core import checkpoints, gddim, preconditioning
 from dmcmc_core.data import load_images
-from dmcmc_core.denoiser import Adapter, CountNFE, Denoiser, InBlocks, Narrowed, Wrapper
+from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
@@ -162,22 +160,6 @@ def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
     return images[some], name or "the model's own images"
 
 
-def in_blocks(model: Model, block: int | None) -> Model:
-    """Return the model with its network in blocks of so many rows (None: as before); exact models keep their own."""
-    if block is None:
-        return model
-    if isinstance(model, Adapter):
-        return InBlocks(model, block)
-    model = copy.copy(model)
-    if isinstance(model, InBlocks):
-        model.block = block
-    elif isinstance(model, Wrapper):
-        model.denoiser = in_blocks(model.denoiser, block)
-        if isinstance(model, Guided):
-            model.guide = in_blocks(model.guide, block)
-    return model
-
-
 def check_model(model: Any) -> None:
     """Raise UserError for what is no denoiser, as a bare network or function."""
     needed = ("shape", "data_range", *(() if hasattr(model, "sde") else ("sigma_min", "sigma_max")))
@@ -205,44 +187,6 @@ def check_range(model: Model) -> None:
 def encoder_of(model: Model) -> str | None:
     """Return the encoder of the latents that a model makes, by its card; None for one of images."""
     return (getattr(model, "card", None) or {}).get("encoder")
-
-
-def fingerprint(model: Model) -> str:
-    """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
-    if isinstance(model, gddim.FromDenoiser):
-        return hashlib.sha256(repr((fingerprint(model.denoiser), model.sde)).encode()).hexdigest()
-    if isinstance(model, CountNFE | InBlocks):  # rows are counted and put together, answers stay the same
-        return fingerprint(model.denoiser)
-    if isinstance(model, Guided):
-        both = fingerprint(model.denoiser), fingerprint(model.guide), model.guidance
-        return hashlib.sha256(repr(both).encode()).hexdigest()
-    if isinstance(model, Narrowed):
-        ends, inner = (model.sigma_min, model.sigma_max), fingerprint(model.denoiser)
-        if ends == (model.denoiser.sigma_min, model.denoiser.sigma_max):
-            return inner
-        return hashlib.sha256(repr((inner, ends)).encode()).hexdigest()
-    if isinstance(model, Conditioned | WithPreconditioner):
-        more = model.held if isinstance(model, Conditioned) else model.preconditioner.sha256
-        return hashlib.sha256(repr((fingerprint(model.denoiser), more)).encode()).hexdigest()
-    known = getattr(model, "_fingerprint", None)
-    if known is None:
-        linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
-        net = model if linear else getattr(model, "net", None)
-        parts = list(net.state_dict().values()) if net is not None else []
-        parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
-        parts = [t for t in parts if t is not None]
-        if not parts:
-            raise UserError(
-                "a run is named by the hash of its model, and this one has no weights: set adapter.net to the "
-                "torch.nn.Module behind it"
-            )
-        ends = (model.config,) if linear else (model.sigma_min, model.sigma_max)
-        digest = hashlib.sha256(repr((tuple(model.shape), tuple(model.data_range), *ends)).encode())
-        for tensor in parts:
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        known = digest.hexdigest()
-        model._fingerprint = known
-    return known
 
 
 def device_of(model: Model) -> torch.device:

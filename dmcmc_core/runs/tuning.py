@@ -29,10 +29,11 @@ from dmcmc_core.denoiser import Denoiser, count_nfe
 from dmcmc_core.dmcmc import prior
 from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.files import write_json
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import of_images
 from dmcmc_core.runs.cache import cached
 from dmcmc_core.runs.kinds import split
-from dmcmc_core.runs.model import conditioned, device_of, fingerprint
+from dmcmc_core.runs.model import conditioned, device_of
 from dmcmc_core.runs.plan import plan
 from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, SEARCHES
 from dmcmc_core.streams import Streams

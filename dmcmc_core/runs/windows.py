@@ -21,12 +21,13 @@ from dmcmc_core.chains import CALIBRATION
 from dmcmc_core.denoiser import CountNFE, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Chain, Share, Window
 from dmcmc_core.files import key, write_npz
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import of_images
 from dmcmc_core.mcmc import ChainState
 from dmcmc_core.noise_level import ResidualPosterior
 from dmcmc_core.runs.folder import read_whole
 from dmcmc_core.runs.kinds import ChainedPlan
-from dmcmc_core.runs.model import Model, device_of, fingerprint
+from dmcmc_core.runs.model import Model, device_of
 from dmcmc_core.streams import Drawn, Streams
 
 Visit = tuple[Window | None, Chain]

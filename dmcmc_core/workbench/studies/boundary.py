@@ -17,7 +17,7 @@ from dmcmc_core.boundary import Boundary
 from dmcmc_core.data import digits, glyphs32, load_images
 from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, number, one_of, unknown
-from dmcmc_core.runs.model import fingerprint
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.streams import Streams
 
 LEVELS = ("z", "h")

@@ -1,0 +1,37 @@
+"""The identity of a model: a hash over what decides its answers, whatever its file or name."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from dmcmc_core.errors import UserError
+
+
+def fingerprint(model: Any) -> str:
+    """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
+    if hasattr(model, "identity"):
+        models, more = model.identity()
+        parts = (*map(fingerprint, models), *more)
+        return parts[0] if len(parts) == 1 else hashlib.sha256(repr(parts).encode()).hexdigest()
+    known = getattr(model, "_fingerprint", None)
+    if known is None:
+        linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
+        net = model if linear else getattr(model, "net", None)
+        parts = list(net.state_dict().values()) if net is not None else []
+        parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
+        parts = [t for t in parts if t is not None]
+        if not parts:
+            raise UserError(
+                "a run is named by the hash of its model, and this one has no weights: set adapter.net to the "
+                "torch.nn.Module behind it"
+            )
+        ends = (model.config,) if linear else (model.sigma_min, model.sigma_max)
+        digest = hashlib.sha256(repr((tuple(model.shape), tuple(model.data_range), *ends)).encode())
+        for tensor in parts:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        known = digest.hexdigest()
+        model._fingerprint = known
+    return known
