@@ -16,7 +16,7 @@ def fingerprint(model: Any) -> str:
         models, more = model.identity()
         parts = (*map(fingerprint, models), *more)
         return parts[0] if len(parts) == 1 else hashlib.sha256(repr(parts).encode()).hexdigest()
-    known = getattr(model, "_fingerprint", None)
+    known: Any = getattr(model, "_fingerprint", None)
     if known is None:
         linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
         net = model if linear else getattr(model, "net", None)
@@ -28,8 +28,9 @@ def fingerprint(model: Any) -> str:
                 "a run is named by the hash of its model, and this one has no weights: set adapter.net to the "
                 "torch.nn.Module behind it"
             )
+        facts: Any = model
         ends = (model.config,) if linear else (model.sigma_min, model.sigma_max)
-        digest = hashlib.sha256(repr((tuple(model.shape), tuple(model.data_range), *ends)).encode())
+        digest = hashlib.sha256(repr((tuple(facts.shape), tuple(facts.data_range), *ends)).encode())
         for tensor in parts:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         known = digest.hexdigest()

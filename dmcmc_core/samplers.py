@@ -144,3 +144,5 @@ INTEGRATORS = Registry(
     )
 )
 """Integrators by name, in the order in which help lists them."""
+FITTED = Integrator("fitted", 2, "fitted", one_a_step, options={"file": None})
+"""A solver fitted to its network, :class:`dmcmc_core.integrators.Fitted`, whose file has its grid."""

@@ -62,8 +62,8 @@ def cached(  # noqa: PLR0913  a recipe, and where it is kept
         if len(tried) > known:
             write_json(path, tried)
     about = [fingerprint(model), sampler, nfe, num, seed, sorted(settings.items())]
-    if getattr(plan, "classifier", None):  # its file may change under its name
-        about.append(plan.classifier)
+    # files may change under their names
+    about += [plan_file for n in ("classifier", "solver") if (plan_file := getattr(plan, n, None))]
     out = cache / "samples" / key(about)
     more = {"progress": progress, "chains_dir": cache / "chains", "trial": True, "alone": True}
     manifest = run(request.bare(settings), sampler, nfe, num, seed, out, settings, **more)

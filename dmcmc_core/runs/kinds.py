@@ -6,16 +6,19 @@ diffusion, ``gddim`` or ``sde+NAME``, one of those that gDDIM is compared with.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from dmcmc_core import gddim, integrators, schedules
+from dmcmc_core import files, gddim, integrators, schedules
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.integrators.fitted import Fitted, load_fitted
 from dmcmc_core.runs.settings import LINEAR_NAMES, LINEAR_SAMPLERS, SEARCHES
+from dmcmc_core.samplers import FITTED
 from dmcmc_core.streams import Streams
 
 
@@ -106,6 +109,36 @@ class IntegratorPlan(Plan):
 
 
 @dataclass(frozen=True)
+class FittedPlan(IntegratorPlan):
+    """A fitted solver, which has its levels and its start in a file; ``solver`` is the SHA-256 of that."""
+
+    file: str = ""
+    solver: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return the plan as plain values; where the file lies decides nothing."""
+        record = super().record()
+        del record["file"]
+        return record
+
+    def levels_from(self, model: Denoiser, sigma: Any) -> Any:
+        """Return the levels of the solver's states."""
+        return _solver(self.file, self.solver, self.levels or 0).sigmas
+
+    def integrate(self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, **more: Any) -> Tensor:
+        """Return images from x."""
+        return _solver(self.file, self.solver, self.levels or 0)(model, x, **more)
+
+
+@functools.lru_cache(maxsize=8)
+def _solver(file: str, sha256: str, nfe: int) -> Fitted:
+    """Return a solver of a file, as long as the file is the one of that hash."""
+    if files.sha256(file) != sha256:
+        raise UserError(f"{file} is another file than when this run was planned: plan it anew")
+    return load_fitted(file, nfe)
+
+
+@dataclass(frozen=True)
 class ChainedPlan(IntegratorPlan):
     """Chains, then an integrator from the starting points that they leave.
 
@@ -142,7 +175,11 @@ def split(sampler: str) -> tuple[bool, integrators.Integrator]:
         raise UserError(
             f"{sampler} has to find its integrator first: dmcmc_core.runs.tuning.auto does, or the command sample"
         )
+    if sampler == FITTED.name:
+        return False, FITTED
     if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
         names = list(integrators.INTEGRATORS)
-        raise unknown("sampler", sampler, [*names, *(f"dlg+{n}" for n in names), *SEARCHES, *LINEAR_SAMPLERS])
+        raise unknown(
+            "sampler", sampler, [*names, FITTED.name, *(f"dlg+{n}" for n in names), *SEARCHES, *LINEAR_SAMPLERS]
+        )
     return method == "dlg", integrators.INTEGRATORS[name]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from dmcmc_core import gddim, integrators, schedules
+from dmcmc_core import files, gddim, integrators, schedules
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import AnyPosterior
 from dmcmc_core.errors import Absent, TooFew, UserError, is_number, number, one_of, unknown
 from dmcmc_core.guidance import EACH, RANDOM
+from dmcmc_core.integrators.fitted import load_all
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
 from dmcmc_core.runs import classifiers
-from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
+from dmcmc_core.runs.kinds import ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.model import Model, prepared
 from dmcmc_core.runs.settings import (
     CASTS,
@@ -26,6 +28,7 @@ from dmcmc_core.runs.settings import (
     POSTERIORS,
     SETTINGS,
 )
+from dmcmc_core.samplers import FITTED, INTEGRATORS
 
 CHAIN_SETTINGS = {f.name for f in fields(ChainSettings)}
 
@@ -58,6 +61,8 @@ class Request:
         settings = self.settings if settings is None else settings
         if self.sampler in LINEAR_SAMPLERS:
             return _linear_plan(self.model, self.sampler, nfe, settings)
+        if self.sampler == FITTED.name:
+            return _fitted_plan(self.model, nfe, settings)
         return _integrator_plan(self, nfe, num, settings)
 
     def classifier(self, posterior: str = "classifier") -> classifiers.Classifier:
@@ -207,6 +212,29 @@ def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str,
         n_skip = default_n_skip(nfe / whole.rows_per_image - warm, step)
         whole = replace(whole, chain=replace(chain, n_skip=n_skip))
     return _with_levels(whole, nfe, num, settings)
+
+
+def _fitted_plan(model: Denoiser, nfe: float, settings: dict[str, Any]) -> FittedPlan:
+    """Return the plan of the largest solver of a file that the budget pays for."""
+    _known_settings(FITTED.name, set(FITTED.options), False, settings)
+    for name in ("start", "schedule", "levels", "speed_up", "tweedie"):
+        if name in settings:
+            raise UserError(f"{name} is in the file of a fitted solver: leave it out")
+    if getattr(model, "preconditioned_by", None):
+        raise UserError("fitted knows no preconditioner: leave it out")
+    if not isinstance(settings.get("file"), str | Path):
+        raise UserError(f"fitted needs the file that the command fit wrote, by file=FILE, not {settings.get('file')!r}")
+    file, each = str(settings["file"]), getattr(model, "rows_per_image", 1)
+    solvers = load_all(file)
+    able = [calls for calls in solvers if each * solvers[calls].nfe <= nfe]
+    if not able:
+        raise TooFew(f"{nfe:g} NFE are too few for the solvers in {file}, of {', '.join(map(str, solvers))} calls")
+    solver = solvers[max(able)]
+    solver.check(model)
+    _check_label(model, FITTED)
+    shared = _shared(model, INTEGRATORS["heun"], {n: v for n, v in settings.items() if n in ("block", "cast")})
+    shared |= {"schedule": FITTED.schedule, "start": solver.start, "condition": getattr(model, "condition", None)}
+    return FittedPlan(FITTED.name, max(able), rows_per_image=each, file=file, solver=files.sha256(file), **shared)
 
 
 def _check_label(model: Denoiser, entry: integrators.Integrator, chains: int | None = None) -> None:

@@ -20,6 +20,8 @@ LEVELS = ("sigma_min", "sigma_max")
 """Settings that narrow the noise levels: they belong to the model too."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
+SOLVER = "a file of the command fit, for the model as it is run (fitted once, and kept in exp/cache/fitted)"
+"""What the option ``file`` of the sampler ``fitted`` may be."""
 SCHEDULES = ("karras", "log_uniform", "time_uniform", "shifted_power")
 DIFFUSIONS = ("VP", "SubVP", "VE", "BDM", "CLD")
 CASTS = ("round", "truncate")

@@ -171,8 +171,8 @@ class _Job:
         if not torch.isfinite(self.x).all():
             raise UserError("the model's mean holds NaN or infinity")
         self.trajectories, self.images = self._accurate(calls)
-        self.truth = self._kept("held-out", lambda: {"images": self._accurate_images(calls)})["images"]
-        self.truth = torch.from_numpy(self.truth).to(self.held_out)
+        truth = self._kept("held-out", lambda: {"images": self._accurate_images(calls)})["images"]
+        self.truth = torch.from_numpy(truth).to(self.held_out)
         self.levels = Levels(self.trajectories.sigmas)
         halves = slice(0, None, 2), slice(1, None, 2)
         products = np.stack([inner_products(self.trajectories, half) for half in halves])
@@ -180,7 +180,7 @@ class _Job:
         spread = math.sqrt(float(self.trajectories.x[-1].double().square().mean()))
         self.responses = [search.assumed(spread, self.trajectories.sigmas), self._response()]
 
-    def model(self, which: int, rows: int) -> CountNFE:
+    def model(self, which: int, rows: int) -> Any:
         """Return the model for the first rows of the fit's noise, 0, or of the noise that it is tried on, 1."""
         noise = self.noise[which]
         first = Streams(noise.seed, noise.purpose, noise.indices[:rows])
@@ -231,13 +231,14 @@ class _Job:
             rows = min(PROBED, len(self.x))
             model, visited = self.model(0, rows), []
 
-            def recorded(x: Tensor, sigma: Tensor) -> Tensor:
+            def recorded(x: Tensor, sigma: Tensor) -> Any:
                 d = model(x, sigma)
                 visited.append((float(sigma), self._picked(x), self._picked(d)))
                 return d
 
+            entry: Any = dpmpp_2m
             with torch.no_grad():
-                dpmpp_2m(recorded, self.x[:rows], schedules.karras(PROBE, model.sigma_max, model.sigma_min))
+                entry(recorded, self.x[:rows], schedules.karras(PROBE, model.sigma_max, model.sigma_min))
             return search.measured(self.trajectories, self.levels, visited[1:])._asdict()
 
         arrays = self._kept("response", make)

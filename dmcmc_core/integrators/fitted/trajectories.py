@@ -8,7 +8,7 @@ stands for all pixels of all images, and no candidate costs a network call.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def accurate(model: Denoiser, x: Tensor, calls: int, start: str, kept: Tensor) -
     """
     sigmas = schedules.karras(calls, model.sigma_max, model.sigma_min)
     m = centre(model, start, x.device).to(x)
-    recorded = _Recorded(model)
+    recorded: Any = _Recorded(model)
     states = [x]
     images = unipc(recorded, x, sigmas, callback=lambda step, steps, sigma, at: states.append(at))
     pick = lambda t: (t - m).flatten(1)[:, kept.to(t.device)].cpu()  # noqa: E731
@@ -112,7 +112,11 @@ class Levels:
         nodes = [self.log[i + j] for j in range(4)]
         for j, node in enumerate(nodes):
             others = [other for k, other in enumerate(nodes) if k != j]
-            _put(v, self.count + 1 + i + j, math.prod((at - other) / (node - other) for other in others))
+            _put(
+                v,
+                self.count + 1 + i + j,
+                math.prod(((at - other) / (node - other) for other in others), start=np.ones(1)),
+            )
         return v
 
     def _below(self, at: np.ndarray, nodes: int) -> np.ndarray:

@@ -19,6 +19,7 @@ VERBS = {
     "reproduce": "run the notebooks that have not run yet and fill figures/",
     "export": "write the list of items as a Snakefile, for other machines and their queues",
     "sample": "draw images from a model with a sampler",
+    "fit": "fit a solver to a network: better images from few calls",
     "evaluate": "compare images with a reference",
     "boundary": "fit a boundary between images of two kinds, and edit images across it",
     "convert": "make a safetensors file of a checkpoint of another project",
@@ -43,6 +44,8 @@ def load(name: str) -> Verb:
             from dmcmc_core.workbench.cli.publish import PUBLISH as found
         case "sample":
             from dmcmc_core.workbench.cli.sample import SAMPLE as found
+        case "fit":
+            from dmcmc_core.workbench.cli.fit import FIT as found
         case "evaluate":
             from dmcmc_core.workbench.cli.evaluate import EVALUATE as found
         case "boundary":
@@ -62,6 +65,7 @@ def load(name: str) -> Verb:
 
 CONTINUE = {
     "evaluate": "finished features are kept: the same command goes on from here",
+    "fit": "finished parts are kept: the same command goes on from here",
     "reproduce": "finished items are kept: the same command goes on from here",
     "sample": "finished shards are kept: the same command goes on from here",
     "train": "the last saved state is kept: the same command goes on from there",

@@ -9,8 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from dmcmc_core.chains import ChainSettings
-from dmcmc_core.runs.settings import LINEAR_SAMPLERS, LINEAR_SETTINGS, SETTINGS
-from dmcmc_core.samplers import INTEGRATORS, Integrator
+from dmcmc_core.runs.settings import LINEAR_SAMPLERS, LINEAR_SETTINGS, SETTINGS, SOLVER
+from dmcmc_core.samplers import FITTED, INTEGRATORS, Integrator
 
 SAMPLERS = ", ".join(INTEGRATORS)
 BUDGETED = {"n_skip": "a third of what warm-up leaves of the budget", "start": "as above"}
@@ -23,7 +23,8 @@ def all_settings() -> str:
     sections = {
         "settings of every sampler, with their defaults": SETTINGS,
         "settings of the chains (dlg+NAME)": chains,
-        "options of the integrators": {n: _options(entry) for n, entry in INTEGRATORS.items() if entry.options},
+        "options of the integrators": {n: _options(entry) for n, entry in INTEGRATORS.items() if entry.options}
+        | {FITTED.name: f"file, {SOLVER}"},
         "settings of linear diffusions (gddim, sde+NAME)": LINEAR_SETTINGS,
         "options of their samplers": {name: _listed(options) for name, options in LINEAR_SAMPLERS.items()},
     }
