@@ -180,11 +180,10 @@ class _Job:
         spread = math.sqrt(float(self.trajectories.x[-1].double().square().mean()))
         self.responses = [search.assumed(spread, self.trajectories.sigmas), self._response()]
 
-    def model(self, which: int, rows: int) -> Any:
-        """Return the model for the first rows of the fit's noise, 0, or of the noise that it is tried on, 1."""
-        noise = self.noise[which]
-        first = Streams(noise.seed, noise.purpose, noise.indices[:rows])
-        self.counters.append(count_nfe(in_blocks(of_images(self.bare, first), rows)))
+    def model(self, which: int, rows: range) -> Any:
+        """Return the model for some rows of the fit's noise, 0, or of the noise that it is tried on, 1."""
+        some = Streams(self.noise[which].seed, self.noise[which].purpose, rows)
+        self.counters.append(count_nfe(in_blocks(of_images(self.bare, some), max(1, len(rows)))))
         return self.counters[-1]
 
     @property
@@ -208,7 +207,7 @@ class _Job:
 
     def _accurate(self, calls: int) -> tuple[Trajectories, Tensor]:
         def make() -> dict[str, Any]:
-            made, images = accurate(self.model(0, len(self.x)), self.x, calls, self.start, self.kept)
+            made, images = accurate(self.model(0, range(len(self.x))), self.x, calls, self.start, self.kept)
             _check_finite(images)
             return {"sigmas": made.sigmas, "x": made.x, "d": made.d, "images": images.cpu()}
 
@@ -217,7 +216,7 @@ class _Job:
         return Trajectories(sigmas, x, d, self.kept), images.to(self.x)
 
     def _accurate_images(self, calls: int) -> Tensor:
-        model = self.model(1, len(self.held_out))
+        model = self.model(1, range(len(self.held_out)))
         grid = schedules.karras(calls, model.sigma_max, model.sigma_min)
         with torch.no_grad():
             images = unipc(model, self.held_out, grid)
@@ -229,7 +228,7 @@ class _Job:
 
         def make() -> dict[str, Any]:
             rows = min(PROBED, len(self.x))
-            model, visited = self.model(0, rows), []
+            model, visited = self.model(0, range(rows)), []
 
             def recorded(x: Tensor, sigma: Tensor) -> Any:
                 d = model(x, sigma)
@@ -290,7 +289,7 @@ class _Job:
     @torch.no_grad()
     def _along(self, sigmas: np.ndarray, form: search.Form) -> tuple[np.ndarray, float]:
         """Fit the coefficients of each step along the solver's own states; return them and the error at 0."""
-        model, x, m = self.model(0, len(self.x)), self.x, self.centre.to(self.x)
+        model, x, m = self.model(0, range(len(self.x))), self.x, self.centre.to(self.x)
         table, past = np.zeros((len(sigmas) - 1, 1 + form.past)), []
         for i, row in enumerate(table):
             if i or not form.jump:
@@ -312,16 +311,21 @@ class _Job:
     @torch.no_grad()
     def _tried(self, made: Fitted, nfe: int) -> dict[str, Any]:
         """Return errors on the noise held out: of the fitted solver, and of the classical ones by their order."""
-        rows = len(self.held_out)
-        images = made(self.model(1, rows), self.held_out)
+        first, rest = range(FIRST), range(FIRST, len(self.held_out))
+        images = made(self.model(1, range(len(self.held_out))), self.held_out)
         near = NEAR * _rms(images[:FIRST], self.truth[:FIRST])
 
-        def error(name: str, rows: int) -> float:
-            entry, grid = PEERS[name], self._peer_grid(name, nfe)
-            return _rms(entry(self.model(1, rows), self.held_out[:rows], grid), self.truth[:rows])
+        def squared(name: str, rows: range) -> Tensor:
+            some = slice(rows.start, rows.stop)
+            images = PEERS[name](self.model(1, rows), self.held_out[some], self._peer_grid(name, nfe))
+            return (images - self.truth[some]).double().square()
 
-        peers = [error(name, FIRST) for name in PEERS]
-        peers = [e if e > near else error(name, rows) for name, e in zip(PEERS, peers, strict=True)]
+        peers = []
+        for name in PEERS:
+            errors = squared(name, first)
+            if errors.mean() <= near**2 and len(rest):
+                errors = torch.cat([errors, squared(name, rest)])
+            peers.append(math.sqrt(float(errors.mean())))
         return {"held_out": _rms(images, self.truth), "peers": peers}
 
 
