@@ -292,6 +292,9 @@ def test_statistics_under_every_published_name_give_the_distance_of_the_images(r
     np.savez(tmp_path / "row.npz", mu=mu[None], sigma=sigma)
     torch.save({"mu": torch.tensor(mu), "sigma": torch.tensor(sigma)}, tmp_path / "tensors.pt")
     torch.save({"mu": mu, "sigma": sigma}, tmp_path / "torch-fidelity.pt")  # as it saves them: NumPy's arrays
+    for name in ("tensors", "torch-fidelity"):  # of torch before 1.6
+        whole_file = torch.load(tmp_path / f"{name}.pt", weights_only=False)
+        torch.save(whole_file, tmp_path / f"legacy-{name}.pt", _use_new_zipfile_serialization=False)
     for protocol in range(2, 6):
         both = {"fid": {"mu": mu, "sigma": sigma}, "fd_dinov2": {"mu": mu[:2], "sigma": sigma[:2, :2]}}
         (tmp_path / f"edm2-{protocol}.pkl").write_bytes(pickle.dumps(both, protocol=protocol))
@@ -303,6 +306,8 @@ def test_statistics_under_every_published_name_give_the_distance_of_the_images(r
         "row.npz": "mu and sigma",
         "tensors.pt": "mu and sigma",
         "torch-fidelity.pt": "mu and sigma",
+        "legacy-tensors.pt": "mu and sigma",
+        "legacy-torch-fidelity.pt": "mu and sigma",
         "big-endian.pkl": "mu and sigma",
     } | {f"edm2-{p}.pkl": "mu and sigma of fid; not used: fd_dinov2" for p in range(2, 6)}
     for name, source in sources.items():
@@ -347,6 +352,8 @@ def test_what_holds_no_statistics_is_named_and_no_pickle_is_executed(recorded, t
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "network.pt")
     torch.save(torch.zeros(3, 1, 3, 3), tmp_path / "tensor.pt")
     torch.save({"mu": Harmful(), "sigma": sigma}, tmp_path / "harmful.pt")
+    for name, content in {"harmful": {"mu": Harmful(), "sigma": sigma}, "whole": {"mu": 3 * [0], "sigma": mu}}.items():
+        torch.save(content, tmp_path / f"legacy-{name}.pt", _use_new_zipfile_serialization=False)
     np.savez(tmp_path / "twice.npz", mu=mu, sigma=sigma, mean=mu, cov=sigma)
     words = {
         "harmful.pkl": "posix.mkdir, which no data needs: it was not executed",
@@ -359,6 +366,8 @@ def test_what_holds_no_statistics_is_named_and_no_pickle_is_executed(recorded, t
         "network.pt": "holds no statistics, but conv.weight",
         "tensor.pt": "holds a tensor and no statistics",
         "harmful.pt": "posix.mkdir, which no checkpoint needs: it was not executed",
+        "legacy-harmful.pt": "which are never executed",
+        "legacy-whole.pt": "mu of .* is a list: an array or a tensor",
         "twice.npz": "holds both mu and sigma and mean and cov",
         "nowhere.pt": "no such file",
     }

@@ -213,6 +213,18 @@ class TorchFile:
             raise UserError(f"its part {name} is damaged")
         return data
 
+    def pickled(self) -> bytes:
+        """Return the pickle of :attr:`content`, for a reader of arrays of NumPy, which are unread in that."""
+        if self.archive is not None:
+            return self.archive.read(f"{self.folder}data.pkl")
+        try:
+            with self.path.open("rb") as file:
+                for _ in range(3):  # magic number, version and machine
+                    Unpickler(file).load()
+                return file.read()
+        except Exception as error:
+            raise self._unreadable(error) from error
+
     def numbers(self, tensor: Any) -> Tensor:
         """Return a tensor of :attr:`content` with its numbers; UserError where they are damaged or missing."""
         if not isinstance(tensor, Stored):

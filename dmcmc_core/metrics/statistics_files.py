@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmcmc_core.checkpoints.torch_files import ENDINGS, TorchFile, is_tensor
+from dmcmc_core.checkpoints.torch_files import ENDINGS, TorchFile, Unread, is_tensor
 from dmcmc_core.data.pickles import Array, Unpickler
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import npz_shapes, read_npz
@@ -57,8 +57,8 @@ def read_published(path: Path) -> Recorded | None:
     if path.suffix in PICKLES:
         return _of_mapping(_of_pickle(path.read_bytes(), path), path)
     file = TorchFile(path)
-    if file.archive is not None and not _any_tensor(file.content):  # torch-fidelity saves NumPy's arrays
-        return _of_mapping(_of_pickle(file.archive.read(f"{file.folder}data.pkl"), path), path)
+    if not _any_tensor(file.content):  # torch-fidelity saves NumPy's arrays
+        return _of_mapping(_of_pickle(file.pickled(), path), path)
     return _of_mapping(file.content, path, lambda tensor: file.numbers(tensor).detach().double().numpy())
 
 
@@ -122,7 +122,8 @@ def _array(values: Any, name: str, path: Path) -> np.ndarray:
     if isinstance(values, Array):
         values = values.values
     if not isinstance(values, np.ndarray):
-        raise UserError(f"{name} of {path} is a {type(values).__name__}: an array or a tensor of floats is needed")
+        what = "NumPy array beside tensors" if isinstance(values, Unread) else type(values).__name__
+        raise UserError(f"{name} of {path} is a {what}: an array or a tensor of floats is needed, both of one kind")
     return np.array(values)  # that of a pickle cannot be written to, of which torch would warn
 
 
