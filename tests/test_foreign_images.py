@@ -160,10 +160,10 @@ def test_the_encoding_is_that_of_the_content_and_not_of_the_name(tmp_path):
     assert open_generated(folder).encoding == "jpeg"
 
 
-def _png(width, height):
-    """A PNG file of black RGB pixels of 16 bits."""
+def _png(width, height, rows=None):
+    """A PNG file of black RGB pixels of 16 bits, with all its rows or so many."""
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
-    rows = zlib.compress(bytes(1 + 6 * width) * height)
+    rows = zlib.compress(bytes(1 + 6 * width) * (height if rows is None else rows))
     head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
@@ -183,6 +183,8 @@ def test_what_is_no_set_of_images_is_refused_by_name(tmp_path):
     refused(lambda folder: (folder / "x.png").write_bytes(deep), "x.png is a PNG of 16 bits: 8 bits are needed")
     refused(save(small, "x.webp"), "x.webp is of a format that is not read: PNG or JPEG files are needed")
     refused(lambda folder: small.save(folder / "x.png", format="webp"), "x.png cannot be read as a PNG or JPEG image")
+    giant = bytes(_png(12_000, 12_000, 1))  # more pixels than Pillow takes without a warning
+    refused(lambda folder: (folder / "x.png").write_bytes(giant), "x.png cannot be read .* exceeds limit of")
     refused(lambda folder: (folder / "x.jpg").write_bytes(b""), "x.jpg cannot be read as a PNG or JPEG image")
     cut = folder_of(tmp_path / "cut", grey(3, 0))
     (cut / "a" / "0000.png").write_bytes((cut / "a" / "0000.png").read_bytes()[:50])
