@@ -185,6 +185,10 @@ def test_what_is_no_set_of_images_is_refused_by_name(tmp_path):
     refused(lambda folder: small.save(folder / "x.png", format="webp"), "x.png cannot be read as a PNG or JPEG image")
     giant = bytes(_png(12_000, 12_000, 1))  # more pixels than Pillow takes without a warning
     refused(lambda folder: (folder / "x.png").write_bytes(giant), "x.png cannot be read .* exceeds limit of")
+    bare = bytearray(_png(700, 700, 1))
+    bare[24] = 8  # bits; what Pillow then finds of 700 rows is two
+    bare[29:33] = struct.pack(">I", zlib.crc32(bare[12:29]))
+    refused(lambda folder: (folder / "x.png").write_bytes(bare), "x.png is too short for its 700x700 pixels")
     refused(lambda folder: (folder / "x.jpg").write_bytes(b""), "x.jpg cannot be read as a PNG or JPEG image")
     cut = folder_of(tmp_path / "cut", grey(3, 0))
     (cut / "a" / "0000.png").write_bytes((cut / "a" / "0000.png").read_bytes()[:50])

@@ -76,8 +76,10 @@ def told(state: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         return _told(state)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"its tensors are not those of a U-Net of OpenAI: {str(error)[:100]}") from None
+    except KeyError as error:
+        raise UserError(f"its tensors are not those of a U-Net of OpenAI: it has no {error.args[0]!r:.100}") from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise UserError("its tensors are not those of a U-Net of OpenAI: their shapes make no levels") from None
 
 
 def _told(state: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ UNREAD = (".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of images that are not read: a folder of images that holds one is refused, so that none is left out."""
 FORMATS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG"}
 """Pillow's name of a format -> what it is called here; in MPO cameras write more than one JPEG image."""
+DENSEST = 1032
+"""Most pixels that a byte can stand for: in PNG by the limit of deflate, in JPEG half as many, a bit for each block."""
 
 
 def open_image_files(name: str, folder: Path, resize: str) -> ImageSet:
@@ -131,13 +133,15 @@ def _reader(name: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a PNG or JPEG file of RGB or grey of 8 bits, and of no more pixels than Pillow takes without a warning."""
+    """Open a PNG or JPEG file of RGB or grey of 8 bits, of pixels that it can hold and that Pillow takes."""
     import PIL.Image
 
     bomb = PIL.Image.DecompressionBombWarning
     with warnings.catch_warnings(action="error", category=bomb), PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
         if image.mode not in ("RGB", "L"):
             raise UserError(f"{path} is of Pillow's mode {image.mode}: RGB or L (grey) of 8 bits is needed")
+        if image.width * image.height > DENSEST * path.stat().st_size:  # Pillow would fill up what is missing
+            raise UserError(f"{path} is too short for its {image.width}x{image.height} pixels: it is truncated")
         yield image
 
 
