@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
+import zipfile
 import zlib
 
 import numpy as np
@@ -233,6 +235,36 @@ def test_arrays_of_anything_else_are_named(tmp_path, arrays, words):
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:70])
     with pytest.raises(UserError, match="x.npy cannot be read as an NPY file"):
         open_images(tmp_path / "x.npy")
+
+
+def test_arrays_that_claim_more_than_they_hold_are_told_in_one_line(tmp_path):
+    """Nothing is allocated for them; nor for members that hold a gigabyte and say that it is three numbers."""
+    np.savez(tmp_path / "sound.npz", mu=np.zeros(3), sigma=np.eye(3))
+
+    def refused(words, header=lambda text: text, numbers=lambda content: content):
+        with zipfile.ZipFile(tmp_path / "sound.npz") as sound, zipfile.ZipFile(tmp_path / "a.npz", "w", 8) as broken:
+            for member in sound.namelist():
+                content = sound.read(member)
+                length = len(header(content[10:128]))
+                begin = b"\x93NUMPY\2\0" + length.to_bytes(4, "little")
+                broken.writestr(member, begin + header(content[10:128]) + numbers(content[128:]))
+        tracemalloc.start()
+        with pytest.raises(UserError, match=words) as error:
+            read_published(tmp_path / "a.npz")
+        assert "\n" not in str(error.value) and len(str(error.value).replace(str(tmp_path), "")) < 300
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+        tracemalloc.stop()
+
+    for shape in (b"(3000000,)", b"(10**12,)", b"(-1,)"):
+        refused("cannot be read as an NPZ", lambda text, shape=shape: text.replace(b"(3,)", shape))
+    refused("does not hold the numbers of an array of shape", lambda text: text.replace(b"(3,)", b"(1000000000000,)"))
+    refused("does not hold the numbers of an array", numbers=lambda content: content + bytes(2**25))
+    refused("Header info length", lambda text: text + b" " * 10**5)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"num": [1] * 10**4}))
+    np.savez(tmp_path / "run" / "shard-0.npz", arr_0=grey(3, 0))
+    with pytest.raises(UserError, match=r"how many images belong here, not \[1, 1, .{,60}$"):
+        open_generated(tmp_path / "run")
 
 
 def test_classes_beside_images_are_labels(tmp_path):

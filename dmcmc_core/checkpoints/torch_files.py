@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.unpickler import Unpickler
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 STORAGES = {
     "FloatStorage": torch.float32,

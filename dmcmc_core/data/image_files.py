@@ -14,7 +14,7 @@ import numpy as np
 
 from dmcmc_core.data.images import ImageSet
 from dmcmc_core.data.published import DATASETS, FILTERS
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 UNREAD = (".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -155,7 +155,7 @@ def _head(path: Path) -> tuple[str, str, tuple[int, int]]:
     except UserError:
         raise
     except Exception as error:  # damage has a dozen names in pillow, and any of them means the same here
-        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {error}") from error
+        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {sentence(error)}") from error
 
 
 def _load(path: Path, fit: Callable[[Any, Path], Any], mode: str = "RGB") -> np.ndarray:
@@ -167,7 +167,7 @@ def _load(path: Path, fit: Callable[[Any, Path], Any], mode: str = "RGB") -> np.
     except UserError:
         raise
     except Exception as error:  # as above
-        raise UserError(f"{path} cannot be read as an image, it may be truncated: {error}") from error
+        raise UserError(f"{path} cannot be read as an image, it may be truncated: {sentence(error)}") from error
 
 
 def _resized(image: Any, path: Path, base: str, resize: str) -> Any:

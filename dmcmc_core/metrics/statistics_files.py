@@ -11,7 +11,7 @@ import numpy as np
 
 from dmcmc_core.checkpoints.torch_files import ENDINGS, TorchFile, Unread, is_tensor
 from dmcmc_core.data.pickles import Array, Unpickler
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.files import npz_shapes, read_npz
 
 PAIRS = (("mu", "sigma"), ("mean", "cov"))
@@ -139,7 +139,7 @@ def _of_pickle(content: bytes, path: Path) -> Any:
     except Exception as error:  # whatever a broken pickle brings about
         raise UserError(
             f"{path} cannot be read as a pickle of plain values and arrays, and nothing in it is executed: "
-            f"{error or type(error).__name__}; {TAKEN}"
+            f"{sentence(error)}; {TAKEN}"
         ) from error
 
 
