@@ -260,6 +260,14 @@ def test_arrays_that_claim_more_than_they_hold_are_told_in_one_line(tmp_path):
     refused("does not hold the numbers of an array of shape", lambda text: text.replace(b"(3,)", b"(1000000000000,)"))
     refused("does not hold the numbers of an array", numbers=lambda content: content + bytes(2**25))
     refused("Header info length", lambda text: text + b" " * 10**5)
+    torch.save({"mu": [0]}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    giant = b"\x80\x02}X\xff\xff\xff\xffmu"  # a name of four gigabytes
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:137] + giant)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a.pt cannot be read as a PyTorch file"):
+        read_published(tmp_path / "a.pt")
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text(json.dumps({"num": [1] * 10**4}))
     np.savez(tmp_path / "run" / "shard-0.npz", arr_0=grey(3, 0))

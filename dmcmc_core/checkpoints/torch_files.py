@@ -7,6 +7,7 @@ then filled in the memory that it needs itself.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
@@ -149,6 +150,14 @@ def is_one(path: Path) -> bool:
         return any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.namelist())
 
 
+class _Bounded(io.BufferedReader):
+    """A file that never makes room for more than the bytes that it has, whatever a pickle in it claims."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(left if size is None or size < 0 else min(size, max(left, 0)))
+
+
 class TorchFile:
     """A PyTorch file that is being read.
 
@@ -178,8 +187,8 @@ class TorchFile:
         )
 
     def _legacy(self) -> Any:
-        with torch.serialization.safe_globals(UNREAD):
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(UNREAD), _Bounded(self.path.open("rb", buffering=0)) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
     def _read(self) -> Any:
         members = {info.filename: info for info in self.archive.infolist()}
@@ -217,7 +226,7 @@ class TorchFile:
         if self.archive is not None:
             return self.archive.read(f"{self.folder}data.pkl")
         try:
-            with self.path.open("rb") as file:
+            with _Bounded(self.path.open("rb", buffering=0)) as file:
                 for _ in range(3):  # magic number, version and machine
                     Unpickler(file).load()
                 return file.read()
