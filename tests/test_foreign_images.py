@@ -400,6 +400,8 @@ def test_what_holds_no_statistics_is_named_and_no_pickle_is_executed(recorded, t
     torch.save({"mu": Harmful(), "sigma": sigma}, tmp_path / "harmful.pt")
     for name, content in {"harmful": {"mu": Harmful(), "sigma": sigma}, "whole": {"mu": 3 * [0], "sigma": mu}}.items():
         torch.save(content, tmp_path / f"legacy-{name}.pt", _use_new_zipfile_serialization=False)
+    for name, odd in {"expanded": torch.zeros(1).expand(10**6, 10**6), "complex": torch.zeros(2, 2).cfloat()}.items():
+        torch.save({"mu": torch.zeros(2), "sigma": odd}, tmp_path / f"{name}.pt")
     np.savez(tmp_path / "twice.npz", mu=mu, sigma=sigma, mean=mu, cov=sigma)
     words = {
         "harmful.pkl": "posix.mkdir, which no data needs: it was not executed",
@@ -412,6 +414,8 @@ def test_what_holds_no_statistics_is_named_and_no_pickle_is_executed(recorded, t
         "network.pt": "holds no statistics, but conv.weight",
         "tensor.pt": "holds a tensor and no statistics",
         "harmful.pt": "posix.mkdir, which no checkpoint needs: it was not executed",
+        "expanded.pt": r"a tensor of .*, torch.float32 of shape \(1000000, 1000000\), is no dense array",
+        "complex.pt": "a tensor of .*, torch.complex64 of shape .* is no dense array",
         "legacy-harmful.pt": "which are never executed",
         "legacy-whole.pt": "mu of .* is a list: an array or a tensor",
         "twice.npz": "holds both mu and sigma and mean and cov",

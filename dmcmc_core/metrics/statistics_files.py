@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from dmcmc_core.checkpoints.torch_files import ENDINGS, TorchFile, Unread, is_tensor
 from dmcmc_core.data.pickles import Array, Unpickler
@@ -59,7 +60,17 @@ def read_published(path: Path) -> Recorded | None:
     file = TorchFile(path)
     if not _any_tensor(file.content):  # torch-fidelity saves NumPy's arrays
         return _of_mapping(_of_pickle(file.pickled(), path), path)
-    return _of_mapping(file.content, path, lambda tensor: file.numbers(tensor).detach().double().numpy())
+    return _of_mapping(file.content, path, lambda tensor: _of_tensor(file.numbers(tensor), path))
+
+
+def _of_tensor(tensor: Tensor, path: Path) -> np.ndarray:
+    """Return the numbers of a tensor as float64; UserError where they are not real, or not all in the file."""
+    odd = tensor.is_nested or tensor.is_meta or str(tensor.layout) != "torch.strided" or tensor.is_complex()
+    if odd or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():  # one number may stand for many
+        raise UserError(
+            f"a tensor of {path}, {tensor.dtype} of shape {tuple(tensor.shape)!s:.60}, is no dense array: {TAKEN}"
+        )
+    return tensor.detach().double().numpy()
 
 
 def _of_npz(path: Path) -> Recorded | None:
