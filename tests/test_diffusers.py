@@ -282,6 +282,9 @@ def test_names_of_older_files(old, tmp_path):
     save_file(net.state_dict() | {name: given[name] + 1}, folder / WEIGHTS)
     with pytest.raises(UserError, match="under an old name too, with other numbers"):
         load_model(folder)
+    save_file(net.state_dict() | {"more": torch.zeros(2)}, folder / WEIGHTS)
+    with pytest.raises(UserError, match="tensor 'more' is unexpected"):
+        load_model(folder)
 
 
 def test_keys_of_older_configurations(tmp_path):

@@ -363,6 +363,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _name(name: str, wanted: dict[str, Tensor]) -> str:
     """Return the name that a tensor has in the library today."""
-    first, *layers, leaf = name.split(".")
-    newer = ".".join([OLDER_BLOCKS.get(first, first), *(OLDER.get(part, part) for part in layers), leaf])
+    *parts, leaf = name.split(".")
+    first, layers = (OLDER_BLOCKS.get(part, part) for part in parts[:1]), (OLDER.get(part, part) for part in parts[1:])
+    newer = ".".join([*first, *layers, leaf])
     return newer if name not in wanted and newer in wanted else name
