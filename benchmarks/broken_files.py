@@ -23,6 +23,8 @@ from sound_files import Kept
 from torch import nn
 
 Files = dict[str, bytes]
+Changes = dict[str, bytes | None]
+"""New contents by name; None for a file that is gone."""
 
 
 def one(files: Files, rng: random.Random, *endings: str) -> str:
@@ -61,7 +63,7 @@ def in_bytes(files: Files, rng: random.Random, canary: Path) -> Files:
 
 def members(files: Files, rng: random.Random, canary: Path) -> Files:
     """An archive whose members change places, names, contents, or are compressed (a gigabyte of zeros)."""
-    name = one(files, rng, ".pth", ".pt", ".ckpt")
+    name = one(files, rng, ".pth", ".pt", ".ckpt", ".npz")
     with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
         content = [[m.filename, archive.read(m)] for m in archive.infolist()]
     i, j = rng.randrange(len(content)), rng.randrange(len(content))
@@ -95,16 +97,16 @@ def opcodes(files: Files, rng: random.Random, canary: Path) -> Files:
     """A pickle, alone or in an archive, with its opcodes changed; some call a shell that would write the canary."""
     name = one(files, rng, ".pth", ".pt", ".ckpt", ".pkl")
     if name.endswith(".pkl"):
-        return {name: _opcodes(files[name], rng, canary)}
+        return {name: opcodes_of(files[name], rng, canary)}
     with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
         content = [[m.filename, archive.read(m)] for m in archive.infolist()]
     for member in content:
         if member[0].endswith("data.pkl"):
-            member[1] = _opcodes(member[1], rng, canary)
+            member[1] = opcodes_of(member[1], rng, canary)
     return {name: zipped(content)}
 
 
-def _opcodes(data: bytes, rng: random.Random, canary: Path) -> bytes:
+def opcodes_of(data: bytes, rng: random.Random, canary: Path) -> bytes:
     ops = list(pickletools.genops(data))
     ends = [position for _, _, position in ops[1:]] + [len(data)]
     parts = [data[o[2] : end] for o, end in zip(ops, ends, strict=True) if o[0].name != "FRAME"]
@@ -142,7 +144,7 @@ def _opcodes(data: bytes, rng: random.Random, canary: Path) -> bytes:
     elif kind == "number":
         numbers = [i for i, part in enumerate(parts) if part[:1] in (b"K", b"M", b"J")]
         value = rng.choice((-1, 0, 2**31 - 1, 2**20))
-        parts[rng.choice(numbers)] = b"J" + struct.pack("<i", value)
+        parts[rng.choice(numbers or [at])] = b"J" + struct.pack("<i", value)
     elif kind == "build":
         parts.insert(at, b"}(X\x08\x00\x00\x00__name__K\x01ub")
     else:
@@ -238,15 +240,15 @@ def changed(content: Any, rng: random.Random, stored: bool = False) -> Any:
     return content
 
 
-def in_content(make: Callable[[], Any], write: Callable[[Any], bytes], name: str):
-    """Sound files of other content; ``make`` makes what is in the sound one."""
+def in_content(make: Callable[[], Any], write: Callable[[Any], bytes], name: str, stored: bool = False):
+    """Sound files of other content; ``make`` makes what is in the sound one, ``stored`` as of :func:`changed`."""
 
     def mutate(files: Files, rng: random.Random, canary: Path) -> Files:
         content = make()
         for _ in range(20):  # until it can be written
             try:
-                return {name: write(changed(content, rng))}
-            except (RecursionError, NotImplementedError, RuntimeError, TypeError):
+                return {name: write(changed(content, rng, stored))}
+            except (RecursionError, NotImplementedError, RuntimeError, TypeError, ValueError, KeyError):
                 continue
         return {name: b""}
 

@@ -2,17 +2,20 @@
 
     python benchmarks/mutations.py [--n N] [--seed S] [--formats NAME ...] [--out FILE]
 
-A mutation flips bits, cuts, zeroes, doubles or removes a span, claims a giant size, exchanges the members of an archive
-or the opcodes of a pickle (some call a shell), or writes a sound file of other keys, shapes, dtypes and values. It must
-load with finite weights and answer, or be refused in one sentence: no other exception, no code run, no more than 1 GB
-of memory and 20 seconds of a processor. Each format is read in a process of its own that may take 4 GB of addresses
-more than for a sound file. Prints a table, and every mutation that went wrong; the exit status is 1 if one did.
+Networks of every family, images as files, arrays and runs, statistics, features. A mutation flips bits, cuts, zeroes,
+doubles or removes a span, claims a giant size, exchanges the members of an archive, the chunks of a picture or the
+opcodes of a pickle (some call a shell), takes a file of several away, or writes a sound file of other keys, shapes,
+dtypes and values. It must load with finite numbers, a network must answer, or it is refused in one sentence: no other
+exception, no code run, no more than 1 GB of memory and 20 seconds of a processor. Each format is read in a process of
+its own that may take 4 GB of addresses more than for a sound file. Prints a table, and every mutation that went wrong;
+the exit status is 1 if one did.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import random
 import resource
@@ -26,8 +29,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sound_files
+import sound_images
 import torch
-from broken_files import Files, header, in_bytes, in_content, in_json, members, opcodes, torch_bytes, weights
+from broken_files import Changes, Files, header, in_bytes, in_content, in_json, members, opcodes, torch_bytes, weights
+from broken_images import jpeg_markers, legacy_opcodes, npy_headers, places, png_chunks, png_giants
 
 from dmcmc_core.checkpoints import load_model, load_noise_level
 from dmcmc_core.errors import UserError
@@ -41,12 +46,30 @@ class Format(NamedTuple):
     """A format: how a sound file is written, how it is broken, and what loads it."""
 
     write: Callable[[Path], Path]
-    mutations: tuple[Callable[[Files, random.Random, Path], Files], ...]
+    mutations: tuple[Callable[[Files, random.Random, Path], Changes], ...]
     load: Callable[[Path], Any] = load_model
+    """A model, or tensors by name."""
 
 
 def classifier(path: Path) -> Any:
     return load_noise_level(path, like=sound_files.ForClassifier)[0]
+
+
+def _arrays(name: str, make: Callable[[], Any], write: Callable[[Any], bytes], *mutations: Any) -> Format:
+    """Return the format of a file of NumPy."""
+    broken = (in_bytes, npy_headers, in_content(make, write, name, stored=True), *mutations)
+    return Format(functools.partial(_written, name, make, write), broken, sound_images.reference)
+
+
+def _pickled(name: str, make: Callable[[], Any], write: Callable[[Any], bytes], *mutations: Any) -> Format:
+    """Return the format of a pickle of statistics, in an archive or not."""
+    broken = (in_bytes, in_content(make, write, name, stored=name.endswith(".pkl")), *mutations)
+    return Format(functools.partial(_written, name, make, write), broken, sound_images.reference)
+
+
+def _written(name: str, make: Callable[[], Any], write: Callable[[Any], bytes], folder: Path) -> Path:
+    (folder / name).write_bytes(write(make()))
+    return folder / name
 
 
 FORMATS = {
@@ -76,7 +99,7 @@ FORMATS = {
         (in_bytes, opcodes, in_content(sound_files.edm2_content, sound_files.edm_bytes, "a.pkl")),
     ),
     "diffusers": Format(sound_files.write_diffusers, (in_bytes, header, weights, in_json)),
-    "diffusers-shards": Format(sound_files.write_shards, (in_bytes, header, weights, in_json, in_json)),
+    "diffusers-shards": Format(sound_files.write_shards, (in_bytes, header, weights, in_json, in_json, places)),
     "classifier": Format(
         sound_files.write_classifier,
         (in_bytes, members, opcodes, in_content(sound_files.classifier_content, torch_bytes, "a.pth")),
@@ -84,6 +107,17 @@ FORMATS = {
     ),
     "own": Format(sound_files.write_own, (in_bytes, header, weights)),
     "converted": Format(sound_files.write_converted, (in_bytes, header, weights)),
+    "png": Format(sound_images.write_png, (in_bytes, png_chunks, places, png_giants), sound_images.images),
+    "jpeg": Format(sound_images.write_jpeg, (in_bytes, jpeg_markers, places), sound_images.images),
+    "run": Format(sound_images.write_run, (in_bytes, in_json, members, npy_headers, places), sound_images.images),
+    "images-npz": _arrays("a.npz", sound_images.npz_content, sound_images.npz_bytes, members),
+    "images-npy": _arrays("a.npy", sound_images.npz_content, sound_images.npy_bytes),
+    "statistics-npz": _arrays("a.npz", sound_images.statistics_content, sound_images.npz_bytes, members),
+    "features-npz": _arrays("a.npz", sound_images.features_content, sound_images.npz_bytes, members),
+    "statistics-pt": _pickled("a.pt", sound_images.arrays_content, torch_bytes, members, opcodes),
+    "statistics-pt-tensors": _pickled("a.pt", sound_images.statistics_content, torch_bytes, members, opcodes),
+    "statistics-pt-legacy": _pickled("a.pt", sound_images.arrays_content, sound_images.legacy_bytes, legacy_opcodes),
+    "statistics-pkl": _pickled("a.pkl", sound_images.pickle_content, sound_images.pickle_bytes, opcodes),
 }
 
 
@@ -109,8 +143,8 @@ def outcome(kind: Format, path: Path, shape: tuple[int, ...] | None) -> tuple[st
                 return "out of memory", text
             cause = cause.__cause__ or cause.__context__
         return ("refused", text) if "\n" not in text and len(text) < 1200 else ("no sentence", text)
-    net = getattr(model, "net", model)
-    for name, tensor in net.state_dict().items():
+    tensors = model if isinstance(model, dict) else getattr(model, "net", model).state_dict()
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return "not finite", name
     if getattr(model, "shape", None) == shape and shape is not None:
@@ -146,8 +180,7 @@ def run(
             rng = random.Random(f"{name}/{seed}/{index}")
             mutate = kind.mutations[index % len(kind.mutations)]
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            for changed_name, data in mutate(files, rng, canary).items():
-                (folder / changed_name).write_bytes(data)
+            put(folder, mutate(files, rng, canary))
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # what making the mutation took is not counted
             if say is not None:
                 say({"started": index})
@@ -169,10 +202,20 @@ def run(
             rows.append({"index": index, "kind": mutation, "outcome": what, "message": message, "grown": grown})
             if say is not None:
                 say(rows[-1])
-            for changed_name, data in files.items():
-                if (folder / changed_name).read_bytes() != data:
-                    (folder / changed_name).write_bytes(data)
+            there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+            put(folder, dict.fromkeys(there - files.keys()))
+            put(folder, {n: d for n, d in files.items() if n not in there or (folder / n).read_bytes() != d})
     return rows
+
+
+def put(folder: Path, changes: Changes) -> None:
+    """Write or remove files of a folder."""
+    for name, data in changes.items():
+        if data is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
 
 
 def child(name: str, n: int, seed: int, begin: int) -> list[dict[str, Any]]:

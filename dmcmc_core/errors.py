@@ -7,6 +7,7 @@ import logging
 import math
 import numbers
 import os
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -48,6 +49,20 @@ def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True)
     hint = f"did you mean {alike[near[0]]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
     return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")
+
+
+def sentence(error: BaseException, most: int = 200) -> str:
+    """Return what a library says, in its first line; the kind of error where it says nothing.
+
+    Of torch's advice on pickles, which ends in how to execute them, only the forbidden name is passed on.
+    """
+    if "weights_only" in str(error):
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it names {named[1]}" if named else "it is no sound pickle"
+    if isinstance(error, EOFError):
+        return "it ends too early"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.split(r"(?<=[a-z])\. ", line)[0][:most]  # what follows is advice
 
 
 def is_number(value: Any, whole: bool = False) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import socket
 import zipfile
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 PART = ".part"
 """How the names of files end that are being written; whatever ends so was left by a process that was killed."""
@@ -123,8 +124,7 @@ def read_npz(path: str | Path, names: Iterable[str] | None = None, listed: bool 
         if listed and archive.comment != _listed(members):
             raise ValueError("its list of arrays is damaged")
         wanted = members if names is None else [name for name in names if name in members]
-        content = {name: archive.read(members[name]) for name in wanted}
-        return {n: np.lib.format.read_array(io.BytesIO(c), allow_pickle=False) for n, c in content.items()}
+        return {name: _array(archive, members[name]) for name in wanted}
 
 
 def npz_shapes(path: str | Path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -136,12 +136,25 @@ def npz_shapes(path: str | Path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     found = {}
     with _npz(path) as (archive, members):
         for name, member in members.items():
-            with archive.open(member) as file:
-                first = np.lib.format.read_magic(file) == (1, 0)
-                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-                found[name] = dtype, shape
+            found[name] = _header(archive, member)[:2]
     return found
+
+
+def _header(archive: zipfile.ZipFile, member: str) -> tuple[np.dtype, tuple[int, ...], int]:
+    """Return dtype and shape of an array, and where in its member the numbers begin."""
+    with archive.open(member) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return dtype, shape, file.tell()
+
+
+def _array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """Read an array; ValueError for a member that holds more or less than the numbers of its shape, before it is."""
+    dtype, shape, begin = _header(archive, member)
+    if not dtype.hasobject and archive.getinfo(member).file_size != begin + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{member} does not hold the numbers of an array of shape {str(shape):.60}")
+    return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
 
 
 @contextmanager
@@ -154,7 +167,7 @@ def _npz(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, str]]]:
         with zipfile.ZipFile(path) as archive:
             yield archive, {name.removesuffix(".npy"): name for name in archive.namelist()}
     except Exception as error:  # damage has a dozen names in zipfile and NumPy, and any of them means the same here
-        raise UserError(f"{path} cannot be read as an NPZ file, it may be truncated: {error}") from error
+        raise UserError(f"{path} cannot be read as an NPZ file, it may be truncated: {sentence(error)}") from error
 
 
 def _listed(names: Iterable[str]) -> bytes:

@@ -213,11 +213,13 @@ def of_images(model: Any, images: Streams) -> Any:
     return model
 
 
-def labels_of(model: Any) -> Tensor | None:
-    """Return the classes of a batch that :func:`of_images` has told, (rows,) int64; None where it has one or none."""
+def labels_of(model: Any, rows: int) -> Tensor | None:
+    """Return the classes of a batch that :func:`of_images` was told of, (rows,) int64; None of a model held to none."""
     while isinstance(model, Wrapper) and not isinstance(model, Conditioned):
         model = model.denoiser
-    return model.labels if isinstance(model, Conditioned) else None
+    if not isinstance(model, Conditioned):
+        return None
+    return torch.full((rows,), model.label) if is_number(model.label) else model.labels
 
 
 def _label(label: Any, classes: int) -> int | list[int] | str:

@@ -11,7 +11,7 @@ import torch
 from dmcmc_core import load_model
 from dmcmc_core.checkpoints.safetensors import save
 from dmcmc_core.data import open_images, to_uint8
-from dmcmc_core.errors import LOG, UserError
+from dmcmc_core.errors import LOG, TooFew, UserError
 from dmcmc_core.metrics import evaluate, extract, frechet_distance, load_features, statistics
 from dmcmc_core.nets.unet import DenoisingUNet
 from dmcmc_core.report import plots
@@ -110,6 +110,8 @@ def test_demo_tells_before_the_first_image(channels, card, words, tmp_path, monk
     ):
         exec(second, given)
     exec(second, given | {"model": "digits"})
+    with pytest.raises(TooFew, match="which needs at least .* per image: .* more images or fewer chains"):
+        exec(second, given | {"model": "digits", "nfe": 3})
     names = {node.id for node in ast.walk(ast.parse(second)) if isinstance(node, ast.Name)}
     assert not names & {"cached", "dmcmc"}, "no image is made in that cell"
 

@@ -10,7 +10,7 @@ from exact import mixture
 from safetensors.torch import load_file, save_file
 
 from dmcmc_core import integrators
-from dmcmc_core.checkpoints import convert, known, load_model
+from dmcmc_core.checkpoints import convert, diffusers_config, known, load_model
 from dmcmc_core.checkpoints import diffusers as folders
 from dmcmc_core.errors import UserError
 from dmcmc_core.fingerprint import fingerprint
@@ -262,17 +262,49 @@ def test_where_the_scheduler_may_lie(tmp_path):
     assert load_model(tmp_path / "alone").sigma_max == levels
 
 
-def test_names_of_older_files(tmp_path):
+LAYERS = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+BLOCKS = {"mid_block": "mid", "down_blocks": "downsample_blocks", "up_blocks": "upsample_blocks"}
+
+
+@pytest.mark.parametrize("old", [LAYERS, LAYERS | BLOCKS, {"downsamplers.0.conv": "downsamplers.0.op"}])
+def test_names_of_older_files(old, tmp_path):
     net = unet("ddpm")
     folder = saved(tmp_path, net, diffusers.DDPMScheduler())
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    tensors = load_file(folder / WEIGHTS)
+    given = load_file(folder / WEIGHTS)
     for new, name in old.items():
-        tensors = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in tensors.items()}
-    assert any(".proj_attn." in key for key in tensors)
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        given = {f".{key}".replace(f".{new}.", f".{name}.")[1:]: tensor for key, tensor in given.items()}
+    assert len(given.keys() - net.state_dict().keys()) >= len(old)
+    save_file(given, folder / WEIGHTS, {"format": "pt"})
     loaded = load_model(folder).net.unet
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
+    save_file(net.state_dict() | {name: tensor.clone() for name, tensor in given.items()}, folder / WEIGHTS)
+    load_model(folder)
+    name = next(iter(given.keys() - net.state_dict().keys()))
+    save_file(net.state_dict() | {name: given[name] + 1}, folder / WEIGHTS)
+    with pytest.raises(UserError, match="under an old name too, with other numbers"):
+        load_model(folder)
+    save_file(net.state_dict() | {"more": torch.zeros(2)}, folder / WEIGHTS)
+    with pytest.raises(UserError, match="tensor 'more' is unexpected"):
+        load_model(folder)
+
+
+def test_keys_of_older_configurations(tmp_path):
+    net = unet("ddpm", norm_eps=1e-3)
+    folder = saved(tmp_path, net, diffusers.DDPMScheduler())
+    path, old = folder / "unet" / "config.json", {new: old for old, new in diffusers_config.OLD_NETWORK_KEYS.items()}
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({old.get(name, name): value for name, value in about.items()}))
+    assert old.keys() <= about.keys()
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor(1.0)
+    older = load_model(folder)(x, sigma)
+    path.write_text(json.dumps(about))
+    assert torch.equal(older, load_model(folder)(x, sigma))
+    path.write_text(json.dumps(about | {"resnet_eps": 1e-6}))
+    with pytest.raises(UserError, match="has resnet_eps=1e-06 and norm_eps=0.001, two names of one thing"):
+        load_model(folder)
+    path.write_text(json.dumps(about | {"_class_name": "UNetUnconditionalModel"}))
+    with pytest.raises(UserError, match="UNetUnconditionalModel"):
+        load_model(folder)
 
 
 def test_runs_are_named_by_all_that_makes_the_denoiser(tmp_path):

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
+import zipfile
 import zlib
 
 import numpy as np
@@ -160,10 +162,10 @@ def test_the_encoding_is_that_of_the_content_and_not_of_the_name(tmp_path):
     assert open_generated(folder).encoding == "jpeg"
 
 
-def _png(width, height):
-    """A PNG file of black RGB pixels of 16 bits."""
+def _png(width, height, rows=None):
+    """A PNG file of black RGB pixels of 16 bits, with all its rows or so many."""
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
-    rows = zlib.compress(bytes(1 + 6 * width) * height)
+    rows = zlib.compress(bytes(1 + 6 * width) * (height if rows is None else rows))
     head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
@@ -183,6 +185,12 @@ def test_what_is_no_set_of_images_is_refused_by_name(tmp_path):
     refused(lambda folder: (folder / "x.png").write_bytes(deep), "x.png is a PNG of 16 bits: 8 bits are needed")
     refused(save(small, "x.webp"), "x.webp is of a format that is not read: PNG or JPEG files are needed")
     refused(lambda folder: small.save(folder / "x.png", format="webp"), "x.png cannot be read as a PNG or JPEG image")
+    giant = bytes(_png(12_000, 12_000, 1))  # more pixels than Pillow takes without a warning
+    refused(lambda folder: (folder / "x.png").write_bytes(giant), "x.png cannot be read .* exceeds limit of")
+    bare = bytearray(_png(700, 700, 1))
+    bare[24] = 8  # bits; what Pillow then finds of 700 rows is two
+    bare[29:33] = struct.pack(">I", zlib.crc32(bare[12:29]))
+    refused(lambda folder: (folder / "x.png").write_bytes(bare), "x.png is too short for its 700x700 pixels")
     refused(lambda folder: (folder / "x.jpg").write_bytes(b""), "x.jpg cannot be read as a PNG or JPEG image")
     cut = folder_of(tmp_path / "cut", grey(3, 0))
     (cut / "a" / "0000.png").write_bytes((cut / "a" / "0000.png").read_bytes()[:50])
@@ -227,6 +235,44 @@ def test_arrays_of_anything_else_are_named(tmp_path, arrays, words):
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:70])
     with pytest.raises(UserError, match="x.npy cannot be read as an NPY file"):
         open_images(tmp_path / "x.npy")
+
+
+def test_arrays_that_claim_more_than_they_hold_are_told_in_one_line(tmp_path):
+    """Nothing is allocated for them; nor for members that hold a gigabyte and say that it is three numbers."""
+    np.savez(tmp_path / "sound.npz", mu=np.zeros(3), sigma=np.eye(3))
+
+    def refused(words, header=lambda text: text, numbers=lambda content: content):
+        with zipfile.ZipFile(tmp_path / "sound.npz") as sound, zipfile.ZipFile(tmp_path / "a.npz", "w", 8) as broken:
+            for member in sound.namelist():
+                content = sound.read(member)
+                length = len(header(content[10:128]))
+                begin = b"\x93NUMPY\2\0" + length.to_bytes(4, "little")
+                broken.writestr(member, begin + header(content[10:128]) + numbers(content[128:]))
+        tracemalloc.start()
+        with pytest.raises(UserError, match=words) as error:
+            read_published(tmp_path / "a.npz")
+        assert "\n" not in str(error.value) and len(str(error.value).replace(str(tmp_path), "")) < 300
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+        tracemalloc.stop()
+
+    for shape in (b"(3000000,)", b"(10**12,)", b"(-1,)"):
+        refused("cannot be read as an NPZ", lambda text, shape=shape: text.replace(b"(3,)", shape))
+    refused("does not hold the numbers of an array of shape", lambda text: text.replace(b"(3,)", b"(1000000000000,)"))
+    refused("does not hold the numbers of an array", numbers=lambda content: content + bytes(2**25))
+    refused("Header info length", lambda text: text + b" " * 10**5)
+    torch.save({"mu": [0]}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    giant = b"\x80\x02}X\xff\xff\xff\xffmu"  # a name of four gigabytes
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:137] + giant)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a.pt cannot be read as a PyTorch file"):
+        read_published(tmp_path / "a.pt")
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"num": [1] * 10**4}))
+    np.savez(tmp_path / "run" / "shard-0.npz", arr_0=grey(3, 0))
+    with pytest.raises(UserError, match=r"how many images belong here, not \[1, 1, .{,60}$"):
+        open_generated(tmp_path / "run")
 
 
 def test_classes_beside_images_are_labels(tmp_path):
@@ -292,6 +338,9 @@ def test_statistics_under_every_published_name_give_the_distance_of_the_images(r
     np.savez(tmp_path / "row.npz", mu=mu[None], sigma=sigma)
     torch.save({"mu": torch.tensor(mu), "sigma": torch.tensor(sigma)}, tmp_path / "tensors.pt")
     torch.save({"mu": mu, "sigma": sigma}, tmp_path / "torch-fidelity.pt")  # as it saves them: NumPy's arrays
+    for name in ("tensors", "torch-fidelity"):  # of torch before 1.6
+        whole_file = torch.load(tmp_path / f"{name}.pt", weights_only=False)
+        torch.save(whole_file, tmp_path / f"legacy-{name}.pt", _use_new_zipfile_serialization=False)
     for protocol in range(2, 6):
         both = {"fid": {"mu": mu, "sigma": sigma}, "fd_dinov2": {"mu": mu[:2], "sigma": sigma[:2, :2]}}
         (tmp_path / f"edm2-{protocol}.pkl").write_bytes(pickle.dumps(both, protocol=protocol))
@@ -303,6 +352,8 @@ def test_statistics_under_every_published_name_give_the_distance_of_the_images(r
         "row.npz": "mu and sigma",
         "tensors.pt": "mu and sigma",
         "torch-fidelity.pt": "mu and sigma",
+        "legacy-tensors.pt": "mu and sigma",
+        "legacy-torch-fidelity.pt": "mu and sigma",
         "big-endian.pkl": "mu and sigma",
     } | {f"edm2-{p}.pkl": "mu and sigma of fid; not used: fd_dinov2" for p in range(2, 6)}
     for name, source in sources.items():
@@ -347,6 +398,10 @@ def test_what_holds_no_statistics_is_named_and_no_pickle_is_executed(recorded, t
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "network.pt")
     torch.save(torch.zeros(3, 1, 3, 3), tmp_path / "tensor.pt")
     torch.save({"mu": Harmful(), "sigma": sigma}, tmp_path / "harmful.pt")
+    for name, content in {"harmful": {"mu": Harmful(), "sigma": sigma}, "whole": {"mu": 3 * [0], "sigma": mu}}.items():
+        torch.save(content, tmp_path / f"legacy-{name}.pt", _use_new_zipfile_serialization=False)
+    for name, odd in {"expanded": torch.zeros(1).expand(10**6, 10**6), "complex": torch.zeros(2, 2).cfloat()}.items():
+        torch.save({"mu": torch.zeros(2), "sigma": odd}, tmp_path / f"{name}.pt")
     np.savez(tmp_path / "twice.npz", mu=mu, sigma=sigma, mean=mu, cov=sigma)
     words = {
         "harmful.pkl": "posix.mkdir, which no data needs: it was not executed",
@@ -359,6 +414,10 @@ def test_what_holds_no_statistics_is_named_and_no_pickle_is_executed(recorded, t
         "network.pt": "holds no statistics, but conv.weight",
         "tensor.pt": "holds a tensor and no statistics",
         "harmful.pt": "posix.mkdir, which no checkpoint needs: it was not executed",
+        "expanded.pt": r"a tensor of .*, torch.float32 of shape \(1000000, 1000000\), is no dense array",
+        "complex.pt": "a tensor of .*, torch.complex64 of shape .* is no dense array",
+        "legacy-harmful.pt": "which are never executed",
+        "legacy-whole.pt": "mu of .* is a list: an array or a tensor",
         "twice.npz": "holds both mu and sigma and mean and cov",
         "nowhere.pt": "no such file",
     }

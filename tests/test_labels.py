@@ -67,6 +67,14 @@ def test_classes_and_images_are_the_same_in_any_division(sampler, label, tmp_pat
             assert torch.equal(whole[labels == one], of_one[labels == one])
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_shards_tell_one_class_as_they_tell_many(sampler, tmp_path):
+    _, images, labels = made(sampler, tmp_path / "a", 1)
+    assert nearest(images) == labels.tolist() == [1] * 20 and labels.dtype == np.int64
+    run(images_mixture(), sampler, 60, 8, 3, tmp_path / "b", SAMPLERS[sampler], progress=False)
+    assert "labels" not in np.load(tmp_path / "b" / "shard-00000000.npz")
+
+
 def made_or_none(sampler, out, label, i):
     settings = SAMPLERS[sampler] | {"label": label}
     manifest = run(classes(), sampler, 60, 20, 3, out, settings, progress=False, shard=6, share=(i, 2))

@@ -14,6 +14,8 @@ import mutations  # noqa: E402
 def test_broken_files(name):
     if name.startswith("diffusers"):
         pytest.importorskip("diffusers", reason="needs diffusers: pip install 'dmcmc-core[diffusers]'")
+    if name in ("png", "jpeg"):
+        pytest.importorskip("PIL")
     rows = mutations.run(name, n=25, seed=1)
     wrong = [row for row in rows if row["outcome"] not in ("loaded", "refused")]
     assert not wrong and {row["outcome"] for row in rows} == {"loaded", "refused"}

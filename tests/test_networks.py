@@ -449,7 +449,8 @@ def test_sizes_of_another_network_take_no_memory(tmp_path):
         ({"num_res_blocks": 10**9}, "blocks must be a whole number"),
         ({"ch_mult": [1] * 10**4}, "the number of multipliers"),
         ({"num_scales": 10**12}, "num_scales must be"),
-        ({"dropout": "x"}, "do not make a network"),
+        ({"dropout": "x"}, "dropout must be a finite number"),
+        ({"dropout": float("nan")}, "dropout must be a finite number, at least 0 and at most 1, not nan"),
         ({"name": ["ncsnpp"]}, "config: name must be"),
         ({"sigma_max": float("nan")}, "sigma_min and sigma_max of .* that rise"),
     ):

@@ -628,6 +628,26 @@ def test_statistics_are_of_images_in_0_to_1(tmp_path):
     torch.testing.assert_close(model.preconditioner.frequency, theirs.frequency, rtol=1e-5, atol=0)
 
 
+def test_statistics_are_of_images_that_other_programs_wrote(tmp_path):
+    """The same gains from a folder of PNG files, NPZ and NPY, and a word for what holds no images."""
+    pillow = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", pixels[..., None])
+    np.save(tmp_path / "a.npy", pixels[..., None])
+    (tmp_path / "png" / "below").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for i, image in enumerate(pixels):
+        pillow.fromarray(image).save(tmp_path / "png" / ("below" if i % 2 else "") / f"{i}.png")
+    right = Preconditioner.from_images(torch.from_numpy(pixels)[:, None].float() / 255)
+    for name in ("a.npz", "a.npy", "png"):
+        model, _ = conditioned(small(), {"preconditioner": "both", "statistics": str(tmp_path / name)})
+        torch.testing.assert_close(model.preconditioner.frequency, right.frequency, rtol=1e-5, atol=0)
+        assert model.preconditioned_by["images"] == 9
+    for name, words in (("empty", "holds no shards .* and no PNG or JPEG images"), ("none", "no folder, .npz or .npy")):
+        with pytest.raises(UserError, match=words):
+            conditioned(small(), {"preconditioner": "both", "statistics": str(tmp_path / name)})
+
+
 def test_a_skew_term_of_settings_and_of_a_file(tmp_path):
     data = small()
     model, _ = conditioned(data, {"preconditioner": "both", "omega": 0.5})

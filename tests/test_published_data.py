@@ -25,6 +25,7 @@ from dmcmc_core.metrics import (
 from dmcmc_core.report import testbed
 from dmcmc_core.training import datasets
 from dmcmc_core.workbench import doctor
+from dmcmc_core.workbench.experiments import keys
 
 CIFAR_TRAIN, CIFAR_TEST = 20, 6
 
@@ -230,6 +231,20 @@ def test_sets_are_found_in_either_place(faces, monkeypatch):
     assert (open_images("celebahq-256").uint8(slice(None)).numpy() == pixels).all()
     found = {f.name: f for f in doctor._published()}["celebahq-256"]
     assert found.found and found.detail.startswith(f"5 images in {paper / folder.name}; from https://")
+
+
+def test_a_set_is_known_by_its_content_where_that_is_cheap(faces, monkeypatch):
+    """Other pixels in files of the same names and sizes are another set; of a large set none are read."""
+    path = sorted(faces[0].rglob("*.png"))[0]
+    sound, cheap = path.read_bytes(), keys.set_key("celebahq-256")
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "CHEAP", 100)
+        large = keys.set_key("celebahq-256")
+        path.write_bytes(sound[:-1] + b"x")  # at the end of the file, which no reader looks at
+        assert keys.set_key("celebahq-256") == large and large.endswith("of the names and sizes of its files alone")
+    assert len(cheap) == 64 and keys.set_key("celebahq-256") != cheap
+    path.write_bytes(sound)
+    assert keys.set_key("celebahq-256") == cheap
 
 
 def test_download_leaves_all_or_nothing(no_data, monkeypatch):

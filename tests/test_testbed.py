@@ -7,6 +7,7 @@ import torch
 
 from dmcmc_core import metrics
 from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.errors import UserError
 from dmcmc_core.report import testbed
 
 
@@ -45,3 +46,10 @@ def test_measures_once(tmp_path, monkeypatch):
         assert other.measured(images[:70])["frechet"] == 0
     bed.measured(images[1:71])
     assert len(counted) == 6
+
+
+def test_a_model_of_another_shape_is_told_before_its_first_image(tmp_path, monkeypatch):
+    model = EmpiricalData(torch.rand(20, 2, 8, 8, generator=torch.Generator().manual_seed(0)), sigma_max=10.0)
+    monkeypatch.setattr(testbed.metrics, "make_reference", lambda *a, **k: pytest.fail("features were computed"))
+    with pytest.raises(UserError, match=r"\(2, 8, 8\) cannot be .* 'digits-heldout', whose .* \(1, 8, 8\)"):
+        testbed.load(model, "random-conv", "digits-heldout", cache_dir=tmp_path)

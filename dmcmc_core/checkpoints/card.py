@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 from pathlib import Path
 from typing import Any
 
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.errors import UserError, sentence, unknown
 from dmcmc_core.files import from_json
 
 UNET_2D = "UNet2DModel"
@@ -108,17 +107,3 @@ def _two(values: Any) -> tuple[Any, Any]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def sentence(error: BaseException, most: int = 200) -> str:
-    """Return what a library says, in its first line; the kind of error where it says nothing.
-
-    Of torch's advice on pickles, which ends in how to execute them, only the forbidden name is passed on.
-    """
-    if "weights_only" in str(error):
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it names {named[1]}" if named else "it is no sound pickle"
-    if isinstance(error, EOFError):
-        return "it ends too early"
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.split(r"(?<=[a-z])\. ", line)[0][:most]  # what follows is advice

@@ -24,6 +24,7 @@ from dmcmc_core.checkpoints.diffusers_config import (
     CONSISTENCY,
     EDM,
     EXPLODING,
+    OLD_NETWORK_KEYS,
     PARTICULAR,
     PRESERVING,
     check_index,
@@ -32,6 +33,7 @@ from dmcmc_core.checkpoints.diffusers_config import (
     family,
     levels_of,
     prediction,
+    renewed,
     scheduler_of,
 )
 from dmcmc_core.checkpoints.diffusers_folder import Weights, json_object
@@ -40,8 +42,10 @@ from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, check_whole, unknown
 from dmcmc_core.nets.scalings import PREDICTIONS, Scalings, edm, index_of
 
-OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Parts of an attention in the library's first versions -> their names since."""
+OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0", "op": "conv", "Conv2d_0": "conv"}
+"""Layers in the library's first versions -> their names since."""
+OLDER_BLOCKS = {"mid": "mid_block", "downsample_blocks": "down_blocks", "upsample_blocks": "up_blocks"}
+"""The same of the parts that a network is made of."""
 
 
 def score(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
@@ -190,7 +194,7 @@ def read(path: str | Path, config: str | Path | dict[str, Any] | None = None) ->
     if (path / "model_index.json").is_file():
         _check_pipeline(path)
     folder = diffusers_folder.network_folder(path)
-    about = json_object(folder / "config.json")
+    about = renewed(json_object(folder / "config.json"), OLD_NETWORK_KEYS, str(folder / "config.json"))
     _known("network", about.get("_class_name"), [UNET_2D], folder / "config.json")
     steps, place = _steps(path, folder, config)
     kind = steps.get("_class_name")
@@ -315,7 +319,7 @@ def _check_size(
 def _network(library: Any, about: dict[str, Any], folder: Path, weights: Weights, shape_alone: nn.Module) -> nn.Module:
     """Return the filled network, in float32."""
     wanted = shape_alone.state_dict()
-    tensors = {_name(name, wanted): tensor for name, tensor in diffusers_folder.tensors(weights).items()}
+    tensors = _renamed(diffusers_folder.tensors(weights), wanted, weights)
     for fault, names in (("missing", wanted.keys() - tensors.keys()), ("unexpected", tensors.keys() - wanted.keys())):
         for name in sorted(names):
             raise UserError(f"{weights.name} does not fit its config.json: tensor {name!r} is {fault}")
@@ -340,8 +344,26 @@ def _network(library: Any, about: dict[str, Any], folder: Path, weights: Weights
     return unet.eval()
 
 
+def _renamed(found: dict[str, Tensor], wanted: dict[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+    """Return tensors by the names that the library has for them today; UserError for two of one name that differ."""
+    tensors: dict[str, Tensor] = {}
+    for old, tensor in found.items():
+        name = _name(old, wanted)
+        kept = tensors.setdefault(name, tensor)
+        if kept is not tensor and not _same(kept, tensor):
+            raise UserError(f"{weights.name} holds tensor {name!r} under an old name too, with other numbers")
+    return tensors
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors have the same bytes, of dtypes that are never compared too."""
+    alike = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return alike and torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (one, other)))
+
+
 def _name(name: str, wanted: dict[str, Tensor]) -> str:
     """Return the name that a tensor has in the library today."""
-    *layers, part, leaf = ["", *name.split(".")]
-    newer = ".".join([*layers, OLDER.get(part, part), leaf]).removeprefix(".")
+    *parts, leaf = name.split(".")
+    first, layers = (OLDER_BLOCKS.get(part, part) for part in parts[:1]), (OLDER.get(part, part) for part in parts[1:])
+    newer = ".".join([*first, *layers, leaf])
     return newer if name not in wanted and newer in wanted else name

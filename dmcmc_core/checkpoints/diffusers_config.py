@@ -49,6 +49,19 @@ SCHEDULERS = (EXPLODING, *EDM, *PRESERVING, *PARTICULAR)
 CONSISTENCY = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 OLD_KEYS = {"timesteps": "num_train_timesteps"}
 """Key of a scheduler in the library's first versions -> its name since."""
+OLD_NETWORK_KEYS = {
+    "image_size": "sample_size",
+    "num_res_blocks": "layers_per_block",
+    "block_channels": "block_out_channels",
+    "down_blocks": "down_block_types",
+    "up_blocks": "up_block_types",
+    "downscale_freq_shift": "freq_shift",
+    "resnet_num_groups": "norm_num_groups",
+    "resnet_act_fn": "act_fn",
+    "resnet_eps": "norm_eps",
+    "num_head_channels": "attention_head_dim",
+}
+"""The same of a network."""
 WITHOUT_MEANING = {"tensor_format", "timestep_values", "name_or_path"}
 """Keys of old files that say nothing of the network."""
 AVERAGES = {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
@@ -68,6 +81,17 @@ def arguments(made: Any) -> dict[str, Any]:
     """Return what a class of the library takes, by name, and its defaults."""
     taken = inspect.signature(made.__init__).parameters.values()
     return {p.name: p.default for p in taken if p.name != "self" and p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def renewed(given: dict[str, Any], names: dict[str, str], where: str) -> dict[str, Any]:
+    """Return a configuration with the names of today; UserError where an old and a new one say two things."""
+    for old in names.keys() & given.keys():
+        new = names[old]
+        if given.get(new, given[old]) != given[old]:
+            raise UserError(
+                f"{where} has {old}={given[old]!r:.40} and {new}={given[new]!r:.40}, two names of one thing"
+            )
+    return {names.get(name, name): value for name, value in given.items()}
 
 
 def check_types(given: dict[str, Any], made: Any, where: str) -> None:
@@ -131,13 +155,7 @@ def scheduler_of(steps: dict[str, Any], library: Any, path: Path, by_library: Ca
         UserError: for values of another type, and for keys that a class ignores and that change the network's levels.
     """
     where, made = f"the scheduler of {path}", getattr(library, steps["_class_name"])
-    for old, new in OLD_KEYS.items():
-        if old in steps:
-            if steps.get(new, steps[old]) != steps[old]:
-                raise UserError(
-                    f"{where} has {old}={steps[old]!r:.40} and {new}={steps[new]!r:.40}, two names of one number"
-                )
-            steps = {new: steps[old]} | steps
+    steps = renewed(steps, OLD_KEYS, where)
     check_types(steps, made, where)
     for name, most in (("num_train_timesteps", 10**5), ("solver_order", 16)):
         check_whole(f"{name} in {where}", steps.get(name, 1), 1, most)
@@ -153,7 +171,7 @@ def scheduler_of(steps: dict[str, Any], library: Any, path: Path, by_library: Ca
 
 def _check_ignored(steps: dict[str, Any], library: Any, made: Any, where: str) -> None:
     taken = arguments(made)
-    everything = WITHOUT_MEANING | OLD_KEYS.keys() | {"predict_epsilon", "prediction_type"}
+    everything = WITHOUT_MEANING | {"predict_epsilon", "prediction_type"}
     everything = everything.union(*(arguments(getattr(library, name)) for name in SCHEDULERS if hasattr(library, name)))
     for name, value in steps.items():
         if name in taken or name.startswith("_") or value is None:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from dmcmc_core.checkpoints.card import sentence, unreadable
+from dmcmc_core.checkpoints.card import unreadable
 from dmcmc_core.checkpoints.catalogue import DIFFUSERS_STEM, DIFFUSERS_WEIGHTS
 from dmcmc_core.checkpoints.weights import without_prefix
-from dmcmc_core.errors import LOG, UserError
+from dmcmc_core.errors import LOG, UserError, sentence
 from dmcmc_core.files import from_json
 
 AVERAGED = ("unet_ema", "unet")

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.checkpoints import score_sde
-from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.entries import Entry
 from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.linear_sde import make_sde
 from dmcmc_core.nets.linear import PublishedEpsilonNet
 from dmcmc_core.nets.scalings import ScaledUNet

@@ -57,6 +57,8 @@ UNUSED = (
     "small_size",
 )
 """Flags of training or sampling, and one that the file tells better."""
+LARGEST = 8192
+"""Pixels of a side."""
 START = 164.0
 """Where grids of cosine betas begin: their last levels, to 20,291, are far beyond what images need."""
 
@@ -74,8 +76,10 @@ def told(state: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         return _told(state)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"its tensors are not those of a U-Net of OpenAI: {str(error)[:100]}") from None
+    except KeyError as error:
+        raise UserError(f"its tensors are not those of a U-Net of OpenAI: it has no {error.args[0]!r:.100}") from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise UserError("its tensors are not those of a U-Net of OpenAI: their shapes make no levels") from None
 
 
 def _told(state: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def arguments(found: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     for name in flags:
         if name not in known:
             raise unknown(f"flag of {family}", name, known)
-    size = _whole(flags, "image_size", 1, 8192)
+    size = _whole(flags, "image_size", 1, LARGEST)
     if family == FAMILIES[0] and found["resampling"]:
         raise UserError("blocks that resample are guided-diffusion's, and the family says improved-diffusion")
     found = found | {"attention": [size >> level for level in found["attending"]]}
@@ -232,20 +236,42 @@ def _agree(flags: dict[str, Any], found: dict[str, Any]) -> None:
             raise UserError(
                 f"the flag channel_mult says {flags['channel_mult']!r:.60}, its tensors {found['multipliers']}"
             )
-    levels = range(len(found["multipliers"]))
+    if "attention_resolutions" in flags:
+        _check_attention(flags, found)
     for flag, name in TOLD.items():
         said = flags.get(flag, found[name])
-        if flag == "attention_resolutions" and flag in flags:
-            said = [flags["image_size"] >> level for level in levels if flags["image_size"] >> level in _sizes(said)]
-        if said != found[name] and not (flag == "resblock_updown" and len(levels) == 1):
+        alone = flag == "resblock_updown" and len(found["multipliers"]) == 1  # nothing is resampled
+        if flag != "attention_resolutions" and said != found[name] and not alone:
             raise UserError(f"the flag {flag} says {flags[flag]!r:.60}, its tensors say {found[name]!r:.60}")
+
+
+def _check_attention(flags: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise UserError for sizes that are attended to in other levels than the tensors say.
+
+    Only with the size of the images do the sizes name levels: either flag may be the wrong one.
+    """
+    size, said = flags["image_size"], _sizes(flags["attention_resolutions"])
+
+    def levels(size: int) -> list[int]:
+        return [level for level in range(len(found["multipliers"])) if size >> level in said]
+
+    attending = found["attending"]
+    if levels(size) == attending:
+        return
+    other = max(said, default=0) << min(attending, default=0)
+    fits = f"image_size {other} or " if 0 < other <= LARGEST and levels(other) == attending else ""
+    at = ",".join(str(size >> level) for level in attending) or "''"
+    raise UserError(
+        f"the flags image_size {size} and attention_resolutions {flags['attention_resolutions']!r:.60} together say "
+        f"attention in the levels {levels(size)}, its tensors {attending}: {fits}attention_resolutions {at} would fit"
+    )
 
 
 def _sizes(text: Any) -> list[int]:
     """Return the resolutions that ``attention_resolutions`` names, such as 32,16,8."""
     text = ",".join(map(str, text)) if isinstance(text, list) else text
     parts = str(text).replace(" ", "").split(",") if text not in ("", None) else []
-    if not all(part.isdecimal() for part in parts):
+    if not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise UserError(f"the flag attention_resolutions must name sizes such as 32,16,8, not {text!r:.60}")
     return [int(part) for part in parts]
 

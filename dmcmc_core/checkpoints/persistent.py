@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.unpickler import Unpickler
 from dmcmc_core.checkpoints.weights import check_numbers
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 
 class Inert:

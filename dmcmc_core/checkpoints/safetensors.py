@@ -17,11 +17,10 @@ from dmcmc_core.checkpoints.card import (
     check_card,
     check_ending,
     given_card,
-    sentence,
     unreadable,
 )
 from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory, without_prefix
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.errors import UserError, sentence, unknown
 from dmcmc_core.files import replacing
 from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
 from dmcmc_core.nets.edm2 import MagnitudePreservingNet

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.entries import MATRIX, Entry, check, fill, fits, pair
 from dmcmc_core.checkpoints.torch_files import TorchFile, whole
 from dmcmc_core.checkpoints.weights import check_numbers, without_memory, without_prefix
-from dmcmc_core.errors import UserError, check_whole, is_number, switch
+from dmcmc_core.errors import UserError, check_whole, is_number, sentence, switch
 from dmcmc_core.nets.blocks import Block, FilteredDown, Resample
 from dmcmc_core.nets.scalings import ScaledUNet, ddpm_levels, vp_sigma
 from dmcmc_core.nets.song import UNet

@@ -7,6 +7,7 @@ then filled in the memory that it needs itself.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
@@ -19,9 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dmcmc_core.checkpoints.card import sentence
 from dmcmc_core.checkpoints.unpickler import Unpickler
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 STORAGES = {
     "FloatStorage": torch.float32,
@@ -150,6 +150,14 @@ def is_one(path: Path) -> bool:
         return any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.namelist())
 
 
+class _Bounded(io.BufferedReader):
+    """A file that never makes room for more than the bytes that it has, whatever a pickle in it claims."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(left if size is None or size < 0 else min(size, max(left, 0)))
+
+
 class TorchFile:
     """A PyTorch file that is being read.
 
@@ -179,8 +187,8 @@ class TorchFile:
         )
 
     def _legacy(self) -> Any:
-        with torch.serialization.safe_globals(UNREAD):
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(UNREAD), _Bounded(self.path.open("rb", buffering=0)) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
     def _read(self) -> Any:
         members = {info.filename: info for info in self.archive.infolist()}
@@ -212,6 +220,18 @@ class TorchFile:
         if not whole or zlib.crc32(data) != info.CRC:
             raise UserError(f"its part {name} is damaged")
         return data
+
+    def pickled(self) -> bytes:
+        """Return the pickle of :attr:`content`, for a reader of arrays of NumPy, which are unread in that."""
+        if self.archive is not None:
+            return self.archive.read(f"{self.folder}data.pkl")
+        try:
+            with _Bounded(self.path.open("rb", buffering=0)) as file:
+                for _ in range(3):  # magic number, version and machine
+                    Unpickler(file).load()
+                return file.read()
+        except Exception as error:
+            raise self._unreadable(error) from error
 
     def numbers(self, tensor: Any) -> Tensor:
         """Return a tensor of :attr:`content` with its numbers; UserError where they are damaged or missing."""

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.checkpoints.card import sentence
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch puts into a name where a compiled, sharded or recomputed network was saved; no layer is called so."""

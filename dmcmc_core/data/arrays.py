@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dmcmc_core.data.images import ImageSet
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.files import npz_shapes, read_npz
 
 ARRAYS = (".npz", ".npy")
@@ -42,7 +42,7 @@ def _mapped(path: Path) -> np.ndarray:
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of arrays")
     except Exception as error:  # damage has several names in NumPy, and any of them means the same here
-        raise UserError(f"{path} cannot be read as an NPY file, it may be truncated: {error}") from error
+        raise UserError(f"{path} cannot be read as an NPY file, it may be truncated: {sentence(error)}") from error
     return _channels_last(array, str(path))
 
 

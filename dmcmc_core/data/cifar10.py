@@ -13,7 +13,7 @@ import numpy as np
 from dmcmc_core.data.images import ImageSet
 from dmcmc_core.data.pickles import Unpickler
 from dmcmc_core.data.published import CIFAR10_MD5, CIFAR10_URL, DATASETS, places
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 
 def download_cifar10(place: str | Path | None = None) -> Path:
@@ -86,5 +86,5 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # whatever a broken pickle brings about
         if isinstance(error, UserError) and str(path) in str(error):
             raise
-        raise UserError(f"{path} cannot be read as a batch of CIFAR-10: {error}") from error
+        raise UserError(f"{path} cannot be read as a batch of CIFAR-10: {sentence(error)}") from error
     return pixels, labels

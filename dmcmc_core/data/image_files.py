@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import numpy as np
 
 from dmcmc_core.data.images import ImageSet
 from dmcmc_core.data.published import DATASETS, FILTERS
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 UNREAD = (".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of images that are not read: a folder of images that holds one is refused, so that none is left out."""
 FORMATS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG"}
 """Pillow's name of a format -> what it is called here; in MPO cameras write more than one JPEG image."""
+DENSEST = 1032
+"""Most pixels that a byte can stand for: in PNG by the limit of deflate, in JPEG half as many, a bit for each block."""
 
 
 def open_image_files(name: str, folder: Path, resize: str) -> ImageSet:
@@ -127,40 +131,43 @@ def _reader(name: str) -> str:
     return f"pillow {PIL.__version__}"
 
 
-def _head(path: Path) -> tuple[str, str, tuple[int, int]]:
-    """Return format, Pillow's mode and (width, height) of an image file; its pixels are not read."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a PNG or JPEG file of RGB or grey of 8 bits, of pixels that it can hold and that Pillow takes."""
     import PIL.Image
 
+    bomb = PIL.Image.DecompressionBombWarning
+    with warnings.catch_warnings(action="error", category=bomb), PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
+        if image.mode not in ("RGB", "L"):
+            raise UserError(f"{path} is of Pillow's mode {image.mode}: RGB or L (grey) of 8 bits is needed")
+        if image.width * image.height > DENSEST * path.stat().st_size:  # Pillow would fill up what is missing
+            raise UserError(f"{path} is too short for its {image.width}x{image.height} pixels: it is truncated")
+        yield image
+
+
+def _head(path: Path) -> tuple[str, str, tuple[int, int]]:
+    """Return format, Pillow's mode and (width, height) of an image file; its pixels are not read."""
     try:
-        with PIL.Image.open(path, formats=("PNG", "JPEG")) as image, path.open("rb") as file:
-            _check_mode(image, path)
+        with _opened(path) as image, path.open("rb") as file:
             if image.format == "PNG" and file.read(25)[24] == 16:  # which pillow would cut to 8
                 raise UserError(f"{path} is a PNG of 16 bits: 8 bits are needed")
             return FORMATS[str(image.format)], image.mode, image.size
     except UserError:
         raise
     except Exception as error:  # damage has a dozen names in pillow, and any of them means the same here
-        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {error}") from error
+        raise UserError(f"{path} cannot be read as a PNG or JPEG image: {sentence(error)}") from error
 
 
 def _load(path: Path, fit: Callable[[Any, Path], Any], mode: str = "RGB") -> np.ndarray:
     """Read one image, as ``fit`` returns it, as (C, H, W) uint8 of Pillow's mode RGB or L."""
-    import PIL.Image
-
     try:
-        with PIL.Image.open(path) as image:
-            _check_mode(image, path)
+        with _opened(path) as image:
             pixels = np.asarray(fit(image, path).convert(mode))
         return pixels.reshape(*pixels.shape[:2], len(mode)).transpose(2, 0, 1)
     except UserError:
         raise
     except Exception as error:  # as above
-        raise UserError(f"{path} cannot be read as an image, it may be truncated: {error}") from error
-
-
-def _check_mode(image: Any, path: Path) -> None:
-    if image.mode not in ("RGB", "L"):
-        raise UserError(f"{path} is of Pillow's mode {image.mode}: RGB or L (grey) of 8 bits is needed")
+        raise UserError(f"{path} cannot be read as an image, it may be truncated: {sentence(error)}") from error
 
 
 def _resized(image: Any, path: Path, base: str, resize: str) -> Any:

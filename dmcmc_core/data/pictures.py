@@ -18,7 +18,7 @@ from torch import Tensor
 from dmcmc_core.data.names import open_images
 from dmcmc_core.data.pickles import Array, Unpickler
 from dmcmc_core.data.published import VARIABLE, places
-from dmcmc_core.errors import UserError, number, unknown
+from dmcmc_core.errors import UserError, number, sentence, unknown
 
 LEAST = 7
 """Pixels of a side that structural similarity needs."""
@@ -139,7 +139,7 @@ def _raw(path: Path) -> list[np.ndarray]:
         if not pictures or any(not isinstance(p, np.ndarray) or p.ndim != 3 or p.shape[2] != 3 for p in pictures):
             raise ValueError("it does not hold pictures (H, W, 3)")
     except Exception as error:  # whatever a broken pickle brings about
-        raise UserError(f"{path} cannot be read as raw pictures: {error}") from error
+        raise UserError(f"{path} cannot be read as raw pictures: {sentence(error)}") from error
     for height, width, _ in (picture.shape for picture in pictures):
         if min(height, width) < LEAST:
             raise UserError(f"a picture of {path} is {height}x{width}: sides of at least {LEAST} pixels are needed")

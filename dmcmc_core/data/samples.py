@@ -165,7 +165,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not say under 'num' how many images belong here") from error
     if not isinstance(num, int) or num < 1:
-        raise UserError(f"{path} must say under 'num' how many images belong here, not {num!r}")
+        raise UserError(f"{path} must say under 'num' how many images belong here, not {num!r:.60}")
     if manifest.get("checksum") not in (None, checksum(manifest)):
         raise UserError(f"{path} is damaged: {AGAIN} to mend it")
     return manifest

@@ -12,6 +12,7 @@ from pathlib import Path
 from dmcmc_core.metrics.classes import class_coverage, class_histogram, total_variation
 from dmcmc_core.metrics.comparison import (
     PARTS,
+    check_shape,
     compare,
     compare_classes,
     describe_for,
@@ -88,6 +89,7 @@ __all__ = [
     "by_protocol",
     "class_coverage",
     "class_histogram",
+    "check_shape",
     "compare",
     "compare_classes",
     "content",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,15 @@ def measure(images: Tensor | ImageSet, reference: Reference) -> dict[str, Any]:
     return compare(describe_for(reference, images), reference)
 
 
+def check_shape(shape: Sequence[int], reference: str, wanted: Sequence[int]) -> None:
+    """Raise UserError for images, such as a model makes, of another shape (C, H, W) than those of a reference."""
+    if tuple(shape) != tuple(wanted):
+        raise UserError(
+            f"images of shape (C, H, W) = {tuple(shape)} cannot be compared with reference {reference!r}, whose images "
+            f"are {tuple(wanted)}"
+        )
+
+
 def describe_for(reference: Reference, images: Tensor | ImageSet, cache_dir: str | Path | None = None) -> FeatureSet:
     """Describe images (n, C, H, W) in [0, 1] by the features of a reference, as :func:`describe` does.
 
@@ -47,11 +56,8 @@ def describe_for(reference: Reference, images: Tensor | ImageSet, cache_dir: str
         UserError: for images of another shape than the reference's, a reference of other features, and as
             :func:`describe`.
     """
-    if reference.shape is not None and tuple(images.shape[1:]) != reference.shape:
-        raise UserError(
-            f"images of shape (C, H, W) = {tuple(images.shape[1:])} cannot be compared with reference "
-            f"{reference.name!r}, whose images are {reference.shape}"
-        )
+    if reference.shape is not None:
+        check_shape(images.shape[1:], reference.name, reference.shape)
     extractor, device = reference.extractor, reference.mu.device
     if reference.shape is None:  # of another network? That is told before minutes are spent on all images
         width = extract(images[:1], extractor, device=device).shape[1]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from dmcmc_core.checkpoints.torch_files import ENDINGS, TorchFile, is_tensor
+from dmcmc_core.checkpoints.torch_files import ENDINGS, TorchFile, Unread, is_tensor
 from dmcmc_core.data.pickles import Array, Unpickler
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.files import npz_shapes, read_npz
 
 PAIRS = (("mu", "sigma"), ("mean", "cov"))
@@ -57,9 +58,19 @@ def read_published(path: Path) -> Recorded | None:
     if path.suffix in PICKLES:
         return _of_mapping(_of_pickle(path.read_bytes(), path), path)
     file = TorchFile(path)
-    if file.archive is not None and not _any_tensor(file.content):  # torch-fidelity saves NumPy's arrays
-        return _of_mapping(_of_pickle(file.archive.read(f"{file.folder}data.pkl"), path), path)
-    return _of_mapping(file.content, path, lambda tensor: file.numbers(tensor).detach().double().numpy())
+    if not _any_tensor(file.content):  # torch-fidelity saves NumPy's arrays
+        return _of_mapping(_of_pickle(file.pickled(), path), path)
+    return _of_mapping(file.content, path, lambda tensor: _of_tensor(file.numbers(tensor), path))
+
+
+def _of_tensor(tensor: Tensor, path: Path) -> np.ndarray:
+    """Return the numbers of a tensor as float64; UserError where they are not real, or not all in the file."""
+    odd = tensor.is_nested or tensor.is_meta or str(tensor.layout) != "torch.strided" or tensor.is_complex()
+    if odd or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():  # one number may stand for many
+        raise UserError(
+            f"a tensor of {path}, {tensor.dtype} of shape {tuple(tensor.shape)!s:.60}, is no dense array: {TAKEN}"
+        )
+    return tensor.detach().double().numpy()
 
 
 def _of_npz(path: Path) -> Recorded | None:
@@ -122,7 +133,8 @@ def _array(values: Any, name: str, path: Path) -> np.ndarray:
     if isinstance(values, Array):
         values = values.values
     if not isinstance(values, np.ndarray):
-        raise UserError(f"{name} of {path} is a {type(values).__name__}: an array or a tensor of floats is needed")
+        what = "NumPy array beside tensors" if isinstance(values, Unread) else type(values).__name__
+        raise UserError(f"{name} of {path} is a {what}: an array or a tensor of floats is needed, both of one kind")
     return np.array(values)  # that of a pickle cannot be written to, of which torch would warn
 
 
@@ -138,7 +150,7 @@ def _of_pickle(content: bytes, path: Path) -> Any:
     except Exception as error:  # whatever a broken pickle brings about
         raise UserError(
             f"{path} cannot be read as a pickle of plain values and arrays, and nothing in it is executed: "
-            f"{error or type(error).__name__}; {TAKEN}"
+            f"{sentence(error)}; {TAKEN}"
         ) from error
 
 

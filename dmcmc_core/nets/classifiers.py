@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.nets.shipped import NETS
 
 SHIPPED = NETS / "digits-cnn.safetensors"
@@ -94,7 +94,7 @@ def _load(architecture: type[Classifier], path: Path) -> Classifier:
     try:
         net.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"the {path.stem} features cannot be read from {path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the {path.stem} features cannot be read from {path}: {sentence(error)}") from error
     return net.eval().requires_grad_(False)
 
 

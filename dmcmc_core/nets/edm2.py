@@ -313,6 +313,7 @@ def _check(config: dict[str, Any]) -> None:
     for name in BALANCES:
         number(name, config[name], least=0, most=1)
     number("sigma_data", config["sigma_data"], above=0, below=1e6)
+    number("dropout", config["dropout"], least=0, most=1)
     if config["clip"] is not None:
         number("clip", config["clip"], above=0)
     if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):

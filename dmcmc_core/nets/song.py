@@ -249,6 +249,7 @@ def _check(config: dict[str, Any]) -> None:
     if len(taps) % 2 or not 2 <= len(taps) <= 16 or not math.isfinite(sum(taps)) or not sum(taps):
         raise UserError("taps must be 2 to 16 finite numbers, an even number of them, that do not add up to 0")
     number("period", config["period"], above=0)
+    number("dropout", config["dropout"], least=0, most=1)
     if config["plain"] and config["convolved"]:
         raise UserError("resolutions change in a convolution or plainly: set convolved or plain, not both")
     if config["size"] % 2 ** (len(multipliers) - 1):

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.files import replacing
 from dmcmc_core.preconditioning.moments import real
 
@@ -22,7 +22,7 @@ def read_mask(path: str | Path) -> Tensor:
     try:
         mask = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise UserError(f"{reprlib.repr(path)} cannot be read as a .npy mask: {error}") from error
+        raise UserError(f"{reprlib.repr(path)} cannot be read as a .npy mask: {sentence(error)}") from error
     except (ValueError, EOFError, TypeError) as error:
         raise UserError(
             f"{reprlib.repr(path)} cannot be read as a .npy mask: it is no whole array of numbers"
@@ -46,7 +46,7 @@ def read_gains(path: Path) -> tuple[dict[str, Tensor], str | None]:
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as a preconditioner, it may be truncated: {error}") from error
+        raise UserError(f"{path} cannot be read as a preconditioner, it may be truncated: {sentence(error)}") from error
     if not gains or not gains.keys() <= {"frequency", "pixel", "skew"}:
         raise UserError(f"{path} holds {', '.join(gains) or 'nothing'}, not the gains of a preconditioner")
     return gains, metadata.get("sha256")

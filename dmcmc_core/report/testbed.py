@@ -152,10 +152,11 @@ def load(
         device: where a model that is named, and the features, compute: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: for unknown names, and images that do not fit the features.
+        UserError: for unknown names, images that do not fit the features, and a model of images of another shape.
     """
     net = load_model(model, device) if isinstance(model, str) else model
     images = data.open_images(reference)
+    metrics.check_shape(net.shape, reference, images.shape[1:])
     other = train_reference and train_reference != reference
     train = data.load_images(train_reference) if other else None
     ref = metrics.make_reference(images, features, reference, device=device, cache_dir=cache_dir)

@@ -219,10 +219,10 @@ def seconds(folder: str | Path, manifest: dict[str, Any]) -> dict[str, float]:
     return {part: sum(about["seconds"][part] for about in found if about) for part in ("chains", "integrator")}
 
 
-def load_images(folder: str | Path, data_range: tuple[float, float] | None = None) -> Tensor:
-    """Return the images of a finished run in order, (n, C, H, W) float32 in its data range or another."""
+def load_images(folder: str | Path) -> Tensor:
+    """Return the images of a finished run in order, (n, C, H, W) float32 in its data range."""
     manifest = read_manifest(folder)
-    return from_uint8(np.concatenate(list(arrays_of(folder, manifest))), data_range or manifest["data_range"])
+    return from_uint8(np.concatenate(list(arrays_of(folder, manifest))), manifest["data_range"])
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

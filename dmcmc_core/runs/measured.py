@@ -21,7 +21,8 @@ from dmcmc_core.streams import Streams
 class Measured:
     """The integrator of a plan, as :func:`dmcmc_core.dmcmc.denoising_mcmc` calls it: counted, timed, its images finite.
 
-    ``rows``, ``seconds`` and ``labels``, classes of images that have one each, are those of the last call.
+    ``rows``, ``seconds`` and ``labels``, the classes of its images if the model is held to any, are those of the last
+    call.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -49,7 +50,7 @@ class Measured:
         started = time.perf_counter()
         images = self._finite(noise, sample)
         self.rows, self.seconds = counted.rows, time.perf_counter() - started
-        self.labels = labels_of(counted)
+        self.labels = labels_of(counted, len(images))
         return images
 
     def _finite(self, noise: Streams, sample: Callable[..., Tensor]) -> Tensor:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from dmcmc_core import checkpoints, gddim, preconditioning
-from dmcmc_core.data import load_images
+from dmcmc_core.data import open_images
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
-from dmcmc_core.runs import folder
 from dmcmc_core.runs.levels import narrowed
 from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, LINEAR_SAMPLERS, STATISTICS
 
@@ -147,14 +146,14 @@ def preconditioned(
 def _statistics(model: Denoiser, name: str | None) -> tuple[Tensor, str]:
     """Return images in [0, 1], at most STATISTICS of them, always the same ones; and where they come from."""
     if name is not None:
-        images = folder.load_images(name, (0.0, 1.0)) if Path(name).is_dir() else load_images(name)
+        images = open_images(name)
     elif getattr(model, "images", None) is not None:
         low, high = model.data_range
         images = (model.images - low) / (high - low)
     else:
         raise UserError(
-            "gains need images, and this model has none: name some by statistics, a reference, an NPZ file, or the "
-            "folder of a run, of the model itself if need be"
+            "gains need images, and this model has none: name some by statistics, a reference, a folder of images, an "
+            "NPZ or NPY file, or the folder of a run, of the model itself if need be"
         )
     some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:STATISTICS]
     return images[some], name or "the model's own images"

@@ -48,8 +48,8 @@ SETTINGS = {
     "guide": "another network for D_0, a name or a file: a smaller one, or one without classes (none)",
     "preconditioner": "M of the chains, of predictor_corrector and of reverse_diffusion: frequency, pixel or both, "
     "gains from images, or a .safetensors file that Preconditioner.save wrote (none)",
-    "statistics": f"images that such gains come from, {STATISTICS} of them: a reference's name, an NPZ, or a "
-    "folder of samples, of the model's own too (the images that an exact model has)",
+    "statistics": f"images that such gains come from, {STATISTICS} of them: a reference's name, a folder of PNG or "
+    "JPEG files, an NPZ or NPY file, or a folder of samples, of the model's own too (the images of an exact model)",
     "alpha": "strength of such gains, above 1, the smaller the stronger, inf for none (5.0)",
     "omega": "strength of a skew term beside M, for langevin, mala and those integrators (0.0)",
 }
