@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmcmc_core import metrics
-from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.report import testbed
 
 
@@ -45,3 +45,25 @@ def test_measures_once(tmp_path, monkeypatch):
         assert other.measured(images[:70])["frechet"] == 0
     bed.measured(images[1:71])
     assert len(counted) == 6
+
+
+def test_a_row_is_paired_with_the_accurate_solution_from_its_noise(tmp_path):
+    images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    reference = metrics.make_reference(images, "random-conv", "eighty")
+    bed = testbed.Testbed("bed", images_mixture_of(images), reference, images, None, tmp_path)
+    errors = {}
+    for start in ("mean", "zero"):
+        truth = bed.accurate(70, 0, {"start": start})
+        rows = [bed.row("heun", nfe, 70, 0, {"start": start}, truth) for nfe in (5, 41)]
+        errors[start] = [row["paired_error"] for row in rows]
+        assert errors[start][0] > 3 * errors[start][1]
+        made = bed.samples("heun", 5, 70, 0, {"start": start}).images
+        assert errors[start][0] == metrics.paired_error(made, truth)
+    crossed = metrics.paired_error(made, bed.accurate(70, 0, {"start": "mean"}))
+    assert crossed > errors["zero"][0]
+    assert "paired_error" not in bed.row("heun", 5, 70, 0)
+
+
+def images_mixture_of(images):
+    """A smooth model of shape (1, 8, 8): one wide Gaussian around each of three images."""
+    return GaussianMixture(images[:3], torch.full((3,), 0.1), torch.ones(3), sigma_max=10.0, data_range=(0.0, 1.0))
