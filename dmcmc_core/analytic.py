@@ -1,7 +1,7 @@
 """Exact models: data distributions whose denoiser, density and noise-level posterior are known in closed form.
 
-Every sampler is tested on them, because there the truth is known. Both run in padded blocks of fixed size, so a row's
-bits do not depend on the rows that come with it, and both forget whatever cannot change the answer in the last digit.
+Every sampler is tested on them, because there the truth is known. All run in padded blocks of fixed size, so a row's
+bits do not depend on the rows that come with it, and forget whatever cannot change the answer in the last digit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,63 @@ _NUMBERS = 2**25  # numbers in the largest intermediate of a block, 128 MB in fl
 _CACHED = 2**20  # numbers that stay in a cache, where one is read several times over
 
 
-class GaussianMixture:
+class _Mixture:
+    """What mixtures of Gaussians share, however their covariances are written: noisy data are again such a mixture.
+
+    A kind of them brings ``_offsets``, what a row has to a component whatever the noise level, and ``_log_joint`` and
+    ``_posterior_mean`` made of it; a row is held in ``_numbers`` of them.
+    """
+
+    def __init__(self, means: Tensor, weights: Tensor, numbers: int) -> None:
+        k = len(means)
+        if weights.shape != (k,) or (weights < 0).any() or not weights.sum() > 0:
+            raise UserError(f"weights must be {k} numbers >= 0 with a positive sum, not {weights.tolist()}")
+        self.shape, self.means, self.weights = tuple(means.shape[1:]), means.reshape(k, -1), weights / weights.sum()
+        self.mean = (self.weights[:, None] * self.means).sum(0).reshape(self.shape)
+        self._numbers, self._block = numbers, max(1, min(BLOCK, _NUMBERS // numbers))
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x, sigma], (B, *shape), in the dtype of ``x``."""
+        return self._in_blocks(self._posterior_mean, x, sigma).reshape(x.shape).to(x)
+
+    def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
+        return self.log_joint(x, sigma).logsumexp(-1).to(x)
+
+    def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
+        """Return log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
+        check_shape(x, self.shape)
+        x = x.to(self.means)
+        some = levels.to(x)[:, None].split(max(1, _NUMBERS // (8 * self._block * self._numbers)))
+
+        def block(rows: Tensor) -> Tensor:
+            offsets = self._offsets(rows)
+            return torch.cat([self._log_joint(*offsets, s).logsumexp(-1) for s in some]).T.contiguous()
+
+        return apply_in_blocks(block, self._block, x.flatten(1))
+
+    def log_joint(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return log (p(k) p(x; sigma | k)) of each component in nats, (B, K), in the means' dtype."""
+        return self._in_blocks(lambda r, s: self._log_joint(*self._offsets(r), s), x, sigma)
+
+    def sample(self, n: int, sigma: float | Tensor = 0.0, *, seed: int = 0, purpose: str = "exact") -> Tensor:
+        """Return n exact draws at noise level ``sigma``, () or (n,): (n, *shape) in the means' dtype."""
+        if n < 0:
+            raise UserError(f"n must be a number of draws, at least 0, not {n}")
+        rng = Streams(seed, purpose, range(n))
+        like = self.means.new_empty(n, self.means.shape[1])
+        component = torch.searchsorted(self.weights.cumsum(0), rng.uniform(like[:, :1])[:, 0].contiguous())
+        component = component.clamp(max=len(self.weights) - 1)
+        z = self._draw(component, per_row(sigma, like)[:, None], rng, like)
+        return (self.means[component] + z).reshape(n, *self.shape)
+
+    def _in_blocks(self, function, x: Tensor, sigma: Tensor) -> Tensor:
+        check_shape(x, self.shape)
+        x = x.to(self.means)
+        return apply_in_blocks(function, self._block, x.flatten(1), per_row(sigma, x))
+
+
+class GaussianMixture(_Mixture):
     """Data x0 = means[k] + scale_k * normal with probability weights[k]; noisy data are again such a mixture.
 
     Args:
@@ -45,12 +101,9 @@ class GaussianMixture:
         sigma_max: float = 50.0,
         data_range: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
-        means = torch.as_tensor(means)
-        means = means if means.is_floating_point() else means.double()
-        scales, weights = (torch.as_tensor(t).to(means) for t in (scales, weights))
+        means, scales, weights = _floats(means, scales, weights)
         k, d = len(means), means[0].numel()
-        if weights.shape != (k,) or (weights < 0).any() or not weights.sum() > 0:
-            raise UserError(f"weights must be {k} numbers >= 0 with a positive sum, not {weights.tolist()}")
+        super().__init__(means, weights, k * d)
         if scales.shape == (k,):
             if (scales < 0).any():
                 raise UserError(f"scales must be standard deviations >= 0, not {scales.tolist()}")
@@ -62,50 +115,11 @@ class GaussianMixture:
             self.variances = self.variances.clamp(min=0)
         else:
             raise UserError(f"scales must have shape ({k},) or ({k}, {d}, {d}), not {tuple(scales.shape)}")
-        self.shape, self.data_range = tuple(means.shape[1:]), data_range
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        self.means, self.weights = means.reshape(k, d), weights / weights.sum()
-        self.mean = (self.weights[:, None] * self.means).sum(0).reshape(self.shape)
-        self._block = max(1, min(BLOCK, _NUMBERS // (k * d)))
+        self.sigma_min, self.sigma_max, self.data_range = sigma_min, sigma_max, data_range
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """E[x0 | x, sigma], (B, *shape), in the dtype of ``x``."""
-        return self._in_blocks(self._posterior_mean, x, sigma).reshape(x.shape).to(x)
-
-    def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Return log p(x; sigma) in nats, (B,), in the dtype of ``x``."""
-        return self._in_blocks(lambda r, s: self._log_joint(*self._offsets(r), s).logsumexp(-1), x, sigma).to(x)
-
-    def log_prob_levels(self, x: Tensor, levels: Tensor) -> Tensor:
-        """Return log p(x; sigma) at each of ``levels``, (L,) -> (B, L)."""
-        check_shape(x, self.shape)
-        x = x.to(self.means)
-        some = levels.to(x)[:, None].split(max(1, _NUMBERS // (8 * self._block * self.means.numel())))
-
-        def block(rows: Tensor) -> Tensor:
-            offsets = self._offsets(rows)
-            return torch.cat([self._log_joint(*offsets, s).logsumexp(-1) for s in some]).T.contiguous()
-
-        return apply_in_blocks(block, self._block, x.flatten(1))
-
-    def sample(self, n: int, sigma: float | Tensor = 0.0, *, seed: int = 0, purpose: str = "exact") -> Tensor:
-        """Return n exact draws at noise level ``sigma``, () or (n,): (n, *shape) in the means' dtype."""
-        if n < 0:
-            raise UserError(f"n must be a number of draws, at least 0, not {n}")
-        rng = Streams(seed, purpose, range(n))
-        like = self.means.new_empty(n, self.means.shape[1])
-        component = torch.searchsorted(self.weights.cumsum(0), rng.uniform(like[:, :1])[:, 0].contiguous())
-        component = component.clamp(max=len(self.weights) - 1)
-        sigma = per_row(sigma, like)[:, None]
+    def _draw(self, component: Tensor, sigma: Tensor, rng: Streams, like: Tensor) -> Tensor:
         z = rng(like) * (self.variances[component] + sigma**2).sqrt()
-        if self.axes is not None:
-            z = (self.axes[component] @ z[..., None])[..., 0]
-        return (self.means[component] + z).reshape(n, *self.shape)
-
-    def _in_blocks(self, function, x: Tensor, sigma: Tensor) -> Tensor:
-        check_shape(x, self.shape)
-        x = x.to(self.means)
-        return apply_in_blocks(function, self._block, x.flatten(1), per_row(sigma, x))
+        return z if self.axes is None else (self.axes[component] @ z[..., None])[..., 0]
 
     def _offsets(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x - mean of each component, plain and in its principal axes: both (B, K, d)."""
@@ -125,6 +139,95 @@ class GaussianMixture:
         if self.axes is not None:
             shrunk = torch.einsum("bkj,kij->bki", shrunk, self.axes)
         return (p[..., None] * (self.means + shrunk)).sum(1)
+
+
+class LowRankMixture(_Mixture):
+    """Data x0 = means[k] + factors[k] z + sqrt(noise[k]) e with probability weights[k], z (r,) and e (d,) normal.
+
+    A mixture of probabilistic principal component analysers (Tipping & Bishop 1999, Neural Computation 11, 443-482).
+    With W = U S V^T the covariance W W^T + (noise + sigma^2) I has the axes U, the variances S^2 + noise + sigma^2
+    along them and noise + sigma^2 across, at every level: its inverse is Woodbury's, a row costs O(K d r) and no matrix
+    of d x d is ever made.
+
+    Args:
+        means: (K, *shape); everything is computed in their dtype and on their device.
+        factors: (K, d, r) loadings over the d = prod(shape) flattened coordinates, 1 <= r < d.
+        noise: (K,) variances >= 0, the same in all directions.
+        weights: (K,) >= 0, normalised here.
+        sigma_min, sigma_max: the noise levels that samplers should use.
+        data_range: what images would be clipped to; a mixture has no bounds.
+
+    Raises:
+        UserError: shapes that do not fit each other, a negative weight or variance, or values that are not finite.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        factors: Tensor,
+        noise: Tensor,
+        weights: Tensor,
+        *,
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        data_range: tuple[float, float] = (-math.inf, math.inf),
+    ) -> None:
+        means, factors, noise, weights = _floats(means, factors, noise, weights)
+        k, d = len(means), means[0].numel()
+        if factors.ndim != 3 or factors.shape[:2] != (k, d) or not 1 <= factors.shape[2] < d:
+            raise UserError(f"factors must have shape ({k}, {d}, r), 1 <= r < {d}, not {tuple(factors.shape)}")
+        if noise.shape != (k,) or (noise < 0).any():
+            raise UserError(f"noise must be {k} variances >= 0, not {noise.tolist()}")
+        if not all(t.isfinite().all() for t in (means, factors, noise, weights)):
+            raise UserError("means, factors, noise and weights must be finite: one of them holds NaN or infinity")
+        super().__init__(means, weights, k * factors.shape[2])
+        self.axes, spreads, _ = torch.linalg.svd(factors, full_matrices=False)
+        self.variances, self.noise_variances = spreads**2 + noise[:, None], noise
+        self.sigma_min, self.sigma_max, self.data_range = sigma_min, sigma_max, data_range
+        # Around the mean of all: small numbers lose less when distances are taken from inner products.
+        self._centres = self.means - self.mean.flatten()
+        self._columns = self.axes.transpose(0, 1).reshape(d, -1)  # all axes side by side: (d, K r)
+        self._projected = torch.einsum("ki,kij->kj", self._centres, self.axes)
+
+    def _draw(self, component: Tensor, sigma: Tensor, rng: Streams, like: Tensor) -> Tensor:
+        extra = (self.variances - self.noise_variances[:, None])[component]
+        z = rng(like[:, : extra.shape[1]]) * extra.sqrt()
+        along = apply_in_blocks(lambda k, z: (self.axes[k] @ z[..., None])[..., 0], self._block, component, z)
+        return along + rng(like) * (self.noise_variances[component][:, None] + sigma**2).sqrt()
+
+    def _offsets(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what x - mean of each component is along its axes, (B, K, r), and its square across, (B, K)."""
+        x = x - self.mean.flatten()
+        z = (x @ self._columns).reshape(len(x), *self._projected.shape) - self._projected
+        whole = (x**2).sum(1, keepdim=True) - 2 * x @ self._centres.T + (self._centres**2).sum(1)
+        return z, (whole - (z**2).sum(-1)).clamp(min=0)
+
+    def _log_joint(self, z: Tensor, rest: Tensor, sigma: Tensor) -> Tensor:
+        """Return log (weight_k N(x; mean_k, C_k + sigma^2 I)), (B, K); (L, B, K) for sigma of shape (L, 1)."""
+        along = self.variances + sigma[..., None, None] ** 2
+        across = self.noise_variances + sigma[..., None] ** 2
+        pattern = "bkj,bkj->bk" if sigma.ndim == 1 else "bkj,lukj->lbk"
+        squares = torch.einsum(pattern, z**2, 1 / along) + rest / across
+        d, r = self.means.shape[1], z.shape[-1]
+        size = along.log().sum(-1) + (d - r) * across.log() + d * math.log(2 * math.pi)
+        return self.weights.log() - (squares + size) / 2
+
+    def _posterior_mean(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Sum over k of p(k | x) (mean_k + C_k (C_k + sigma^2 I)^-1 (x - mean_k))."""
+        z, rest = self._offsets(x)
+        p, variance = self._log_joint(z, rest, sigma).softmax(-1), sigma[:, None] ** 2
+        across = self.noise_variances / (self.noise_variances + variance)  # shrinks what is across the axes,
+        along = self.variances / (self.variances + variance[..., None]) - across[..., None]  # and this the rest of it
+        kept = (p * across).sum(1, keepdim=True)
+        shrunk = kept * x + (p * (1 - across)) @ self.means
+        return shrunk + (p[..., None] * along * z).flatten(1) @ self._columns.T
+
+
+def _floats(means: Tensor, *others: Tensor) -> list[Tensor]:
+    """Return all as floating point, in the dtype and on the device of the means."""
+    means = torch.as_tensor(means)
+    means = means if means.is_floating_point() else means.double()
+    return [means, *(torch.as_tensor(t).to(means) for t in others)]
 
 
 class EmpiricalData:

@@ -21,7 +21,8 @@ def fingerprint(model: Any) -> str:
         linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
         net = model if linear else getattr(model, "net", None)
         parts = list(net.state_dict().values()) if net is not None else []
-        parts += [getattr(model, n, None) for n in ("images", "means", "weights", "variances", "axes")]
+        names = ("images", "means", "weights", "variances", "axes", "noise_variances")
+        parts += [getattr(model, n, None) for n in names]
         parts = [t for t in parts if t is not None]
         if not parts:
             raise UserError(

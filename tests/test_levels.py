@@ -67,7 +67,7 @@ def test_few_steps_from_the_networks_last_level_are_far_from_the_data(tmp_path):
 
 
 def test_no_model_that_ships_and_no_published_network_starts_elsewhere():
-    for name in ("digits", "glyphs32", "glyphs32-exact"):
+    for name in ("digits", "glyphs32", "glyphs32-exact", "digits-mixture"):
         model = load_model(name)
         assert narrowed(model) is model and "sigma_max" not in plan(model, "heun", 11, 8).record()
     for name, config in published.CONFIGS.items():

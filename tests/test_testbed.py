@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmcmc_core import metrics
-from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.errors import UserError
 from dmcmc_core.report import testbed
 
@@ -53,3 +53,25 @@ def test_a_model_of_another_shape_is_told_before_its_first_image(tmp_path, monke
     monkeypatch.setattr(testbed.metrics, "make_reference", lambda *a, **k: pytest.fail("features were computed"))
     with pytest.raises(UserError, match=r"\(2, 8, 8\) cannot be .* 'digits-heldout', whose .* \(1, 8, 8\)"):
         testbed.load(model, "random-conv", "digits-heldout", cache_dir=tmp_path)
+
+
+def test_a_row_is_paired_with_the_accurate_solution_from_its_noise(tmp_path):
+    images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    reference = metrics.make_reference(images, "random-conv", "eighty")
+    bed = testbed.Testbed("bed", images_mixture_of(images), reference, images, None, tmp_path)
+    errors = {}
+    for start in ("mean", "zero"):
+        truth = bed.accurate(70, 0, {"start": start})
+        rows = [bed.row("heun", nfe, 70, 0, {"start": start}, truth) for nfe in (5, 41)]
+        errors[start] = [row["paired_error"] for row in rows]
+        assert errors[start][0] > 3 * errors[start][1]
+        made = bed.samples("heun", 5, 70, 0, {"start": start}).images
+        assert errors[start][0] == metrics.paired_error(made, truth)
+    crossed = metrics.paired_error(made, bed.accurate(70, 0, {"start": "mean"}))
+    assert crossed > errors["zero"][0]
+    assert "paired_error" not in bed.row("heun", 5, 70, 0)
+
+
+def images_mixture_of(images):
+    """A smooth model of shape (1, 8, 8): one wide Gaussian around each of three images."""
+    return GaussianMixture(images[:3], torch.full((3,), 0.1), torch.ones(3), sigma_max=10.0, data_range=(0.0, 1.0))

@@ -10,8 +10,8 @@ from dmcmc_core.nets.shipped import NETS
 
 SHIPPED = ("digits", "glyphs32")
 """Score networks that ship, by name."""
-EXACT = "glyphs32-exact"
-"""The exact model of the glyphs, computed from its images."""
+EXACT = ("glyphs32-exact", "digits-mixture", "glyphs32-mixture")
+"""Exact models, computed from images: the ideal denoiser of the glyphs, and mixtures of low-rank Gaussians."""
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 """The file of a folder of diffusers that holds the weights; those of variants and shards begin and end like it."""
 DIFFUSERS_STEM = DIFFUSERS_WEIGHTS.removesuffix(".safetensors")
@@ -30,7 +30,7 @@ def epsilon_names() -> list[str]:
 def shipped_epsilon(name: str) -> Path | None:
     """Return the file of the network of a linear diffusion of this name, if one ships."""
     path = NETS / f"{name}.safetensors"
-    return path if name not in (*SHIPPED, EXACT) and path.is_file() and is_epsilon(path) else None
+    return path if name not in (*SHIPPED, *EXACT) and path.is_file() and is_epsilon(path) else None
 
 
 def known(root: Path) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def _row(name: str, about: str, here: bool = True) -> dict[str, Any]:
 
 
 def _shipped() -> list[dict[str, Any]]:
-    rows = [_row(name, "ships with this project") for name in (*SHIPPED, EXACT)]
+    rows = [_row(name, "ships with this project") for name in (*SHIPPED, *EXACT)]
     about = "ships, of a linear diffusion: load_epsilon, sample --sampler gddim"
     return rows + [_row(name, about) for name in epsilon_names()]
 

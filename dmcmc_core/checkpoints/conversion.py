@@ -50,7 +50,7 @@ def convert(
         check_card(card, source)
         digest = _digest(source, diffusers.files(source))
     else:
-        source = families.file_of(str(source), (*SHIPPED, EXACT), "model")
+        source = families.file_of(str(source), (*SHIPPED, *EXACT), "model")
         if not families.is_foreign(source):
             raise UserError(
                 f"{source} is no checkpoint to convert: a file of PyTorch (.pth, .pt, .ckpt), a .pkl, a file of Flax "

@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dmcmc_core.analytic import EmpiricalData
-from dmcmc_core.checkpoints import safetensors
+from dmcmc_core.checkpoints import mixtures, safetensors
 from dmcmc_core.checkpoints.card import EPSILON, SCORE_NETWORKS, check_card, read_card
-from dmcmc_core.checkpoints.catalogue import EXACT, NETS, SHIPPED, epsilon_names, is_epsilon, shipped_epsilon
+from dmcmc_core.checkpoints.catalogue import NETS, SHIPPED, epsilon_names, is_epsilon, shipped_epsilon
 from dmcmc_core.checkpoints.safetensors import ARCHITECTURES
 from dmcmc_core.checkpoints.weights import check_device, to_device
 from dmcmc_core.data import glyphs32
@@ -27,7 +27,7 @@ from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet, label_rows
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
-    """Load a denoiser by name (``digits``, ``glyphs32``, ``glyphs32-exact``) or from a file.
+    """Load a denoiser by name (``digits``, ``glyphs32``, ``glyphs32-exact``, ``glyphs32-mixture`` ...) or from a file.
 
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by
@@ -194,13 +194,14 @@ def _shipped(name: str, device: str) -> Denoiser:
 def _glyphs32_exact(device: str) -> Denoiser:
     images = glyphs32(4000).images.to(device)
     model = EmpiricalData(images, sigma_min=0.01, sigma_max=50.0)
-    model.name = EXACT
+    model.name = "glyphs32-exact"
     model.card = {"name": model.name, "architecture": "exact", "data": "glyphs32(n=4000, seed=0)"}
     return model
 
 
 MODELS: dict[str, Callable[[str], Denoiser]] = {
     **{name: partial(_shipped, name) for name in SHIPPED},
-    EXACT: _glyphs32_exact,
+    "glyphs32-exact": _glyphs32_exact,
+    **{name: partial(mixtures.load, name) for name in mixtures.MIXTURES},
 }
 """Name of a model that ships -> what loads it to a device."""

@@ -4,7 +4,8 @@ Files from the bottom up: ``rows`` (tables of numbers), the equations on them (`
 ``classes``, ``memorisation``), ``features`` (networks that turn images into rows: ``random_features``,
 ``inception_v3``), ``feature_sets`` and ``references`` (what is computed once; ``statistics_files``: by others),
 ``comparison``, ``protocol`` (encodings) and ``evaluation`` (images on disk, a reference by name or path).
-``similarity`` is of a sample and the one picture that it should be.
+``similarity`` is of a sample and the one picture that it should be, ``paired`` of samples and the accurate solutions
+from their noise.
 """
 
 from pathlib import Path
@@ -52,6 +53,7 @@ from dmcmc_core.metrics.memorisation import (
     memorisation,
 )
 from dmcmc_core.metrics.neighbours import NEIGHBOURS, Prdc, prdc, radii
+from dmcmc_core.metrics.paired import paired_error, paired_errors, paired_folders
 from dmcmc_core.metrics.protocol import PROTOCOLS, by_protocol, encoding_of, jpeg
 from dmcmc_core.metrics.random_features import RandomConv, random_conv
 from dmcmc_core.metrics.references import Reference, make_reference, published_statistics
@@ -119,6 +121,9 @@ __all__ = [
     "measure",
     "memorisation",
     "mse",
+    "paired_error",
+    "paired_errors",
+    "paired_folders",
     "prdc",
     "published_statistics",
     "radii",

@@ -26,6 +26,7 @@ from dmcmc_core.metrics.feature_sets import content, describe
 from dmcmc_core.metrics.features import Extractor, load_features
 from dmcmc_core.metrics.memorisation import memorisation
 from dmcmc_core.metrics.neighbours import Prdc
+from dmcmc_core.metrics.paired import paired_folders
 from dmcmc_core.metrics.protocol import by_protocol, encodings
 from dmcmc_core.metrics.references import Reference, make_reference, published_statistics
 
@@ -56,12 +57,19 @@ class EvaluationSettings:
     that and asks for no further leave."""
     against: str | Path | None = None
     """A JSON file of an earlier result, for images of the same number, features and reference."""
+    paired_with: str | Path | None = None
+    """A folder of accurate solutions from the same noise, as of :func:`dmcmc_core.metrics.paired_folders`."""
 
 
 def evaluate(
-    directory: str | Path, reference: str | Path, features: str | Extractor, **settings: Any
+    directory: str | Path,
+    reference: str | Path | None = None,
+    features: str | Extractor | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Compare a directory of generated images with a reference; what ``python -m dmcmc_core evaluate`` prints.
+
+    With ``paired_with`` they are compared with accurate solutions too, or with these alone where there is no reference.
 
     Args:
         directory: a folder of samples or images, or a file of images, as for :func:`dmcmc_core.data.open_generated`.
@@ -76,13 +84,27 @@ def evaluate(
         does not name training and held-out images, see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding``
         (None for statistics, which do not tell) and ``mixed_encodings``; ``images_source`` and ``reference_source``,
         what each side is, and what beside it was not used; ``reference_content``, the hash of the reference; with
-        ``against`` the differences ``against``: numbers of this result less those. Plain numbers and text, for JSON.
+        ``against`` the differences ``against``: numbers of this result less those. ``paired``, with ``paired_with``:
+        :func:`dmcmc_core.metrics.paired_folders`. Plain numbers and text, for JSON.
 
     Raises:
         UserError: for a directory without images or without all of them, mixed encodings, an earlier result that must
-            not be compared with, and as :func:`measure`.
+            not be compared with, a reference without features or the other way round, and as :func:`measure` and
+            :func:`dmcmc_core.metrics.paired_folders`.
     """
     chosen = EvaluationSettings(**settings)
+    paired = {} if chosen.paired_with is None else {"paired": paired_folders(directory, chosen.paired_with)}
+    if paired and reference is None and features is None:
+        return paired
+    if reference is None or features is None:
+        raise UserError("a comparison with data needs both, reference and features; one with a solution paired_with")
+    return _against_data(directory, reference, features, chosen) | paired
+
+
+def _against_data(
+    directory: str | Path, reference: str | Path, features: str | Extractor, chosen: EvaluationSettings
+) -> dict[str, Any]:
+    """Compare a directory with a reference; see :func:`evaluate`."""
     if chosen.bootstrap is not None and chosen.bootstrap < 0:
         raise UserError(f"the bootstrap needs at least 0 resamples, not {chosen.bootstrap}")
     samples, name, device = by_protocol(open_generated(directory), chosen.protocol), str(reference), chosen.device

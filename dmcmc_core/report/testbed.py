@@ -21,6 +21,8 @@ from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.report.tables import Spread, mean_and_spread
 from dmcmc_core.runs.cache import Samples, cached, code_key
 
+ACCURATE = "unipc", 60
+"""Sampler and budget of the solutions that others are paired with."""
 IN_MEMORY = 5 * 10**8
 """Numbers of a reference's images (2 GB as float32) beyond which they are left on disk."""
 
@@ -49,10 +51,25 @@ class Testbed(NamedTuple):
         """Return n images of a sampler at a full budget, from the cache where they are there."""
         return cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
 
+    def accurate(self, n: int, seed: int, settings: dict[str, Any] | None = None) -> Tensor:
+        """Return the accurate solutions, by :data:`ACCURATE`, from the noise that :meth:`samples` begin with."""
+        sampler, nfe = ACCURATE
+        return self.samples(sampler, nfe, n, seed, settings).images
+
     def row(
-        self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None, **about: Any
+        self,
+        sampler: str,
+        nfe: float,
+        n: int,
+        seed: int,
+        settings: dict[str, Any] | None = None,
+        accurate: Tensor | None = None,
+        **about: Any,
     ) -> dict[str, Any]:
         """Measure those images: ``about``, their cost, :func:`dmcmc_core.metrics.measure`, how near they are to copies.
+
+        With ``accurate``, images of :meth:`accurate` from the same start, also their ``paired_error``, both rounded to
+        256 levels.
 
         ``seconds`` are those that making all n images took, chains (posterior and classifier included) and integrator,
         when that was done: the cell may be of another day, and the machine had other work. Empty where not recorded.
@@ -62,7 +79,8 @@ class Testbed(NamedTuple):
         cost = {"budget": nfe, "nfe": manifest["nfe_full"], "nfe_paper": manifest["nfe_paper"]}
         sampled = {"seed": seed, "levels": plan["levels"], "tol": plan["options"].get("tol"), "sampler": sampler}
         sampled |= {"settings": dict(settings or {}), "seconds": manifest.get("seconds", {})}
-        return about | sampled | cost | self.measured(images)
+        paired = {} if accurate is None else {"paired_error": metrics.paired_error(images, accurate)}
+        return about | sampled | cost | self.measured(images) | paired
 
     def measured(self, images: Tensor) -> dict[str, Any]:
         """Return :func:`dmcmc_core.metrics.measure` and :meth:`copies` of images in the model's data range.

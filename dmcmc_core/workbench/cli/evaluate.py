@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmcmc_core.errors import UserError
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
 
 
@@ -22,7 +23,6 @@ def arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--reference",
-        required=True,
         metavar="R",
         help="digits-heldout, digits-train, glyphs32; cifar10-train, cifar10-test, celebahq-256 or ffhq-1024, looked "
         "for in DMCMC_DATA and exp/paper (NAME:FILTER resizes the last two); or the path of images as above, or of a "
@@ -30,7 +30,6 @@ def arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--features",
-        required=True,
         metavar="F",
         help="digits-cnn, glyphs-cnn, random-conv or inception; only distances in the last are called FID",
     )
@@ -62,11 +61,22 @@ def arguments(p: argparse.ArgumentParser) -> None:
         help="the JSON of an earlier evaluation: print the differences from it too; refused unless number of images, "
         "features, reference, protocol and encoding are the same",
     )
+    p.add_argument(
+        "--paired-with",
+        type=Path,
+        metavar="SAMPLES",
+        help="samples of the same model, seed and start by an accurate solver: print how far each image is from its "
+        "own there, as paired; --reference and --features may then be left out",
+    )
 
 
 def evaluate(a: argparse.Namespace) -> int:
     """Print the comparison."""
     from dmcmc_core.metrics import evaluation
+
+    missing = [f"--{name}" for name in ("reference", "features") if getattr(a, name) is None]
+    if missing and not (a.paired_with and len(missing) == 2):
+        raise UserError(f"the following arguments are required: {', '.join(missing)} (see {PROGRAM} evaluate --help)")
 
     result = evaluation.evaluate(
         a.directory,
@@ -77,6 +87,7 @@ def evaluate(a: argparse.Namespace) -> int:
         protocol=a.protocol,
         allow_mixed_encodings=a.allow_mixed_encodings,
         against=a.against,
+        paired_with=a.paired_with,
     )
     print(json.dumps(result, default=_number) if a.json else readable(result))
     return 0
@@ -118,7 +129,10 @@ EVALUATE = Verb(
     "not compare with the whole. bootstrap: a 95 % percentile interval; it covers the chance in which images were\n"
     "drawn, of DLG in which chains, but not the dependence within a chain, and as resamples repeat images it lies\n"
     "above the distance: read its width. classes: by the classifier behind digits-cnn and glyphs-cnn.\n"
-    "memorisation: for references that name training and held-out images (digits, cifar10).\n\n"
+    "memorisation: for references that name training and held-out images (digits, cifar10).\n"
+    "paired, with --paired-with: error is the root mean square over all images and pixels that both folders have,\n"
+    "in units of the data; mean, median and largest are of the error of an image. Both folders are rounded to 256\n"
+    "levels and clipped to the data range: errors below rounding tell nothing.\n\n"
     "Folders are searched to the bottom, links followed, names that begin with a dot left out; images of several\n"
     "sizes are refused. An NPZ with images and statistics is one of images. images_source and reference_source say\n"
     "what each side is, and what was not used.\n\n"
@@ -126,5 +140,6 @@ EVALUATE = Verb(
     "The memory needed does not grow with the number of images; an interrupted evaluation goes on where it was.",
     f"examples:\n  {PROGRAM} evaluate images --reference digits-heldout --features digits-cnn --json > a.json\n"
     f"  {PROGRAM} evaluate others --reference digits-heldout --features digits-cnn --against a.json\n"
+    f"  {PROGRAM} evaluate five-steps --paired-with two-hundred-steps\n"
     f"  {PROGRAM} evaluate samples_50000x64x64x3.npz --reference folder-of-png --features random-conv",
 )

@@ -30,7 +30,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="M",
-        help="digits, glyphs32, glyphs32-exact, digits-cld, digits-bdm, digits-vp, or the path of a checkpoint",
+        help="digits, glyphs32, glyphs32-exact, digits-mixture, glyphs32-mixture, digits-cld, digits-bdm, digits-vp, "
+        "or the path of a checkpoint",
     )
     p.add_argument(
         "--sampler",
