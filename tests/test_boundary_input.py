@@ -162,3 +162,10 @@ def test_a_boundary_knows_its_time_its_level_and_its_network():
         made.distances(LATENTS.flatten(1))
     with pytest.raises(UserError, match="latents must be finite"):
         made.distances(LATENTS / 0)
+
+
+def test_a_folder_of_no_name_is_not_the_current_one():
+    from dmcmc_core.data import open_images
+
+    with pytest.raises(UserError, match="unknown image set .no folder, .npz or .npy file either. ''"):
+        open_images("")

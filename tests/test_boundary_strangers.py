@@ -31,6 +31,7 @@ def files(tmp_path_factory):
 
 def refused(words, match, capsys):
     """Tell whether a command ends with status 2 and one sentence, and nothing else is said."""
+    capsys.readouterr()
     status = cli.main([str(word) for word in words])
     said = capsys.readouterr()
     return status == 2 and said.err.count("\n") == 1 and match in said.err and said.out == ""
@@ -178,7 +179,7 @@ def test_few_images_are_not_held_out_and_said_to_be(files, tmp_path, capsys):
 
 def test_one_image_and_every_time_of_the_model_are_enough(files, tmp_path):
     last = study.last_time(load_model("digits"))
-    for time in (1, last - 3, last):
+    for time in (1, last):
         one, out = str(tmp_path / f"{time}.safetensors"), tmp_path / str(time)
         assert cli.main([*FIT, "--time", str(time), "--steps", "2", "--out", one]) == 0
         words = ["boundary", "edit", "--model", "digits", "--boundary", one, "--num", "1", "--strength", "-10", "2"]
@@ -213,16 +214,8 @@ def test_an_interrupted_fit_leaves_nothing(files, tmp_path, monkeypatch, capsys)
 def with_classes(tmp_path_factory):
     """A network of EDM's kind with ten classes, of random weights."""
     torch.manual_seed(0)
-    net = {
-        "size": 8,
-        "in_channels": 1,
-        "out_channels": 1,
-        "width": 16,
-        "multipliers": [1, 2],
-        "blocks": 1,
-        "labels": 10,
-    }
-    return ScaledUNet("edm", {}, sizes | {"labels": 10}), tmp_path_factory.mktemp("classes")
+    net = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 16, "multipliers": [1, 2], "blocks": 1}
+    return ScaledUNet("edm", {}, net | {"labels": 10}), tmp_path_factory.mktemp("classes")
 
 
 def test_a_network_with_classes_is_held_to_one(with_classes, capsys):

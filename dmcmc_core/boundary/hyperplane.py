@@ -133,20 +133,21 @@ def fit(
     return dataclasses.replace(made, accuracy=accuracy, card=dict(card or {}))
 
 
-ROWS = 64
-"""Latents that are in double precision at once."""
+ROWS, COLUMNS = 128, 4096
+"""Latents whose inner products are taken at once, and so many of their numbers: in double precision and in a cache."""
 
 
 def _products(flat: Tensor) -> Tensor:
-    """Return the inner products of latents (n, d), (n, n) float64, some rows in double precision at a time."""
-    blocks = flat.split(ROWS)
-    products = torch.empty(len(flat), len(flat), dtype=torch.float64)
-    for i, a in enumerate(blocks):
-        for k, b in enumerate(blocks[: i + 1]):
-            part = a.double() @ b.double().T
-            products[i * ROWS : i * ROWS + len(a), k * ROWS : k * ROWS + len(b)] = part
-            products[k * ROWS : k * ROWS + len(b), i * ROWS : i * ROWS + len(a)] = part.T
-    return products
+    """Return the inner products of latents (n, d), (n, n) float64; those of a pair are taken once."""
+    products = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device)
+    for columns in flat.split(COLUMNS, 1):
+        parts = columns.double().split(ROWS)
+        for rows, part in zip(products.split(ROWS), parts, strict=True):
+            for block, other in zip(rows.split(ROWS, 1), parts, strict=True):
+                block.addmm_(part, other.T)
+                if other is part:
+                    break
+    return (products.tril() + products.tril(-1).T).cpu()
 
 
 def _machine(products: Tensor, sides: Tensor, penalty: float) -> tuple[Tensor, float]:
@@ -163,8 +164,8 @@ def _machine(products: Tensor, sides: Tensor, penalty: float) -> tuple[Tensor, f
 
 
 def _weighted(weights: Tensor, flat: Tensor) -> Tensor:
-    parts = zip(weights.split(ROWS), flat.split(ROWS), strict=True)
-    return torch.stack([w @ part.double() for w, part in parts]).sum(0)
+    """Return the weighted sum of latents, (d,) float64."""
+    return torch.cat([weights @ columns.double() for columns in flat.split(COLUMNS, 1)])
 
 
 def _checked(labels: Tensor | Sequence[int], latents: Tensor) -> Tensor:
