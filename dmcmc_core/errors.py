@@ -99,7 +99,7 @@ def number(
     words = (("at least", least), ("above", above), ("at most", most), ("below", below))
     bounds = " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
     kind = "whole number" if whole else "finite number" if finite else "number"
-    raise UserError(f"{argument} must be a {kind}, {bounds}, not {value!r:.200}")
+    raise UserError(f"{argument} must be a {kind}, {bounds + ', ' if bounds else ''}not {value!r:.200}")
 
 
 def one_of(argument: str, value: Any, *choices: Any) -> Any:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dmcmc_core.boundary.bottleneck import Injected, WithBottleneck, place
 from dmcmc_core.boundary.hyperplane import Boundary, edit, fit, load, orthogonal
 from dmcmc_core.boundary.search import Radii, accuracies, mixing_time, radii
-from dmcmc_core.boundary.trajectory import epsilon_of, grid, invert, kept_shares, radius, reverse
+from dmcmc_core.boundary.trajectory import STEPS, epsilon_of, grid, invert, kept_shares, radius, reverse
 
 __all__ = [
+    "STEPS",
     "Boundary",
     "Injected",
     "Radii",

@@ -22,6 +22,8 @@ def place(net: nn.Module) -> nn.Module:
     Raises:
         UserError: for a network without one that is known.
     """
+    if not isinstance(net, nn.Module):
+        raise UserError(f"a {type(net).__name__} has no bottleneck: name the torch module inside it by net")
     parts: dict[str, Any] = dict(net.named_children())
     for inner in ("scaled", "net", "unet", "model"):  # out of scalings and other wrappers
         if inner in parts:
@@ -32,6 +34,8 @@ def place(net: nn.Module) -> nn.Module:
         return parts["mid_block"]
     if "down" in parts:  # the digits net goes up at once
         return parts["down"][-1][-1]
+    if "dec" in parts:  # EDM2 begins the way up with two blocks that nothing joins
+        return next(part for name, part in parts["dec"].items() if name.endswith("_in1"))
     raise UserError(f"a {type(net).__name__} has no bottleneck that is known here")
 
 

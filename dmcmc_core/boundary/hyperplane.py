@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +38,10 @@ class Boundary:
         """Return the signed distance of latents (B, *shape) from the hyperplane, (B,); positive for the larger label.
 
         Raises:
-            UserError: for latents of another shape.
+            UserError: for latents of another shape, or with NaN or infinity.
         """
         _check_shape(latents, self.normal)
-        return latents.flatten(1).to(self.normal) @ self.normal.flatten() + self.intercept
+        return _finite(latents.flatten(1).to(self.normal) @ self.normal.flatten()) + self.intercept
 
     def save(self, path: str | Path) -> None:
         """Write the boundary as safetensors; a file of that name is only replaced once the new one is whole."""
@@ -77,14 +76,14 @@ def load(path: str | Path) -> Boundary:
             about = json.loads((file.metadata() or {})["boundary"])
             normal = file.get_tensor("normal").float()
             made = Boundary(normal, float(about["intercept"]), float(about["accuracy"]), dict(about["card"]))
+        number("its intercept", made.intercept)
+        number("its accuracy", made.accuracy, least=0, most=1)
     except Exception as error:  # whatever a broken file brings about
         raise UserError(
             f"{path} is no boundary: it must be the safetensors file that Boundary.save writes. The normal of a "
             "pickled scikit-learn SVC is its coef_ over its length: save that in its own environment"
         ) from error
-    length = torch.linalg.vector_norm(normal).item()
-    if not abs(length - 1) < 1e-3:
-        raise UserError(f"the normal in {path} must have length 1, not {length:g}")
+    _check_length(normal, f"the normal in {path}")
     return made
 
 
@@ -108,12 +107,12 @@ def fit(
         card: of the boundary.
 
     Raises:
-        UserError: for labels that are not of two values or as many as the latents, too few of one value, and latents
-            that are not finite.
+        UserError: for labels that are not of two values or as many as the latents, too few of one value, latents that
+            are not finite or no rows of numbers, and others held out that do not fit them.
     """
-    from sklearn.svm import SVC
-
-    flat, labels = latents.flatten(1), _checked(labels, len(latents))
+    if latents.ndim < 2:
+        raise UserError(f"latents must have shape (n, *shape), not {tuple(latents.shape)}")
+    flat, labels = latents.flatten(1), _checked(labels, latents)
     values = labels.unique()
     if len(values) != 2:
         raise UserError(f"labels must be of two values, not of {len(values)}: {values.tolist()[:5]}")
@@ -121,46 +120,61 @@ def fit(
     if (count := int(min((sides == -1).sum(), (sides == 1).sum()))) < LEAST:
         raise UserError(f"each kind needs {LEAST} latents, one has {count}")
     number("penalty", penalty, above=0)
-    if not flat.isfinite().all():
-        raise UserError("latents must be finite: they hold NaN or infinity")
-    machine = SVC(kernel="precomputed", C=penalty).fit(_products(flat), sides.numpy())
-    weights = torch.zeros(len(flat), dtype=torch.float64)
-    weights[torch.from_numpy(machine.support_).long()] = torch.from_numpy(machine.dual_coef_[0])
-    direction = _weighted(weights, flat)
+    seen, known = (latents, labels) if held_out is None else held_out
+    wanted = _sides(_checked(known, seen), values)
+    if not len(seen):
+        raise UserError("there must be latents held out, or held_out=None")
+    _check_shape(seen, latents[0])
+    weights, intercept = _machine(_products(flat), sides, penalty)
+    direction = _weighted(weights.to(flat.device), flat)
     length = torch.linalg.vector_norm(direction).item()
-    if not length > 0:
-        raise UserError("the two kinds of latents are the same: no hyperplane is between them")
-    made = Boundary((direction / length).float().reshape(latents.shape[1:]), machine.intercept_[0] / length, 0.0)
-    seen, wanted = (latents, labels) if held_out is None else (held_out[0], _checked(held_out[1], len(held_out[0])))
-    accuracy = ((made.distances(seen) > 0) == (_sides(wanted, values) > 0)).double().mean().item()
+    made = Boundary((direction / length).float().reshape(latents.shape[1:]), intercept / length, 0.0)
+    accuracy = ((made.distances(seen).cpu() > 0) == (wanted > 0)).double().mean().item()
     return dataclasses.replace(made, accuracy=accuracy, card=dict(card or {}))
 
 
-ROWS = 64
-"""Latents that are in double precision at once."""
+ROWS, COLUMNS = 128, 4096
+"""Latents whose inner products are taken at once, and so many of their numbers: in double precision and in a cache."""
 
 
-def _products(flat: Tensor) -> np.ndarray:
-    """Return the inner products of latents (n, d), (n, n) float64, some rows in double precision at a time."""
-    blocks = flat.split(ROWS)
-    products = torch.empty(len(flat), len(flat), dtype=torch.float64)
-    for i, a in enumerate(blocks):
-        for k, b in enumerate(blocks[: i + 1]):
-            part = a.double() @ b.double().T
-            products[i * ROWS : i * ROWS + len(a), k * ROWS : k * ROWS + len(b)] = part
-            products[k * ROWS : k * ROWS + len(b), i * ROWS : i * ROWS + len(a)] = part.T
-    return products.numpy()
+def _products(flat: Tensor) -> Tensor:
+    """Return the inner products of latents (n, d), (n, n) float64; those of a pair are taken once."""
+    products = torch.zeros(len(flat), len(flat), dtype=torch.float64, device=flat.device)
+    for columns in flat.split(COLUMNS, 1):
+        parts = columns.double().split(ROWS)
+        for rows, part in zip(products.split(ROWS), parts, strict=True):
+            for block, other in zip(rows.split(ROWS, 1), parts, strict=True):
+                block.addmm_(part, other.T)
+                if other is part:
+                    break
+    return (products.tril() + products.tril(-1).T).cpu()
+
+
+def _machine(products: Tensor, sides: Tensor, penalty: float) -> tuple[Tensor, float]:
+    """Return the weight of each latent in the normal (n,), and the intercept, of inner products and sides."""
+    from sklearn.svm import SVC
+
+    _finite(products.diagonal())
+    machine = SVC(kernel="precomputed", C=penalty).fit(products.numpy(), sides.numpy())
+    weights = torch.zeros(len(sides), dtype=torch.float64)
+    weights[torch.from_numpy(machine.support_).long()] = torch.from_numpy(machine.dual_coef_[0])
+    if weights @ products @ weights <= 1e-20 * weights.abs() @ products.abs() @ weights.abs():
+        raise UserError("the two kinds of latents are the same: no hyperplane is between them")
+    return weights, machine.intercept_[0]
 
 
 def _weighted(weights: Tensor, flat: Tensor) -> Tensor:
-    parts = zip(weights.split(ROWS), flat.split(ROWS), strict=True)
-    return torch.stack([w @ part.double() for w, part in parts]).sum(0)
+    """Return the weighted sum of latents, (d,) float64."""
+    return torch.cat([weights @ columns.double() for columns in flat.split(COLUMNS, 1)])
 
 
-def _checked(labels: Tensor | Sequence[int], rows: int) -> Tensor:
-    labels = torch.as_tensor(labels)
-    if labels.shape != (rows,):
-        raise UserError(f"every latent needs a label: {rows} of them, not {tuple(labels.shape)}")
+def _checked(labels: Tensor | Sequence[int], latents: Tensor) -> Tensor:
+    try:
+        labels = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"labels must be numbers, not {labels!r:.60}") from error
+    if labels.shape != (len(latents),):
+        raise UserError(f"every latent needs a label: {len(latents)} of them, not {tuple(labels.shape)}")
     return labels
 
 
@@ -182,14 +196,17 @@ def edit(latent: Tensor, normal: Tensor, strength: float, how: str = "set") -> T
             zeta, z + zeta n.
 
     Raises:
-        UserError: for another ``how``, a strength that is no finite number, and a normal of another shape.
+        UserError: for another ``how``, a strength that is no finite number, a normal of another shape or length, and
+            latents with NaN or infinity.
     """
     one_of("how", how, "set", "add")
     number("strength", strength)
     flat, n = latent.flatten(1), normal.reshape(-1).to(latent)
     if flat.shape[1] != len(n):
         raise UserError(f"a normal of {len(n)} numbers does not fit latents of {flat.shape[1]}")
-    shift = strength - flat @ n if how == "set" else torch.full((len(flat),), float(strength)).to(flat)
+    _check_length(normal, "the normal")
+    now = _finite(flat @ n)
+    shift = strength - now if how == "set" else torch.full_like(now, strength)
     return (flat + shift[:, None] * n).reshape(latent.shape)
 
 
@@ -209,6 +226,19 @@ def orthogonal(normals: Sequence[Tensor]) -> list[Tensor]:
             raise UserError(f"normal {i} lies in the span of those before it: leave one of them out")
         made.append(left / length)
     return [m.to(n).reshape(n.shape) for m, n in zip(made, normals, strict=True)]
+
+
+def _finite(products: Tensor) -> Tensor:
+    """Return what latents were multiplied to; UserError where that shows that they hold NaN or infinity."""
+    if not products.isfinite().all():
+        raise UserError("latents must be finite: they hold NaN or infinity")
+    return products
+
+
+def _check_length(normal: Tensor, what: str) -> None:
+    length = torch.linalg.vector_norm(normal, dtype=torch.float64).item()
+    if not abs(length - 1) < 1e-3:
+        raise UserError(f"{what} must have length 1, not {length:g}")
 
 
 def _check_shape(latents: Tensor, normal: Tensor) -> None:

@@ -60,9 +60,10 @@ def invert(
         (B, *shape), in the dtype of x0.
 
     Raises:
-        UserError: for times that do not rise within those of the betas.
+        UserError: for times that do not rise within those of the betas, images that are not finite floats, and an
+            epsilon of another shape.
     """
-    bars, x = _at(kept_shares(betas), times), x0
+    bars, x = _at(kept_shares(betas), times), _floats(x0)
     if callback:
         callback(x)
     for i in range(len(times) - 1):
@@ -97,10 +98,12 @@ def reverse(
         (B, *shape), in the dtype of the latent.
 
     Raises:
-        UserError: for an eta outside [0, 1], and as :func:`invert`.
+        UserError: for an eta outside [0, 1], draws of another shape, and as :func:`invert`.
     """
     number("eta", eta, least=0, most=1)
-    bars, x = [1.0, *_at(kept_shares(betas), times)], latent
+    bars, x = [1.0, *_at(kept_shares(betas), times)], _floats(latent)
+    if isinstance(noise, Tensor) and (noise.shape[:1], noise.shape[2:]) != (x.shape[:1], x.shape[1:]):
+        raise UserError(f"noise must have shape (B, N, *shape) for latents {tuple(x.shape)}, not {tuple(noise.shape)}")
     for step, i in enumerate(reversed(range(len(times)))):
         now, after = bars[i + 1], bars[i]
         e = _noise(epsilon, x, times[i])
@@ -151,8 +154,17 @@ def _plain(time: Any) -> Any:
     return time.item() if hasattr(time, "item") else time
 
 
+def _floats(x: Tensor) -> Tensor:
+    if not x.is_floating_point() or not x.isfinite().all():
+        raise UserError(f"images and latents must be finite floats, not {x.dtype}, or with NaN or infinity")
+    return x
+
+
 def _noise(epsilon: Epsilon, x: Tensor, time: Any) -> Tensor:
-    return epsilon(x, x.new_full((len(x),), float(time)))[:, : x.shape[1]]
+    answer = epsilon(x, x.new_full((len(x),), float(time)))[:, : x.shape[1]]
+    if answer.shape != x.shape:
+        raise UserError(f"epsilon must have the shape of x, {tuple(x.shape)}, not {tuple(answer.shape)}")
+    return answer
 
 
 def _move(x: Tensor, e: Tensor, now: float, after: float, deviation: float = 0.0) -> Tensor:
@@ -164,7 +176,11 @@ def _move(x: Tensor, e: Tensor, now: float, after: float, deviation: float = 0.0
 def _draw(noise: Any, x: Tensor, step: int) -> Tensor:
     if noise is None:
         return torch.randn_like(x)
-    return noise[:, step].to(x) if isinstance(noise, Tensor) else noise(x)
+    if not isinstance(noise, Tensor):
+        return noise(x)
+    if step >= noise.shape[1]:
+        raise UserError(f"noise must have a draw for each step with noise, more than {noise.shape[1]}")
+    return noise[:, step].to(x)
 
 
 def radius(x: Tensor) -> Tensor:

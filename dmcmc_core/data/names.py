@@ -51,7 +51,7 @@ def open_images(name_or_path: str | Path) -> Tensor | ImageSet:
             raise unknown(f"filter to resize {base} with", resize, FILTERS)
         folder = find(base)
         return open_batches(base, folder) if DATASETS[base].batches else open_image_files(name, folder, resize)
-    if Path(name).suffix not in ARRAYS and not Path(name).exists():
+    if not name or (Path(name).suffix not in ARRAYS and not Path(name).exists()):  # '' is no path, and Path('') the '.'
         raise unknown("image set (no folder, .npz or .npy file either)", name, [*REFERENCES, *DATASETS])
     images, manifest = samples = open_generated(name)
     return replace(images, encoding="jpeg" if "jpeg" in samples.encoding else "lossless") if manifest else images

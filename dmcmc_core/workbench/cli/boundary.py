@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, number, one_of
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+STEPS = 40
+OF_STEPS = {
+    "fit": "times of the inversion",
+    "search": "times, up to the last that the model knows",
+    "edit": "times from noise to the boundary's; those of --image are the boundary's",
+}
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -33,38 +48,132 @@ def arguments(p: argparse.ArgumentParser) -> None:
     for job in (fit, search, edit):
         job.add_argument("--model", required=True, metavar="M", help="a name or a checkpoint; see models")
         job.add_argument("--num", type=int, default=100, metavar="N", help="images at most, of either kind")
-        job.add_argument("--steps", type=int, default=40, metavar="K", help="times of an inversion (default: 40)")
+        job.add_argument("--steps", type=int, metavar="K", help=f"{OF_STEPS[job.prog.split()[-1]]} (default: {STEPS})")
+        job.add_argument("--label", type=int, metavar="K", help="the class that a network with classes is held to")
         job.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 
 
 def boundary(a: argparse.Namespace) -> int:
-    """Do the job."""
+    """Do the job, once all that its words alone can tell is right."""
     from dmcmc_core.checkpoints import load_model
+    from dmcmc_core.runs.model import conditioned, encoder_of
 
     if a.num < 1:
         raise UserError(f"--num must be at least 1, not {a.num}")
-    return {"fit": _fit, "search": _search, "edit": _edit}[a.job](a, load_model(a.model, a.device))
+    {"fit": _check_fit, "search": _check_search, "edit": _check_edit}[a.job](a)
+    model = load_model(a.model, a.device)
+    if encoder := encoder_of(model):
+        raise UserError(f"{a.model} makes latents of {encoder}, and a boundary is one of images")
+    model, _ = conditioned(model, {} if a.label is None else {"label": a.label}, starts=False)
+    a.steps = STEPS if a.steps is None else a.steps
+    return {"fit": _fit, "search": _search, "edit": _edit}[a.job](a, model)
 
 
-def _fit(a: argparse.Namespace, model: object) -> int:
+def _check_fit(a: argparse.Namespace) -> None:
+    from dmcmc_core import boundary as core
     from dmcmc_core.workbench.studies import boundary as study
 
+    one_of("--level", a.level, *study.LEVELS)
+    number("--time", a.time, least=1, below=core.STEPS, whole=True)
+    number("--steps", STEPS if a.steps is None else a.steps, least=2, most=a.time + 1, whole=True)
+    if a.positive == a.negative:
+        raise UserError(f"--positive and --negative are both {a.positive}: two kinds are needed")
     if a.out.suffix != ".safetensors":
         raise UserError(f"a boundary must end in .safetensors, not {str(a.out)!r}")
-    negative, positive = (study.images_of(name)[: a.num].to(a.device) for name in (a.negative, a.positive))
-    made = study.fit(model, negative, positive, time=a.time, count=a.steps, level=a.level)
+    _check_place(a.out.parent)
+    if a.out.exists():
+        try:
+            core.load(a.out)
+        except UserError as error:
+            raise UserError(f"{a.out} is there and is no boundary: choose another name") from error
+
+
+def _check_search(a: argparse.Namespace) -> None:
+    number("--steps", STEPS if a.steps is None else a.steps, least=2, whole=True)
+    _check_place(a.out)
+
+
+def _check_edit(a: argparse.Namespace) -> None:
+    for strength in a.strength:
+        number("--strength", strength)
+    if len({f"{strength:g}" for strength in a.strength}) < len(a.strength):
+        raise UserError(f"every --strength must be another one in six digits, not {a.strength}")
+    if a.steps is not None:
+        if a.image is not None:
+            raise UserError("the way of --image is that of the boundary: leave --steps out")
+        number("--steps", a.steps, least=2, whole=True)
+    one_of("--how", a.how, "set", "add")
+    number("--eta", a.eta, least=0, most=1)
+    one_of("--injection", a.injection, "lagged", "first")
+    _check_place(a.out)
+
+
+def _check_place(folder: Path) -> None:
+    """Raise UserError unless a folder is there, or can be made."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UserError(f"{place} is no folder: choose another --out")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"nothing can be written to {place}: choose another --out")
+
+
+def _images(a: argparse.Namespace, model: Any, name: str) -> Tensor:
+    """Read at most ``--num`` images, of the shape of the model, to its device."""
+    from dmcmc_core.data import open_images
+    from dmcmc_core.workbench.studies import boundary as study
+
+    read = study.images_of if name.partition(":")[0] in study.LABELLED else open_images
+    images = read(name)[: a.num]
+    if images.shape[1:] != tuple(model.shape):
+        raise UserError(f"the model is of images {tuple(model.shape)}, those of {name} are {tuple(images.shape[1:])}")
+    return images.to(a.device)
+
+
+@contextmanager
+def _progress(model: Any, rows: int, calls: int) -> Iterator[None]:
+    """Show a bar of network calls on a terminal, of so many for each block of rows; none where there is no network."""
+    from tqdm import tqdm
+
+    from dmcmc_core.denoiser import BLOCK
+
+    net, blocks = getattr(model, "net", None), -(-rows // getattr(model, "block", BLOCK))
+    with tqdm(total=blocks * calls, unit="call", disable=None if net is not None else True) as bar:
+        handle = None if net is None else net.register_forward_hook(lambda *_: bar.update())
+        try:
+            yield
+        finally:
+            if handle:
+                handle.remove()
+
+
+def _fit(a: argparse.Namespace, model: Any) -> int:
+    from dmcmc_core.boundary.hyperplane import LEAST
+    from dmcmc_core.workbench.studies import boundary as study
+
+    study.check_time(model, a.time)
+    negative, positive = (_images(a, model, name) for name in (a.negative, a.positive))
+    for name, images in ((a.negative, negative), (a.positive, positive)):
+        if len(images) < LEAST:
+            raise UserError(f"each kind needs {LEAST} latents, of {name} there is {len(images)}")
+    with _progress(model, len(negative) + len(positive), a.steps - 1):
+        made = study.fit(model, negative, positive, time=a.time, count=a.steps, level=a.level)
     made.save(a.out)
-    print(f"{a.out}: {made.accuracy:.1%} of the images held out are on their side, at time {a.time}, level {a.level}")
+    held_out = made.card["held_out"]
+    of = f"{held_out} images held out" if held_out else f"the {len(negative) + len(positive)} images it was fitted to"
+    print(f"{a.out}: {made.accuracy:.1%} of {of} are on their side, at time {a.time}, level {a.level}")
     return 0
 
 
-def _search(a: argparse.Namespace, model: object) -> int:
+def _search(a: argparse.Namespace, model: Any) -> int:
     from dmcmc_core.report import plots, tables
     from dmcmc_core.workbench.studies import boundary as study
 
-    rows, time = study.search(model, study.images_of(a.images)[: a.num].to(a.device), a.steps)
+    images = _images(a, model, a.images)
+    with _progress(model, len(images), 2 * a.steps - 1):
+        rows, time = study.search(model, images, a.steps)
     columns = {"time": "time", "inverted": "radius, inverted", "sampled": "radius, sampled", "apart": "widths apart"}
-    tables.write_table(rows, columns, a.out, "radii", f"Mean radii of {a.num} latents on both ways.", provenance={})
+    caption = f"Mean radii of {len(images)} latents on both ways."
+    tables.write_table(rows, columns, a.out, "radii", caption, provenance={})
     drawn = [
         {"panel": "latents", "arm": w, "x": row["time"], "y": row[w]} for row in rows for w in ("inverted", "sampled")
     ]
@@ -74,34 +183,32 @@ def _search(a: argparse.Namespace, model: object) -> int:
     return 0
 
 
-def _edit(a: argparse.Namespace, model: object) -> int:
+def _edit(a: argparse.Namespace, model: Any) -> int:
     from dmcmc_core import boundary as core
     from dmcmc_core.data import to_uint8
     from dmcmc_core.files import write_npz
     from dmcmc_core.workbench.studies import boundary as study
 
     boundaries = [core.load(path) for path in a.boundary]
-    about = boundaries[0].card
-    if missing := [name for name in ("time", "count", "level") if name not in about]:
-        raise UserError(f"{a.boundary[0]} does not tell its {missing[0]}: boundary fit writes it")
-    times, h = core.grid(about["time"], about["count"]), None
-    if a.image:
-        images = study.images_of(a.image)[: a.num].to(a.device)
-        z = study.latents(model, images, times)
-        columns, names = [images], ["image"]
+    times, h = study.times_of(model, boundaries), None
+    columns, names = [], []
+    if a.image is not None:
+        columns, names = [_images(a, model, a.image)], ["image"]
+        with _progress(model, len(columns[0]), len(times) - 1):
+            z = study.latents(model, columns[0], times)
     else:
-        z, columns, names = study.sampled(model, a.seed, a.num, about["time"], a.steps), [], []
-    if any(one.card.get("level") == "h" for one in boundaries):
+        z = study.sampled(model, a.seed, a.num, times[-1], a.steps)
+    if any(study.level_of(one) == "h" for one in boundaries):
         h = study.bottleneck(model, z, times)
     way = study.Way(a.how, a.eta, a.injection, a.seed)
     for strength in (None, *a.strength):
-        columns.append(study.edited(model, z, boundaries, strength, h, way))
+        with _progress(model, len(z), len(times)):
+            columns.append(study.edited(model, z, boundaries, strength, h, way))
         names.append("unedited" if strength is None else f"{strength:g}")
-        print(f"{names[-1]}: {len(z)} images")
-    a.out.mkdir(parents=True, exist_ok=True)
-    path = study.strip(columns, a.out / "strip.png")
+        print(f"{names[-1]}: {len(z)} images", flush=True)
     arrays = {name: to_uint8(images) for name, images in zip(names, columns, strict=True)}
     write_npz(a.out / "edited.npz", **arrays)
+    path = study.strip(columns, a.out / "strip.png")
     print(f"{path}: a row for each image, columns {', '.join(names)}")
     return 0
 

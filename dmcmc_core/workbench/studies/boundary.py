@@ -5,6 +5,7 @@ What :mod:`dmcmc_core.boundary` does with tensors is done here with a model and 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from torch import Tensor
 from dmcmc_core import boundary
 from dmcmc_core.boundary import Boundary
 from dmcmc_core.data import digits, glyphs32, load_images
-from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks
+from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks, Wrapper
 from dmcmc_core.errors import UserError, number, one_of, unknown
 from dmcmc_core.fingerprint import fingerprint
+from dmcmc_core.runs.model import device_of
 from dmcmc_core.streams import Streams
 
 LEVELS = ("z", "h")
@@ -39,8 +41,11 @@ def images_of(name: str) -> Tensor:
         return load_images(name)
     found = LABELLED[base]()
     attribute, equals, value = kind.partition("=")
-    if equals and attribute not in found.attributes:
-        raise unknown(f"attribute of {base}", attribute, found.attributes)
+    attributes = [known for known, values in found.attributes.items() if values.ndim == 1]
+    if equals and not attributes:
+        raise UserError(f"{base} has no attributes, only classes: not {attribute!r}")
+    if equals and attribute not in attributes:
+        raise unknown(f"attribute of {base}", attribute, attributes)
     values = found.attributes[attribute] if equals else found.labels.numpy()
     chosen = torch.from_numpy(values.astype(str) == (value if equals else kind))
     if not chosen.any():
@@ -51,10 +56,20 @@ def images_of(name: str) -> Tensor:
 
 def network_of(model: Denoiser) -> boundary.WithBottleneck:
     """Return epsilon of a model in [-1, 1], whose bottleneck can be seen; it is asked for all rows at once."""
-    inner = model.denoiser if isinstance(model, InBlocks) else model
+    inner = _whole(model)
     if not isinstance(getattr(inner, "net", None), torch.nn.Module):
         raise UserError(f"{getattr(model, 'name', 'this model')} has no network, and so no bottleneck: use level z")
     return boundary.WithBottleneck(boundary.epsilon_of(inner), inner.net)
+
+
+def _whole(model: Any) -> Any:
+    """Return a model without the blocks that its rows are asked in."""
+    if isinstance(model, InBlocks):
+        return model.denoiser
+    if isinstance(model, Wrapper):
+        model = copy.copy(model)
+        model.denoiser = _whole(model.denoiser)
+    return model
 
 
 def latents(model: Denoiser, images: Tensor, times: Sequence[int], level: str = "z") -> Tensor:
@@ -76,9 +91,11 @@ def latents(model: Denoiser, images: Tensor, times: Sequence[int], level: str = 
 @torch.no_grad()
 def bottleneck(model: Denoiser, z: Tensor, times: Sequence[int]) -> Tensor:
     """Return the bottleneck of latents at the last of some times, seen at the time before, as released."""
-    network = network_of(model)
-    network(z, z.new_full((len(z),), float(times[-2])))
-    return network.seen
+    network, parts = network_of(model), []
+    for block in z.split(BLOCK):
+        network(block, block.new_full((len(block),), float(times[-2])))
+        parts.append(network.seen)
+    return torch.cat(parts)
 
 
 def fit(
@@ -95,12 +112,18 @@ def fit(
 
     Args:
         time: of the edit; ``count``: times of the inversion up to it.
-        held_out: share of either kind that the accuracy is of, the last ones.
+        held_out: share of either kind that the accuracy is of, the last ones; of few images none are held out.
+
+    Raises:
+        UserError: for a time whose noise is beyond the model, and as :func:`latents` and
+            :func:`dmcmc_core.boundary.fit`.
     """
     number("held_out", held_out, least=0, below=1)
+    check_time(model, time)
     times = boundary.grid(time, count)
     sides = [latents(model, images, times, level) for images in (negative, positive)]
-    cuts = [len(side) - int(held_out * len(side)) for side in sides]
+    share = held_out if held_out * min(map(len, sides)) >= 1 else 0  # else of one kind alone
+    cuts = [len(side) - int(share * len(side)) for side in sides]
     own, other = (
         torch.cat([side[part(cut)] for side, cut in zip(sides, cuts, strict=True)])
         for part in (lambda cut: slice(cut), lambda cut: slice(cut, None))
@@ -108,7 +131,7 @@ def fit(
     labels = [
         torch.tensor([0] * a + [1] * b) for a, b in (cuts, [len(s) - c for s, c in zip(sides, cuts, strict=True)])
     ]
-    card = {"time": time, "count": count, "level": level, "network": fingerprint(model)[:16]}
+    card = {"time": time, "count": count, "level": level, "network": fingerprint(model)[:16], "held_out": len(other)}
     return boundary.fit(own, labels[0], (other, labels[1]) if len(other) else None, card=card)
 
 
@@ -119,11 +142,41 @@ def last_time(model: Denoiser) -> int:
     return int((sigma <= model.sigma_max).nonzero().flatten()[-1])
 
 
+def check_time(model: Denoiser, time: int) -> None:
+    """Raise UserError for a time with more noise than a model reaches."""
+    if time > (last := last_time(model)):
+        raise UserError(f"the noise of time {time} is beyond the model's sigma_max: its last time is {last}")
+
+
+def level_of(one: Boundary) -> Any:
+    """Return where a boundary lies, by its card; z where it does not tell."""
+    return one.card.get("level", "z")
+
+
+def times_of(model: Denoiser, boundaries: Sequence[Boundary]) -> list[int]:
+    """Return the times of an inversion to where some boundaries lie.
+
+    Raises:
+        UserError: for boundaries of another network or several times, and whose cards do not tell, so that no edit can
+            be across all of them.
+    """
+    for one in boundaries:
+        if missing := [name for name in ("time", "count") if name not in one.card]:
+            raise UserError(f"a boundary does not tell its {missing[0]}: boundary fit writes it")
+        one_of("the level of a boundary", level_of(one), *LEVELS)
+        one.check(network=fingerprint(model)[:16], **{name: boundaries[0].card[name] for name in ("time", "count")})
+    for level in LEVELS:
+        boundary.orthogonal([one.normal for one in boundaries if level_of(one) == level])
+    times = boundary.grid(boundaries[0].card["time"], boundaries[0].card["count"])
+    check_time(model, times[-1])
+    return times
+
+
 def sampled(model: Denoiser, seed: int, num: int, time: int, count: int) -> Tensor:
     """Return latents at a time that were never images: noise at the last time, brought there without any more."""
     last, states = last_time(model), []
-    times = [time + t for t in boundary.grid(last - time, count)] if last > time else [time]
-    start = Streams(seed, "boundary", range(num))(torch.zeros(num, *model.shape))
+    times = [time + t for t in boundary.grid(last - time, min(count, last - time + 1))] if last > time else [time]
+    start = Streams(seed, "boundary", range(num))(torch.zeros(num, *model.shape, device=device_of(model)))
     if len(times) == 1:
         return start
     boundary.reverse(boundary.epsilon_of(model), start, times, callback=states.append)
@@ -160,13 +213,10 @@ def edited(
     Raises:
         UserError: for boundaries of another network or of several times.
     """
-    about = {name: boundaries[0].card[name] for name in ("time", "count")}
-    for one in boundaries:
-        one.check(network=fingerprint(model)[:16], **about)
-    times, epsilon = boundary.grid(about["time"], about["count"]), boundary.epsilon_of(model)
+    times = times_of(model, boundaries)
     if strength is not None:
         for level in LEVELS:
-            normals = boundary.orthogonal([b.normal for b in boundaries if b.card.get("level") == level])
+            normals = boundary.orthogonal([b.normal for b in boundaries if level_of(b) == level])
             for normal in normals:
                 if level == "z":
                     z = boundary.edit(z, normal, strength, way.how)
@@ -174,10 +224,17 @@ def edited(
                     raise UserError("a boundary of level h needs the bottleneck of the latents")
                 else:
                     bottleneck = boundary.edit(bottleneck, normal, strength, way.how)
-            if normals and level == "h":
-                epsilon = boundary.Injected(network_of(model), bottleneck, way.injection)
-    noise = Streams(way.seed, "edit", range(len(z)))
-    return (boundary.reverse(epsilon, z, times, way.eta, noise) + 1).clamp(0, 2) / 2
+    if strength is None or not any(level_of(one) == "h" for one in boundaries):
+        bottleneck = None
+    parts = []
+    for start in range(0, len(z), BLOCK):
+        rows = slice(start, start + BLOCK)
+        epsilon = boundary.epsilon_of(model)
+        if bottleneck is not None:
+            epsilon = boundary.Injected(network_of(model), bottleneck[rows], way.injection)
+        noise = Streams(way.seed, "edit", range(len(z))[rows])
+        parts.append(boundary.reverse(epsilon, z[rows], times, way.eta, noise))
+    return (torch.cat(parts) + 1).clamp(0, 2) / 2
 
 
 def strip(rows: Sequence[Tensor], path: str | Path) -> Path:
