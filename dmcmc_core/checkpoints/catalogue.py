@@ -8,8 +8,8 @@ from typing import Any
 from dmcmc_core.checkpoints.card import EPSILON, FOREIGN, read_card
 from dmcmc_core.nets.shipped import NETS
 
-SHIPPED = ("digits", "glyphs32")
-"""Score networks that ship, by name."""
+SHIPPED = {"digits": "score", "glyphs32": "score", "digits-ddpm": "discrete", "glyphs32-ddpm": "discrete"}
+"""Score networks that ship, and the kind of their training."""
 EXACT = "glyphs32-exact"
 """The exact model of the glyphs, computed from its images."""
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"

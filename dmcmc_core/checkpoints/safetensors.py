@@ -25,6 +25,7 @@ from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.files import replacing
 from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
 from dmcmc_core.nets.edm2 import MagnitudePreservingNet
+from dmcmc_core.nets.glyph_reader import GlyphReader
 from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
 from dmcmc_core.nets.noise_level_classifier import LightClassifier, PublishedClassifier
 from dmcmc_core.nets.scalings import ScaledUNet
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "noise-level-light": LightClassifier,
     "digits-cnn": DigitsCNN,
     "glyphs-cnn": GlyphsCNN,
+    "glyphs-attributes": GlyphReader,
     "preconditioned": ScaledUNet,
     "edm2": MagnitudePreservingNet,
     "epsilon": EpsilonNet,

@@ -69,6 +69,17 @@ class EpsilonConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscreteConfig(Config):
+    """A run of DDPM on a data set; times are uniform."""
+
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    times: int = 1000
+    init: str = ""
+    """As of :class:`ScoreConfig`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseLevelConfig(Config):
     """A run that minimises the cross-entropy over noise levels, uniform over their classes."""
 
@@ -160,6 +171,7 @@ class DiffusionConfig(PicturesConfig):
 CONFIGS: dict[str, type[Config]] = {
     "score": ScoreConfig,
     "epsilon": EpsilonConfig,
+    "discrete": DiscreteConfig,
     "noise-level": NoiseLevelConfig,
     "features": FeaturesConfig,
     "embedded": EmbeddedConfig,
