@@ -154,7 +154,7 @@ def _products(flat: Tensor) -> np.ndarray:
 
 def _weighted(weights: Tensor, flat: Tensor) -> Tensor:
     parts = zip(weights.split(ROWS), flat.split(ROWS), strict=True)
-    return torch.stack([w @ part.double() for w, part in parts]).sum(0)
+    return torch.stack([w.to(part.device) @ part.double() for w, part in parts]).sum(0).cpu()
 
 
 def _checked(labels: Tensor | Sequence[int], rows: int) -> Tensor:
