@@ -109,9 +109,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return card_in(metadata, path), tensors
 
 
-def load_weights(net: nn.Module, path: str | Path) -> None:
-    """Fill a network with the tensors of a safetensors file; UserError where they do not fit it."""
-    tensors = read_tensors(Path(path))[1]
+def load_weights(net: nn.Module, path: str | Path, partly: bool = False) -> None:
+    """Fill a network with the tensors of a safetensors file; UserError where they do not fit it.
+
+    ``partly``: those of another name or shape are left out, and the network keeps its own.
+    """
+    tensors, own = read_tensors(Path(path))[1], net.state_dict()
+    if partly:
+        tensors = own | {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
     _check(tensors, net.state_dict(), Path(path), type(net).__name__)
     _fill(net, tensors, Path(path))
 

@@ -76,7 +76,8 @@ class DiscreteConfig(Config):
     beta_max: float = 0.02
     times: int = 1000
     init: str = ""
-    """As of :class:`ScoreConfig`."""
+    """A network to begin from, a file in the folder of the result, as far as its tensors have the same names and shapes.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def train_discrete(config: DiscreteConfig, out_dir: Path, progress: bool = True,
         net = ScaledUNet("discrete", {"betas": schedule}, {**sizes, **PORT, **config.net})
         begin(net.net)
         if config.init:
-            checkpoints.load_weights(net, out_dir / config.init)
+            checkpoints.load_weights(net, out_dir / config.init, partly=True)
         return net.to(memory_format=torch.channels_last)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
