@@ -101,7 +101,7 @@ def test_arms_share_latents_and_noise(bed, made):
 
     def images(name, strength, **change):
         arm = measures.ARMS[name]._replace(**change)
-        return measures.edit_by(bed.model, source, made, arm, strength, Way(arm.how, 1.0, arm.injection, 3))
+        return measures.edit_by(bed.model, source, made, arm, strength, 3)
 
     plain = images("no edit", 0.0)
     assert torch.equal(images("z, add", 0.0), plain) and torch.equal(images("z, random", 0.0, how="add"), plain)
@@ -114,7 +114,7 @@ def test_the_strength_in_h_is_scaled_by_the_spreads(bed, made, monkeypatch):
     given = []
     monkeypatch.setattr(jobs, "edited", lambda model, z, ones, each, h, way: given.append((len(ones), each)))
     for name in ("z and h, as released", "h, scaled"):
-        measures.edit_by(bed.model, Latents(torch.zeros(1), torch.zeros(1)), made, measures.ARMS[name], 2.0, Way())
+        measures.edit_by(bed.model, Latents(torch.zeros(1), torch.zeros(1)), made, measures.ARMS[name], 2.0, 0)
     spread = made["boundary"].spread
     assert given == [(2, [2.0, 2.0]), (1, [2.0 * spread["h"] / spread["z"]])]
 
@@ -138,12 +138,14 @@ def test_what_an_edit_did_is_counted(bed):
 
 def test_a_run_has_a_row_for_every_arm_strength_and_seed(bed):
     arms = {name: measures.ARMS[name] for name in ("z", "h", "no edit")}
-    rows, fits = measures.run(bed, arms, [1.0, 4.0], [0, 1], time=TIME, count=COUNT)
+    rows, fits, made, pictures = measures.run(bed, arms, [1.0, 4.0], [0, 1], time=TIME, count=COUNT)
+    assert list(pictures["z"]) == ["image", "1", "4"] and list(pictures["no edit"]) == ["image", "unedited"]
+    assert torch.equal(pictures["h"]["image"], bed.source) and set(made) == {"boundary", "mean difference", "random"}
     cells = [(row["arm"], row["strength"], row["seed"]) for row in rows]
     assert len(cells) == len(set(cells)) == 10 and {row["n"] for row in rows} == {6}
     assert {row["calls"] for row in rows} == {COUNT - 1 + COUNT}
     assert [(row["level"], row["dimension"]) for row in fits] == [("z", 64), ("h", 1024)] * 2
-    again, _ = measures.run(bed, {"z": arms["z"]}, [4.0], [1], time=TIME, count=COUNT)
+    again = measures.run(bed, {"z": arms["z"]}, [4.0], [1], time=TIME, count=COUNT).rows
     same = next(row for row in rows if (row["arm"], row["strength"], row["seed"]) == ("z", 4.0, 1))
     assert again[0] == pytest.approx(same, nan_ok=True)
 
@@ -200,7 +202,7 @@ def test_what_cannot_be_studied_is_one_sentence(bed):
                 measures.make_bed("x", given, 4, 4)
     with pytest.raises(UserError, match="direction must be one of"):
         source = Latents(torch.zeros(1, 1, 8, 8), torch.zeros(1))
-        measures.edit_by(bed.model, source, {"boundary": None}, measures.Arm("sideways"), 1.0, Way())
+        measures.edit_by(bed.model, source, {"boundary": None}, measures.Arm("sideways"), 1.0, 0)
 
 
 FIT = "boundary fit --model digits --time 300 --steps 5 --num 8 --out".split()

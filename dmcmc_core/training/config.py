@@ -76,8 +76,7 @@ class DiscreteConfig(Config):
     beta_max: float = 0.02
     times: int = 1000
     init: str = ""
-    """A network to begin from, a file in the folder of the result, as far as its tensors have the same names and shapes.
-    """
+    """A network to begin from, a file in the folder of the result, as far as names and shapes are the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

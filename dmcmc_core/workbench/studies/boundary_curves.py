@@ -18,7 +18,7 @@ from dmcmc_core.report.tables import Spread, claim, mean_and_spread
 from dmcmc_core.runs.model import fingerprint
 from dmcmc_core.workbench.studies import boundary as jobs
 from dmcmc_core.workbench.studies.boundary import LEVELS, Latents, Way
-from dmcmc_core.workbench.studies.boundary_measures import Arm, Bed, directions, edit_by
+from dmcmc_core.workbench.studies.boundary_measures import Bed, directions
 
 
 def mixing(
@@ -88,22 +88,6 @@ def fitted(bed: Bed, seed: int, *, time: int, count: int) -> dict[str, Any]:
     times = boundary.grid(time, count)
     sides = [jobs.both(bed.model, images, times)[-1] for images in (bed.negative, bed.positive)]
     return directions(sides, sides, {"time": time, "count": count, "network": fingerprint(bed.model)[:16]}, seed)
-
-
-def shown(
-    bed: Bed, made: Mapping[str, Any], arms: Mapping[str, Arm], strengths: Sequence[float], seed: int, num: int
-) -> dict[str, dict[str, Tensor]]:
-    """Return pictures of edits of the first sources: arm -> what is shown -> images (num, C, H, W)."""
-    about = made["boundary"].of["z"].card
-    times, images = boundary.grid(about["time"], about["count"]), bed.source[:num]
-    source, panels = jobs.both(bed.model, images, times)[-1], {}
-    for name, arm in arms.items():
-        lines = {"image": images, "unedited": edit_by(bed.model, source, made, Arm("none"), 0.0, Way(seed=seed))}
-        for strength in strengths:
-            way = Way(arm.how, 1.0, arm.injection, seed)
-            lines[f"{strength:g}"] = edit_by(bed.model, source, made, arm, strength, way)
-        panels[f"{bed.name}: {name}"] = lines
-    return panels
 
 
 def unconditional_rows(

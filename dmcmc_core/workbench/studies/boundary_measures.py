@@ -17,7 +17,7 @@ from torch import Tensor
 from dmcmc_core import boundary
 from dmcmc_core.boundary import Boundary
 from dmcmc_core.checkpoints import load_model
-from dmcmc_core.denoiser import BLOCK, Denoiser
+from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, one_of, unknown
 from dmcmc_core.metrics.features import Extractor, extract, load_features
 from dmcmc_core.metrics.frechet import frechet_distance, statistics
@@ -70,6 +70,8 @@ def make_bed(name: str, given: Mapping[str, Any], n_fit: int, n_edit: int, devic
     extractor = load_features(given["features"])
     read = reader(given["negative"], given["positive"], extractor)
     model = load_model(given["model"], device)
+    if isinstance(model, InBlocks):
+        model = InBlocks(model.denoiser, min(n_edit, BLOCK))  # no row is computed for nothing
     chosen = [images.to(device) for images in (negative[:n_fit], positive[:n_fit], source[:n_edit])]
     return Bed(name, model, *chosen, target, lambda images: read(images.cpu()), extractor)
 
@@ -128,7 +130,7 @@ class Arm(NamedTuple):
     how: str = "set"
     injection: str = "lagged"
     scaled: bool = False
-    eta: float | None = None
+    eta: float = 1.0
 
 
 ARMS = {
@@ -192,6 +194,22 @@ def calls_of(model: Denoiser) -> Iterator[list[int]]:
         handle.remove()
 
 
+class Edits(NamedTuple):
+    """What a run leaves: rows of what was measured and of what was fitted, and of its first seed more.
+
+    ``made``: the directions of that seed; ``pictures``: arm -> image, and strength -> the first images after it.
+    """
+
+    rows: list[dict[str, Any]]
+    fits: list[dict[str, Any]]
+    made: dict[str, Fitted]
+    pictures: dict[str, dict[str, Tensor]]
+
+
+SHOWN = 8
+"""Images of each kind that pictures are of."""
+
+
 def run(
     bed: Bed,
     arms: Mapping[str, Arm],
@@ -201,9 +219,8 @@ def run(
     time: int,
     count: int,
     share: float = 0.7,
-    eta: float = 1.0,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Edit the sources of a bed by each arm, strength and seed; return what was measured, and what was fitted.
+) -> Edits:
+    """Edit the sources of a bed by each arm, strength and seed.
 
     A seed draws which images are fitted (a ``share`` of them; the others give the accuracy), the random direction and
     the noise of the way back.
@@ -214,26 +231,29 @@ def run(
         strengths: zeta.
         seeds: at least one.
         time: of the edit; ``count``: times of the inversion.
-        eta: noise of the way back, where an arm has none of its own.
+        share: as above.
     """
     times = boundary.grid(time, count)
     sides = [jobs.both(bed.model, images, times)[-1] for images in (bed.negative, bed.positive)]
     with calls_of(bed.model) as inverting:
         source = jobs.both(bed.model, bed.source, times)[-1]
-    before, rows, fits = _seen(bed, bed.source), [], []
+    before, found = _seen(bed, bed.source), Edits([], [], {}, {})
     card = {"time": time, "count": count, "network": fingerprint(bed.model)[:16]}
     for seed in seeds:
         made = directions(*_parts(sides, share, seed), card, seed)
-        fits += [{"bed": bed.name, "seed": seed, **_fit_row(made, level)} for level in LEVELS]
+        found.fits.extend({"bed": bed.name, "seed": seed, **_fit_row(made, level)} for level in LEVELS)
         for name, arm in arms.items():
             for strength in (0.0,) if arm.direction == "none" else strengths:
                 with calls_of(bed.model) as calls:
-                    images = edit_by(bed.model, source, made, arm, strength, Way(arm.how, eta, arm.injection, seed))
-                measured = compare(before, _seen(bed, images), bed)
+                    images = edit_by(bed.model, source, made, arm, strength, seed)
                 about = {"bed": bed.name, "arm": name, "strength": strength, "seed": seed, "n": len(images)}
-                blocks = math.ceil(len(images) / BLOCK)
-                rows.append({**about, **measured, "calls": (len(inverting) + len(calls)) / blocks})
-    return rows, fits
+                asked = (len(inverting) + len(calls)) / math.ceil(len(images) / BLOCK)
+                found.rows.append({**about, **compare(before, _seen(bed, images), bed), "calls": asked})
+                if seed == seeds[0]:
+                    lines = found.pictures.setdefault(name, {"image": bed.source[:SHOWN]})
+                    lines[f"{strength:g}" if strength else "unedited"] = images[:SHOWN]
+        found.made.update({} if found.made else made)
+    return found
 
 
 def _parts(sides: Sequence[Latents], share: float, seed: int) -> tuple[list[Latents], list[Latents]]:
@@ -260,12 +280,11 @@ def _fit_row(made: Mapping[str, Fitted], level: str) -> dict[str, Any]:
 
 
 def edit_by(
-    model: Denoiser, source: Latents, made: Mapping[str, Fitted], arm: Arm, strength: float, way: Way
+    model: Denoiser, source: Latents, made: Mapping[str, Fitted], arm: Arm, strength: float, seed: int
 ) -> Tensor:
     """Return the images of an arm; the strength of h, where it is scaled, grows as the spread of its projections."""
     one_of("direction", arm.direction, "none", *made)
-    way = way if arm.eta is None else way._replace(eta=arm.eta)
-    fitted = made["boundary" if arm.direction == "none" else arm.direction]
+    way, fitted = Way(arm.how, arm.eta, arm.injection, seed), made.get(arm.direction, made["boundary"])
     if arm.direction == "none":
         return jobs.edited(model, source.z, [fitted.of["z"]], None, way=way)
     ratio = fitted.spread["h"] / fitted.spread["z"] if arm.scaled else 1.0
