@@ -40,7 +40,7 @@ def targets(attributes: Mapping[str, np.ndarray]) -> Tensor:
 class GlyphReader(Classifier):
     """A reader of glyphs (N, 3, 32, 32) in [0, 1]; see :class:`dmcmc_core.nets.classifiers.Classifier`."""
 
-    def __init__(self, width: int = 16, features: int = 128, dropout: float = 0.1) -> None:
+    def __init__(self, width: int = 16, features: int = 64, dropout: float = 0.1) -> None:
         super().__init__((3, 32, 32), width, features, dropout, sum(map(len, CLASSES.values())) + len(NUMBERS))
 
     def _parts(self, images: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dmcmc_core import checkpoints
 from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
 from dmcmc_core.nets.glyph_reader import GlyphReader
 from dmcmc_core.training import datasets
@@ -30,5 +31,12 @@ def train_features(config: FeaturesConfig, out_dir: Path, progress: bool = True,
 
     architecture = {"digits": DigitsCNN, "glyphs32-attributes": GlyphReader}.get(config.data, GlyphsCNN)
     card = {"data_range": [0.0, 1.0], "sigma_min": 0.0, "sigma_max": 0.0}
-    task = make_task(config, lambda: architecture(**config.net), loss, measure, card)
+
+    def make() -> nn.Module:
+        net = architecture(**config.net)
+        if config.init:
+            checkpoints.load_weights(net, out_dir / config.init, partly=True)
+        return net
+
+    task = make_task(config, make, loss, measure, card)
     return fit("features", config, task, out_dir, progress, track)

@@ -90,7 +90,10 @@ class NoiseLevelConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeaturesConfig(Config):
-    """A run that minimises the cross-entropy over the classes of the data."""
+    """A run that minimises the cross-entropy over classes, or the errors of all attributes of glyphs."""
+
+    init: str = ""
+    """As of :class:`DiscreteConfig`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
