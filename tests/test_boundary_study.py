@@ -72,6 +72,22 @@ def test_each_boundary_has_its_strength(monkeypatch):
         jobs.edited(model, z, [ones[0], Boundary(normals[1], 0.0, 1.0, card | {"time": 100})], 1.0)
 
 
+def test_what_is_read_off_glyphs_is_how_they_were_drawn(bed):
+    for attribute, value, least in (("ink", "light", 1.0), ("ground", "bright", 0.97), ("weight", "700", 0.95)):
+        images = jobs.images_of(f"glyphs32-heldout:{attribute}={value}")[:60]
+        other = {"light": "dark", "bright": "dark", "700": "400"}[value]
+        others = jobs.images_of(f"glyphs32-heldout:{attribute}={other}")[:60]
+        read = measures.reader(f"glyphs32:{attribute}={other}", f"glyphs32:{attribute}={value}", bed.extractor)
+        right = [read(images).positive.double().mean(), 1 - read(others).positive.double().mean()]
+        assert min(right) >= least, (attribute, right)
+        assert read(images).others.shape[1] == (3 if attribute == "weight" else 4)
+    both = jobs.images_of("glyphs32-heldout:ink=dark,ground=bright")
+    read = measures.reader("glyphs32:weight=400", "glyphs32:ground=bright", bed.extractor)
+    assert (
+        0 < len(both) < len(jobs.images_of("glyphs32-heldout:ink=dark")) and read(both).positive.double().mean() > 0.97
+    )
+
+
 def test_directions_are_those_of_the_latents():
     generator = torch.Generator().manual_seed(0)
     shift = {"z": torch.tensor([3.0, 0, 0]), "h": torch.tensor([0, 0, 0, 6.0])}

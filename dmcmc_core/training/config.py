@@ -75,6 +75,8 @@ class DiscreteConfig(Config):
     beta_min: float = 1e-4
     beta_max: float = 0.02
     times: int = 1000
+    predicts: str = "epsilon"
+    """What the network answers with, of :data:`dmcmc_core.training.discrete.TARGETS`."""
     init: str = ""
     """A network to begin from, a file in the folder of the result, as far as names and shapes are the same."""
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,16 +26,22 @@ LEVELS = ("z", "h")
 LABELLED = {
     "digits-train": lambda: digits("train"),
     "digits-heldout": lambda: digits("heldout"),
-    "glyphs32": glyphs32,
-    "glyphs32-heldout": lambda: _glyphs_from(4000, 5000),
+    "glyphs32": lambda: _glyphs(0, 4000),
+    "glyphs32-heldout": lambda: _glyphs(4000, 5000),
 }
-"""Sets whose images are known: their classes, and glyphs by every attribute."""
+"""Sets whose images are known: their classes, and glyphs by every attribute.
+
+Glyphs have two more by the luma of their colours: ``ink``, light or dark on its ground, and ``ground``, bright or dark.
+"""
+LUMA = (0.299, 0.587, 0.114)
 
 
-def _glyphs_from(first: int, last: int) -> Images:
+def _glyphs(first: int, last: int) -> Images:
     found = glyphs32(last)
-    attributes = {name: values[first:] for name, values in found.attributes.items()}
-    return Images(found.images[first:], found.labels[first:], attributes)
+    known = {name: values[first:] for name, values in found.attributes.items()}
+    ink, ground = (known[name] @ np.array(LUMA) for name in ("foreground", "background"))
+    known |= {"ink": np.where(ink > ground, "light", "dark"), "ground": np.where(ground > 0.5, "bright", "dark")}
+    return Images(found.images[first:], found.labels[first:], known)
 
 
 def images_of(name: str) -> Tensor:

@@ -26,7 +26,7 @@ from dmcmc_core.nets.glyph_reader import CLASSES, load_glyph_reader
 from dmcmc_core.runs.model import fingerprint
 from dmcmc_core.streams import Streams
 from dmcmc_core.workbench.studies import boundary as jobs
-from dmcmc_core.workbench.studies.boundary import LEVELS, Latents, Way, images_of
+from dmcmc_core.workbench.studies.boundary import LEVELS, LUMA, Latents, Way, images_of
 
 
 class Reading(NamedTuple):
@@ -90,8 +90,8 @@ def reader(negative: str, positive: str, extractor: Extractor) -> Callable[[Tens
         return lambda images: _read_digits(classify(images), pair)
     if base.startswith("glyphs32") and kind:
         attribute, _, value = kind.partition("=")
-        if attribute not in CLASSES:
-            raise unknown("attribute that can be read off glyphs", attribute, CLASSES)
+        if attribute not in (*CLASSES, *SHADES):
+            raise unknown("attribute that can be read off glyphs", attribute, (*CLASSES, *SHADES))
         return lambda images: _read_glyphs(images, attribute, value)
     return _by_features(images_of(negative), images_of(positive), extractor)
 
@@ -102,9 +102,25 @@ def _read_digits(classes: Tensor, pair: Tensor) -> Reading:
 
 def _read_glyphs(images: Tensor, attribute: str, value: str) -> Reading:
     seen, names = load_glyph_reader().read(images), list(CLASSES)
-    wanted = [str(known) for known in CLASSES[attribute]].index(value)
     others = [k for k, name in enumerate(names) if name != attribute]
-    return Reading(seen[:, names.index(attribute)] == wanted, seen[:, others], seen[:, len(names) :])
+    pose = seen[:, len(names) : len(names) + POSE]
+    if attribute in SHADES:
+        return Reading(_shades(images)[attribute] == (value == SHADES[attribute]), seen[:, others], pose)
+    wanted = [str(known) for known in CLASSES[attribute]].index(value)
+    return Reading(seen[:, names.index(attribute)] == wanted, seen[:, others], pose)
+
+
+SHADES = {"ink": "light", "ground": "bright"}
+"""Attributes of glyphs that are read off the lumas of their pixels, and the value that stands for more."""
+POSE = 4
+"""Numbers of a glyph that are not its colours, which an edit of shades changes by itself: size, place, rotation."""
+
+
+def _shades(images: Tensor) -> dict[str, Tensor]:
+    """Return whether glyphs are of a light ink, and of a bright ground, (N,): the ground is the middle of the frame."""
+    luma = (images * torch.tensor(LUMA)[:, None, None]).sum(1)
+    frame = torch.cat([luma[:, 0], luma[:, -1], luma[:, :, 0], luma[:, :, -1]], 1).median(1).values
+    return {"ink": luma.flatten(1).mean(1) > frame, "ground": frame > 0.5}
 
 
 def _by_features(negative: Tensor, positive: Tensor, extractor: Extractor) -> Callable[[Tensor], Reading]:
