@@ -142,6 +142,24 @@ def test_shipped_glyphs_net_is_near_the_exact_denoiser():
         assert error < bound, f"at {level}: {error:.3f}"
 
 
+@pytest.mark.parametrize("name, bounds", [("digits-ddpm", (0.35, 0.2, 0.12)), ("glyphs32-ddpm", (0.35, 0.2, 0.2))])
+def test_shipped_networks_of_ddpm_tell_the_noise(name, bounds):
+    """Mean square error of epsilon on unseen images; 1 is that of a network that knows nothing."""
+    from dmcmc_core import boundary
+    from dmcmc_core.data import digits, glyphs32
+
+    model = load_model(name)
+    images = glyphs32(32, seed=3).images if "glyphs" in name else digits("heldout").images[:32]
+    assert model.data_range == (-1, 1) and model.card["training"].endswith(f"train discrete --config {name}.yaml")
+    epsilon, bars = boundary.epsilon_of(model), boundary.kept_shares()
+    torch.manual_seed(0)
+    for t, bound in zip((50, 200, 500), bounds, strict=True):
+        z, bar = torch.randn_like(images), bars[t].float()
+        noised = bar.sqrt() * (2 * images - 1) + (1 - bar).sqrt() * z
+        error = (epsilon(noised, torch.full((32,), float(t))) - z).square().mean()
+        assert error < bound, f"at {t}: {error:.3f}"
+
+
 def test_network_about_the_mean_is_the_plain_one_shifted():
     torch.manual_seed(0)
     sizes = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}

@@ -36,7 +36,9 @@ NOISE_LEVEL = {
     "save_every": 0.0,
 }
 FEATURES = {"name": "tiny-cnn", "net": {"width": 32}, "steps": 8, "batch": 8, "log_every": 4, "save_every": 0.0}
-KINDS = {"score": SCORE, "noise-level": NOISE_LEVEL, "features": FEATURES}
+DISCRETE = {"name": "tiny-ddpm", "net": {"width": 8, "multipliers": [1, 1], "blocks": 1}}
+DISCRETE |= {"steps": 8, "batch": 8, "log_every": 4}
+KINDS = {"score": SCORE, "discrete": DISCRETE, "noise-level": NOISE_LEVEL, "features": FEATURES}
 
 
 def write(folder, config):
@@ -172,6 +174,11 @@ def test_every_kind_leaves_a_file_that_can_be_read(tmp_path, kind):
         model = load_model(path)
         assert torch.allclose(model.mean, digits("train").images.mean(0)) and model.sigma_max == 10
         assert model(torch.zeros(3, 1, 8, 8), torch.ones(())).shape == (3, 1, 8, 8)
+    if kind == "discrete":
+        model = load_model(path)
+        assert model.data_range == (-1, 1) and abs(model.sigma_max / 157.407 - 1) < 1e-5
+        x0, z = torch.full((2, 1, 8, 8), 0.25), torch.zeros(2, 1, 8, 8)
+        assert torch.allclose(model(x0 + z, torch.full((2,), 0.01)), x0, atol=0.1)
     if kind == "features":
         assert card["architecture"] == "digits-cnn"
     if kind == "noise-level":
@@ -204,6 +211,8 @@ def test_bad_configs_are_one_sentence(tmp_path):
     for change, words in cases:
         with pytest.raises(UserError, match=words):
             training.train("score", write(tmp_path, {**SCORE, **change}), progress=False)
+    with pytest.raises(UserError, match="augment is not for the kind discrete"):
+        training.train("discrete", write(tmp_path, {**DISCRETE, "augment": {"shift": 1}}), progress=False)
     with pytest.raises(UserError, match="lacks steps"):
         training.train("score", write(tmp_path, {"name": "x"}), progress=False)
     with pytest.raises(UserError, match="did you mean 'score'"):

@@ -165,7 +165,7 @@ def _machine(products: Tensor, sides: Tensor, penalty: float) -> tuple[Tensor, f
 
 def _weighted(weights: Tensor, flat: Tensor) -> Tensor:
     """Return the weighted sum of latents, (d,) float64."""
-    return torch.cat([weights @ columns.double() for columns in flat.split(COLUMNS, 1)])
+    return torch.cat([weights.to(flat.device) @ columns.double() for columns in flat.split(COLUMNS, 1)]).cpu()
 
 
 def _checked(labels: Tensor | Sequence[int], latents: Tensor) -> Tensor:

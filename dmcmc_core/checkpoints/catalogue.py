@@ -8,8 +8,8 @@ from typing import Any
 from dmcmc_core.checkpoints.card import EPSILON, FOREIGN, read_card
 from dmcmc_core.nets.shipped import NETS
 
-SHIPPED = ("digits", "glyphs32")
-"""Score networks that ship, by name."""
+SHIPPED = {"digits": "score", "glyphs32": "score", "digits-ddpm": "discrete", "glyphs32-ddpm": "discrete"}
+"""Score networks that ship, and the kind of their training."""
 EXACT = ("glyphs32-exact", "digits-mixture", "glyphs32-mixture")
 """Exact models, computed from images: the ideal denoiser of the glyphs, and mixtures of low-rank Gaussians."""
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"

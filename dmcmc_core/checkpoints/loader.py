@@ -27,7 +27,7 @@ from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet, label_rows
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
-    """Load a denoiser by name (``digits``, ``glyphs32``, ``glyphs32-exact``, ``glyphs32-mixture`` ...) or from a file.
+    """Load a denoiser by name, such as ``digits``, ``glyphs32-ddpm`` or ``glyphs32-mixture``, or from a file.
 
     Args:
         name_or_path: a name of ``MODELS``, or the path of a safetensors file written by
@@ -186,7 +186,7 @@ def _shipped(name: str, device: str) -> Denoiser:
     path = NETS / f"{name}.safetensors"
     if not path.is_file():
         config = shlex.quote(str(path.with_suffix(".yaml")))
-        raise UserError(f"the network {name!r} is not in {NETS}: train it with train score --config {config}")
+        raise UserError(f"the network {name!r} is not in {NETS}: train it with train {SHIPPED[name]} --config {config}")
     net, card = safetensors.read(path)
     return _denoiser(to_device(net, device), card)
 

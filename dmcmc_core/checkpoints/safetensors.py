@@ -24,6 +24,7 @@ from dmcmc_core.errors import UserError, sentence, unknown
 from dmcmc_core.files import replacing
 from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
 from dmcmc_core.nets.edm2 import MagnitudePreservingNet
+from dmcmc_core.nets.glyph_reader import GlyphReader
 from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
 from dmcmc_core.nets.noise_level_classifier import LightClassifier, PublishedClassifier
 from dmcmc_core.nets.scalings import ScaledUNet
@@ -35,6 +36,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "noise-level-light": LightClassifier,
     "digits-cnn": DigitsCNN,
     "glyphs-cnn": GlyphsCNN,
+    "glyphs-attributes": GlyphReader,
     "preconditioned": ScaledUNet,
     "edm2": MagnitudePreservingNet,
     "epsilon": EpsilonNet,
@@ -106,9 +108,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return card_in(metadata, path), tensors
 
 
-def load_weights(net: nn.Module, path: str | Path) -> None:
-    """Fill a network with the tensors of a safetensors file; UserError where they do not fit it."""
-    tensors = read_tensors(Path(path))[1]
+def load_weights(net: nn.Module, path: str | Path, partly: bool = False) -> None:
+    """Fill a network with the tensors of a safetensors file; UserError where they do not fit it.
+
+    ``partly``: those of another name or shape are left out, and the network keeps its own.
+    """
+    tensors, own = read_tensors(Path(path))[1], net.state_dict()
+    if partly:
+        tensors = own | {k: v for k, v in tensors.items() if k in own and v.shape == own[k].shape}
     _check(tensors, net.state_dict(), Path(path), type(net).__name__)
     _fill(net, tensors, Path(path))
 

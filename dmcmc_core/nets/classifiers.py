@@ -5,29 +5,33 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.nets.shipped import NETS
 
+Kind = TypeVar("Kind", bound="Classifier")
 SHIPPED = NETS / "digits-cnn.safetensors"
 
 
 class Classifier(nn.Module):
     """A classifier whose call gives features: (N, *shape) in [0, 1] -> (N, features).
 
-    ``logits`` and ``classify`` go on from the features to the ten classes.
+    ``logits`` and ``classify`` go on from the features to the classes.
 
     Args:
         shape: (C, S, S) of the images, S a power of 2 and at least 4.
         width: channels of the first convolution, half of those of all others.
         features: number of features.
         dropout: before each of the two linear layers; in training only.
+        outputs: number of classes.
     """
 
-    def __init__(self, shape: Sequence[int], width: int, features: int, dropout: float) -> None:
+    def __init__(self, shape: Sequence[int], width: int, features: int, dropout: float, outputs: int = 10) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.config = {"width": width, "features": features, "dropout": dropout}
@@ -39,18 +43,27 @@ class Classifier(nn.Module):
             channels, side = 2 * width, side // 2
         layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * channels, features), nn.GELU()]
         self.body = nn.Sequential(*layers)
-        self.last = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, 10))
+        self.last = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(2 * images - 1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return unnormalised log probabilities of the classes, (N, 10)."""
+        """Return unnormalised log probabilities of the classes, (N, outputs)."""
         return self.last(self(images))
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the most probable class of each image, (N,) int64."""
         return self.logits(images).argmax(1)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of labels (N,)."""
+        return F.cross_entropy(self.logits(images), labels)
+
+    def measured(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return what the log of a training has of images held out."""
+        accuracy = (self.classify(images) == labels).float().mean().item()
+        return {"held_out_loss": float(self.loss(images, labels)), "held_out_accuracy": accuracy}
 
 
 class DigitsCNN(Classifier):
@@ -73,7 +86,7 @@ def load_digits_cnn(path: Path = SHIPPED) -> DigitsCNN:
     Raises:
         UserError: when the file is missing or is not a whole one of this architecture.
     """
-    return _load(DigitsCNN, path)
+    return load_classifier(DigitsCNN, path)
 
 
 def load_glyphs_cnn(path: Path = NETS / "glyphs-cnn.safetensors") -> GlyphsCNN:
@@ -82,11 +95,12 @@ def load_glyphs_cnn(path: Path = NETS / "glyphs-cnn.safetensors") -> GlyphsCNN:
     Raises:
         UserError: as :func:`load_digits_cnn`.
     """
-    return _load(GlyphsCNN, path)
+    return load_classifier(GlyphsCNN, path)
 
 
 @functools.cache
-def _load(architecture: type[Classifier], path: Path) -> Classifier:
+def load_classifier(architecture: type[Kind], path: Path) -> Kind:
+    """Load a classifier that ships, in eval mode; UserError as :func:`load_digits_cnn`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ON_PICTURES,
         Config,
         DiffusionConfig,
+        DiscreteConfig,
         EmbeddedConfig,
         EpsilonConfig,
         FeaturesConfig,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         read_config,
     )
     from dmcmc_core.training.diffusion import train_ddim, train_ddpm
+    from dmcmc_core.training.discrete import train_discrete
     from dmcmc_core.training.embedded import train_embedded
     from dmcmc_core.training.epsilon import train_epsilon
     from dmcmc_core.training.kinds import train
@@ -40,6 +42,7 @@ __all__ = [
     "Augmentation",
     "Config",
     "DiffusionConfig",
+    "DiscreteConfig",
     "EmbeddedConfig",
     "EpsilonConfig",
     "FeaturesConfig",
@@ -57,6 +60,7 @@ __all__ = [
     "train",
     "train_ddim",
     "train_ddpm",
+    "train_discrete",
     "train_embedded",
     "train_epsilon",
     "train_features",
@@ -65,7 +69,7 @@ __all__ = [
 ]
 _CONFIG = (
     *("CONFIGS", "ON_PICTURES", "Config", "DiffusionConfig", "EmbeddedConfig", "EpsilonConfig", "FeaturesConfig"),
-    *("NoiseLevelConfig", "PicturesConfig", "ScoreConfig"),
+    *("DiscreteConfig", "NoiseLevelConfig", "PicturesConfig", "ScoreConfig"),
     *("make_config", "read_config"),
 )
 
@@ -76,7 +80,7 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.training import config as module
     elif name == "Augmentation":
         from dmcmc_core.training import augmentation as module
-    elif name in ("train", "train_ddim", "train_ddpm", "train_embedded"):
+    elif name in ("train", "train_ddim", "train_ddpm", "train_discrete", "train_embedded"):
         from dmcmc_core.training import kinds as module
     elif name in ("Task", "learning_rate", "rise"):
         from dmcmc_core.training import loop as module

@@ -69,6 +69,19 @@ class EpsilonConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscreteConfig(Config):
+    """A run of DDPM on a data set; times are uniform."""
+
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    times: int = 1000
+    predicts: str = "epsilon"
+    """What the network answers with, of :data:`dmcmc_core.training.discrete.TARGETS`."""
+    init: str = ""
+    """A network to begin from, a file in the folder of the result, as far as names and shapes are the same."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseLevelConfig(Config):
     """A run that minimises the cross-entropy over noise levels, uniform over their classes."""
 
@@ -79,7 +92,10 @@ class NoiseLevelConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeaturesConfig(Config):
-    """A run that minimises the cross-entropy over the classes of the data."""
+    """A run that minimises the cross-entropy over classes, or the errors of all attributes of glyphs."""
+
+    init: str = ""
+    """As of :class:`DiscreteConfig`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +176,7 @@ class DiffusionConfig(PicturesConfig):
 CONFIGS: dict[str, type[Config]] = {
     "score": ScoreConfig,
     "epsilon": EpsilonConfig,
+    "discrete": DiscreteConfig,
     "noise-level": NoiseLevelConfig,
     "features": FeaturesConfig,
     "embedded": EmbeddedConfig,

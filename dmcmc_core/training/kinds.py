@@ -9,6 +9,7 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.training.classifiers import train_features
 from dmcmc_core.training.config import ON_PICTURES, read_config
 from dmcmc_core.training.diffusion import train_ddim, train_ddpm
+from dmcmc_core.training.discrete import train_discrete
 from dmcmc_core.training.embedded import train_embedded
 from dmcmc_core.training.epsilon import train_epsilon
 from dmcmc_core.training.loop import threads
@@ -18,6 +19,7 @@ from dmcmc_core.training.score import train_score
 KINDS = {
     "score": train_score,
     "epsilon": train_epsilon,
+    "discrete": train_discrete,
     "noise-level": train_noise_level,
     "features": train_features,
     "embedded": train_embedded,

@@ -218,8 +218,8 @@ BOUNDARY = Verb(
     arguments,
     "Control what a frozen network's images show, without training: a hyperplane between latents of images of two\n"
     "kinds, and edits along its normal (Zhu et al. 2023). IMAGES are a name, a folder, an NPZ file, or a kind of a\n"
-    "labelled set: digits-train:3, glyphs32:weight=700.",
-    f"examples:\n  {PROGRAM} boundary fit --model digits --positive digits-train:3 --negative digits-train:7 "
-    f"--time 400 --out three.safetensors\n  {PROGRAM} boundary edit --model digits --boundary three.safetensors "
+    "labelled set: digits-train:3, digits-heldout:7, glyphs32:weight=700,slant=0, glyphs32-heldout:font=...",
+    f"examples:\n  {PROGRAM} boundary fit --model digits-ddpm --positive digits-train:3 --negative digits-train:7 "
+    f"--time 400 --out three.safetensors\n  {PROGRAM} boundary edit --model digits-ddpm --boundary three.safetensors "
     "--image digits-heldout:7 --num 8 --out edited",
 )

@@ -10,7 +10,7 @@ from dmcmc_core.training.config import ON_PICTURES
 from dmcmc_core.workbench.cli.track import track_argument
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
 
-KINDS = ("score", "epsilon", "noise-level", "features", *ON_PICTURES)
+KINDS = ("score", "epsilon", "discrete", "noise-level", "features", *ON_PICTURES)
 
 
 def arguments(p: argparse.ArgumentParser) -> None:

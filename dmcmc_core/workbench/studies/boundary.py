@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dmcmc_core import boundary
 from dmcmc_core.boundary import Boundary
-from dmcmc_core.data import digits, glyphs32, load_images
+from dmcmc_core.data import Images, digits, glyphs32, load_images
 from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks, Wrapper
 from dmcmc_core.errors import UserError, number, one_of, unknown
 from dmcmc_core.fingerprint import fingerprint
@@ -24,14 +25,31 @@ from dmcmc_core.streams import Streams
 
 LEVELS = ("z", "h")
 """Where a boundary lies: in the pixels of a latent, or in the bottleneck of the network."""
-LABELLED = {"digits-train": lambda: digits("train"), "digits-heldout": lambda: digits("heldout"), "glyphs32": glyphs32}
-"""Sets whose images are known: their classes, and glyphs by every attribute."""
+LABELLED = {
+    "digits-train": lambda: digits("train"),
+    "digits-heldout": lambda: digits("heldout"),
+    "glyphs32": lambda: _glyphs(0, 4000),
+    "glyphs32-heldout": lambda: _glyphs(4000, 5000),
+}
+"""Sets whose images are known: their classes, and glyphs by every attribute.
+
+Glyphs have two more by the luma of their colours: ``ink``, light or dark on its ground, and ``ground``, bright or dark.
+"""
+LUMA = (0.299, 0.587, 0.114)
+
+
+def _glyphs(first: int, last: int) -> Images:
+    found = glyphs32(last)
+    known = {name: values[first:] for name, values in found.attributes.items()}
+    ink, ground = (known[name] @ np.array(LUMA) for name in ("foreground", "background"))
+    known |= {"ink": np.where(ink > ground, "light", "dark"), "ground": np.where(ground > 0.5, "bright", "dark")}
+    return Images(found.images[first:], found.labels[first:], known)
 
 
 def images_of(name: str) -> Tensor:
     """Return images by a name or path, of a labelled set also those of a kind, (N, C, H, W) float32 in [0, 1].
 
-    ``digits-train:3`` are those of class 3, ``glyphs32:weight=700`` those with an attribute.
+    ``digits-train:3`` are those of class 3, ``glyphs32:weight=700,slant=0`` those with some attributes.
 
     Raises:
         UserError: for an unknown set, class or attribute, and where no image is of the kind.
@@ -40,18 +58,27 @@ def images_of(name: str) -> Tensor:
     if base not in LABELLED or not colon:
         return load_images(name)
     found = LABELLED[base]()
-    attribute, equals, value = kind.partition("=")
     attributes = [known for known, values in found.attributes.items() if values.ndim == 1]
-    if equals and not attributes:
-        raise UserError(f"{base} has no attributes, only classes: not {attribute!r}")
-    if equals and attribute not in attributes:
-        raise unknown(f"attribute of {base}", attribute, attributes)
-    values = found.attributes[attribute] if equals else found.labels.numpy()
-    chosen = torch.from_numpy(values.astype(str) == (value if equals else kind))
-    if not chosen.any():
-        known = ", ".join(sorted(set(values.astype(str).tolist()))[:12])
-        raise UserError(f"no image of {base} is of the kind {kind!r}: known are {known}")
+    chosen = torch.ones(len(found.images), dtype=torch.bool)
+    for part in kind.split(","):
+        attribute, equals, value = part.partition("=")
+        if equals and not attributes:
+            raise UserError(f"{base} has no attributes, only classes: not {attribute!r}")
+        if equals and attribute not in attributes:
+            raise unknown(f"attribute of {base}", attribute, attributes)
+        values = (found.attributes[attribute] if equals else found.labels.numpy()).astype(str)
+        chosen &= torch.from_numpy(values == (value if equals else part))
+        if not chosen.any():
+            known = ", ".join(sorted(set(values.tolist()))[:12])
+            raise UserError(f"no image of {base} is of the kind {kind!r}: known are {known}")
     return found.images[chosen]
+
+
+class Latents(NamedTuple):
+    """The latents of some images at a time: ``z`` (N, C, H, W), and ``h``, the bottleneck (N, c, h, w)."""
+
+    z: Tensor
+    h: Tensor
 
 
 def network_of(model: Denoiser) -> boundary.WithBottleneck:
@@ -86,6 +113,25 @@ def latents(model: Denoiser, images: Tensor, times: Sequence[int], level: str = 
         z = boundary.invert(network, 2 * block - 1, times)
         parts.append(z if level == "z" else network.seen)
     return torch.cat(parts)
+
+
+def both(model: Denoiser, images: Tensor, times: Sequence[int]) -> list[Latents]:
+    """Return the latents of images in [0, 1] at each of some times but the first, of both levels.
+
+    Those of level h are of the call before, as released.
+    """
+    network, blocks = network_of(model), []
+    for block in images.split(BLOCK):
+        states: list[Latents] = []
+
+        def keep(z: Tensor, states: list[Latents] = states) -> None:
+            if network.seen is not None:
+                states.append(Latents(z, network.seen))
+
+        network.seen = None
+        boundary.invert(network, 2 * block - 1, times, callback=keep)
+        blocks.append(states)
+    return [Latents(*(torch.cat(parts) for parts in zip(*states, strict=True))) for states in zip(*blocks, strict=True)]
 
 
 @torch.no_grad()
@@ -187,20 +233,22 @@ class Way(NamedTuple):
     """How an edit is made; the defaults are as released.
 
     ``how``: of :func:`dmcmc_core.boundary.edit`; ``eta``: noise of the way back, the noise of an image being that of
-    (``seed``, its number), whatever the strength; ``injection``: of :class:`dmcmc_core.boundary.Injected`.
+    (``seed``, its number), whatever the strength; ``injection``: of :class:`dmcmc_core.boundary.Injected`;
+    ``orthogonal``: whether normals of a level are made orthogonal, the first one kept.
     """
 
     how: str = "set"
     eta: float = 1.0
     injection: str = "lagged"
     seed: int = 0
+    orthogonal: bool = True
 
 
 def edited(
     model: Denoiser,
     z: Tensor,
     boundaries: Sequence[Boundary],
-    strength: float | None,
+    strength: float | Sequence[float] | None,
     bottleneck: Tensor | None = None,
     way: Way = Way(),  # noqa: B008
 ) -> Tensor:
@@ -208,23 +256,23 @@ def edited(
 
     Args:
         z: latents at the time of the boundaries, (N, C, H, W); ``bottleneck`` those of level h, where one is edited.
-        boundaries: of one time, of either level; those of a level are made orthogonal, the first is kept.
+        boundaries: of one time, of either level.
+        strength: of all, or of each.
 
     Raises:
         UserError: for boundaries of another network or of several times.
     """
     times = times_of(model, boundaries)
     if strength is not None:
-        for level in LEVELS:
-            normals = boundary.orthogonal([b.normal for b in boundaries if level_of(b) == level])
-            for normal in normals:
-                if level == "z":
-                    z = boundary.edit(z, normal, strength, way.how)
-                elif bottleneck is None:
-                    raise UserError("a boundary of level h needs the bottleneck of the latents")
-                else:
-                    bottleneck = boundary.edit(bottleneck, normal, strength, way.how)
-    if strength is None or not any(level_of(one) == "h" for one in boundaries):
+        each = [strength] * len(boundaries) if isinstance(strength, int | float) else strength
+        moves = {level: [] for level in LEVELS}
+        for one, zeta in zip(boundaries, each, strict=True):
+            moves[level_of(one)].append((one.normal, zeta))
+        z = _moved(z, moves["z"], way)
+        if moves["h"] and bottleneck is None:
+            raise UserError("a boundary of level h needs the bottleneck of the latents")
+        bottleneck = _moved(bottleneck, moves["h"], way) if moves["h"] else None
+    else:
         bottleneck = None
     parts = []
     for start in range(0, len(z), BLOCK):
@@ -235,6 +283,14 @@ def edited(
         noise = Streams(way.seed, "edit", range(len(z))[rows])
         parts.append(boundary.reverse(epsilon, z[rows], times, way.eta, noise))
     return (torch.cat(parts) + 1).clamp(0, 2) / 2
+
+
+def _moved(latent: Tensor, moves: Sequence[tuple[Tensor, float]], way: Way) -> Tensor:
+    """Return latents of a level after some moves along normals."""
+    normals = [normal for normal, _ in moves]
+    for normal, (_, zeta) in zip(boundary.orthogonal(normals) if way.orthogonal else normals, moves, strict=True):
+        latent = boundary.edit(latent, normal, zeta, way.how)
+    return latent
 
 
 def strip(rows: Sequence[Tensor], path: str | Path) -> Path:
