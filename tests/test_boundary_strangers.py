@@ -12,8 +12,8 @@ from dmcmc_core import boundary, load_model
 from dmcmc_core.checkpoints import NETS, save
 from dmcmc_core.denoiser import Adapter, InBlocks
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.nets.scalings import ScaledUNet
-from dmcmc_core.runs.model import fingerprint
 from dmcmc_core.workbench import cli
 from dmcmc_core.workbench.studies import boundary as study
 
