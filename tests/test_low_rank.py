@@ -11,7 +11,7 @@ from dmcmc_core.analytic import GaussianMixture, LowRankMixture
 from dmcmc_core.checkpoints import mixtures
 from dmcmc_core.denoiser import score
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs.model import fingerprint
+from dmcmc_core.fingerprint import fingerprint
 
 K, SHAPE, D, R = 3, (3, 2, 2), 12, 4
 

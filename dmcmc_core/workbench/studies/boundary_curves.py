@@ -14,8 +14,8 @@ from torch import Tensor
 from dmcmc_core import boundary
 from dmcmc_core.boundary import Boundary
 from dmcmc_core.data import to_uint8
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.report.tables import Spread, claim, mean_and_spread
-from dmcmc_core.runs.model import fingerprint
 from dmcmc_core.workbench.studies import boundary as jobs
 from dmcmc_core.workbench.studies.boundary import LEVELS, Latents, Way
 from dmcmc_core.workbench.studies.boundary_measures import Bed, directions

@@ -19,11 +19,11 @@ from dmcmc_core.boundary import Boundary
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import BLOCK, Denoiser, InBlocks
 from dmcmc_core.errors import UserError, one_of, unknown
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.metrics.features import Extractor, extract, load_features
 from dmcmc_core.metrics.frechet import frechet_distance, statistics
 from dmcmc_core.nets.classifiers import classify
 from dmcmc_core.nets.glyph_reader import CLASSES, load_glyph_reader
-from dmcmc_core.runs.model import fingerprint
 from dmcmc_core.streams import Streams
 from dmcmc_core.workbench.studies import boundary as jobs
 from dmcmc_core.workbench.studies.boundary import LEVELS, LUMA, Latents, Way, images_of
