@@ -7,6 +7,7 @@ bits do not depend on the rows that come with it, and forget whatever cannot cha
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,13 @@ class _Mixture:
     """What mixtures of Gaussians share, however their covariances are written: noisy data are again such a mixture.
 
     A kind of them brings ``_offsets``, what a row has to a component whatever the noise level, and ``_log_joint`` and
-    ``_posterior_mean`` made of it; a row is held in ``_numbers`` of them.
+    ``_posterior_mean`` made of it, and ``_draw``; a row is held in ``_numbers`` of them.
     """
+
+    _offsets: Any
+    _log_joint: Any
+    _posterior_mean: Any
+    _draw: Any
 
     def __init__(self, means: Tensor, weights: Tensor, numbers: int) -> None:
         k = len(means)

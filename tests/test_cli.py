@@ -229,6 +229,7 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
         "protocol": "lossless",
         "allow_mixed_encodings": False,
         "against": None,
+        "paired_with": None,
     }
     chosen = {"bootstrap": 7, "protocol": "dmcmc", "allow_mixed_encodings": True, "against": Path("a.json")}
     assert seen == [(where, plain | {"weights": Path("w")}), (where, plain), (where, plain | chosen)]
