@@ -122,6 +122,10 @@ def test_arms_share_latents_and_noise(bed, made):
     plain = images("no edit", 0.0)
     assert torch.equal(images("z, add", 0.0), plain) and torch.equal(images("z, random", 0.0, how="add"), plain)
     assert not torch.equal(images("z", 3.0), plain)
+    swapped = images("h of another image", 0.0)
+    assert not torch.equal(swapped, plain)
+    own = jobs.edited(bed.model, source.z, [made["boundary"].of["h"]], 0.0, source.h, Way("add", seed=3))
+    assert (own - plain).square().mean() < (swapped - plain).square().mean(), "its own is only of the time before"
     quiet = images("no edit, no noise", 0.0)
     assert (quiet - bed.source).square().mean() < (plain - bed.source).square().mean()
 

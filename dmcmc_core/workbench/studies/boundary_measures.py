@@ -137,8 +137,9 @@ def _by_features(negative: Tensor, positive: Tensor, extractor: Extractor) -> Ca
 class Arm(NamedTuple):
     """A method or a control.
 
-    ``direction``: ``boundary``, ``mean difference``, ``random``, or ``none``; ``levels``: of z and h; ``scaled``:
-    whether the strength in h is in units of the spread there, not of that in z.
+    ``direction``: ``boundary``, ``mean difference``, ``random``; ``other image``, which puts the bottlenecks of other
+    images in the place of their own, or ``none``; ``levels``: of z and h; ``scaled``: whether the strength in h is in
+    units of the spread there, not of that in z.
     """
 
     direction: str = "boundary"
@@ -159,10 +160,15 @@ ARMS = {
     "z, mean difference": Arm("mean difference", "z"),
     "z, random": Arm("random", "z"),
     "z and h, random": Arm("random"),
+    "h of another image": Arm("other image", "h", "add"),
     "no edit": Arm("none"),
     "no edit, no noise": Arm("none", eta=0.0),
 }
 """The arms of the study by name. All are given the same latents, and the same noise on the way back."""
+
+
+UNMOVED = ("other image", "none")
+"""Directions of the controls that have no strength."""
 
 
 class Fitted(NamedTuple):
@@ -259,7 +265,7 @@ def run(
         made = directions(*_parts(sides, share, seed), card, seed)
         found.fits.extend({"bed": bed.name, "seed": seed, **_fit_row(made, level)} for level in LEVELS)
         for name, arm in arms.items():
-            for strength in (0.0,) if arm.direction == "none" else strengths:
+            for strength in (0.0,) if arm.direction in UNMOVED else strengths:
                 with calls_of(bed.model) as calls:
                     images = edit_by(bed.model, source, made, arm, strength, seed)
                 about = {"bed": bed.name, "arm": name, "strength": strength, "seed": seed, "n": len(images)}
@@ -299,10 +305,12 @@ def edit_by(
     model: Denoiser, source: Latents, made: Mapping[str, Fitted], arm: Arm, strength: float, seed: int
 ) -> Tensor:
     """Return the images of an arm; the strength of h, where it is scaled, grows as the spread of its projections."""
-    one_of("direction", arm.direction, "none", *made)
+    one_of("direction", arm.direction, *UNMOVED, *made)
     way, fitted = Way(arm.how, arm.eta, arm.injection, seed), made.get(arm.direction, made["boundary"])
     if arm.direction == "none":
         return jobs.edited(model, source.z, [fitted.of["z"]], None, way=way)
+    if arm.direction == "other image":
+        return jobs.edited(model, source.z, [fitted.of["h"]], 0.0, source.h.roll(1, 0), way)
     ratio = fitted.spread["h"] / fitted.spread["z"] if arm.scaled else 1.0
     each = [strength * (ratio if level == "h" else 1.0) for level in arm.levels]
     return jobs.edited(model, source.z, [fitted.of[level] for level in arm.levels], each, source.h, way)
