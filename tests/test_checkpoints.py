@@ -241,11 +241,12 @@ def test_files_that_cannot_be_used(tmp_path, path, net):
 def test_every_architecture_makes_itself_again_from_its_config(tmp_path, net):
     from dmcmc_core.nets.classifiers import DigitsCNN, GlyphsCNN
     from dmcmc_core.nets.edm2 import MagnitudePreservingNet
+    from dmcmc_core.nets.glyph_reader import GlyphReader
     from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
 
     arguments = {"size": 8, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1}
     made = [net, LightClassifier((1, 8, 8), 0.01, 10.0), PublishedClassifier((1, 16, 16)), DigitsCNN(features=32)]
-    made.append(GlyphsCNN(width=4))
+    made += [GlyphsCNN(width=4), GlyphReader(width=4)]
     made.append(MagnitudePreservingNet(8, 1, width=8, multipliers=(1, 2), blocks=1, attention=(4,), head=8, logvar=8))
     made.append(ScaledUNet("ve", {}, arguments, centre=True))
     made.append(EpsilonNet((1, 8, 8), {"name": "CLD"}, 0.5, channels=(8, 16), blocks=(1, 1), embedding=16))
