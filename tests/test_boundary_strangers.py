@@ -200,6 +200,16 @@ def test_an_edit_of_many_images_is_that_of_each_block(files):
     assert not torch.allclose(whole[64:], study.edited(model, z[64:], boundaries, 2.0, h[64:]), atol=1e-3)
 
 
+def test_the_bottleneck_of_images_that_is_edited_is_the_one_that_is_fitted_to(files, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(study, "edited", lambda model, z, b, strength, h, way: given.append((z, h)) or z.clamp(0, 1))
+    words = ["boundary", "edit", "--model", "digits", "--boundary", files / "h.safetensors", "--num", "3"]
+    assert cli.main([str(word) for word in [*words, "--image", "digits-heldout", "--out", tmp_path / "out"]]) == 0
+    model, images, times = load_model("digits"), study.images_of("digits-heldout")[:3], boundary.grid(300, 4)
+    for level, found in zip(study.LEVELS, given[0], strict=True):
+        assert torch.allclose(found, study.latents(model, images, times, level), atol=1e-4)
+
+
 def test_an_interrupted_fit_leaves_nothing(files, tmp_path, monkeypatch, capsys):
     def stop(*given, **named):
         raise KeyboardInterrupt

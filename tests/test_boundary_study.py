@@ -9,7 +9,6 @@ from dmcmc_core import boundary, load_model
 from dmcmc_core.boundary import Boundary
 from dmcmc_core.errors import UserError
 from dmcmc_core.report.tables import Spread
-from dmcmc_core.workbench import cli
 from dmcmc_core.workbench.studies import boundary as jobs
 from dmcmc_core.workbench.studies import boundary_curves as curves
 from dmcmc_core.workbench.studies import boundary_measures as measures
@@ -223,25 +222,3 @@ def test_what_cannot_be_studied_is_one_sentence(bed):
     with pytest.raises(UserError, match="direction must be one of"):
         source = Latents(torch.zeros(1, 1, 8, 8), torch.zeros(1))
         measures.edit_by(bed.model, source, {"boundary": None}, measures.Arm("sideways"), 1.0, 0)
-
-
-FIT = "boundary fit --model digits --time 300 --steps 5 --num 8 --out".split()
-
-
-@pytest.mark.parametrize(
-    "words, match",
-    [
-        ("--positive digits-train:3 --negative digits-train:3", "are the same: no hyperplane is between them"),
-        ("--positive digits-train:3 --negative digits-train:7 --num 1", "each kind needs 2 latents"),
-        ("--positive glyphs32:weight=700 --negative digits-train:7", "the model is of images (1, 8, 8), these are"),
-        ("--positive digits-train:3 --negative digits-train:7 --time 1000", "at most 768, not 1000"),
-        ("--positive digits-train:3 --negative digits-train:7 --time 0", "at least 1 and at most 768, not 0"),
-        ("--positive digits-train:3 --negative digits-train:7 --time 3", "count must be"),
-        ("--positive digits-train:3 --negative digits-train:7 --time 900", "at most 768, not 900"),
-    ],
-)
-def test_what_cannot_be_fitted_is_one_sentence(tmp_path, capsys, words, match):
-    path = tmp_path / "a.safetensors"
-    assert cli.main([*FIT, str(path), *words.split()]) == 2
-    said = capsys.readouterr().err
-    assert match in said and said.count("\n") == 1 and not path.exists()

@@ -191,15 +191,15 @@ def _edit(a: argparse.Namespace, model: Any) -> int:
 
     boundaries = [core.load(path) for path in a.boundary]
     times, h = study.times_of(model, boundaries), None
+    deep = any(study.level_of(one) == "h" for one in boundaries)
     columns, names = [], []
     if a.image is not None:
         columns, names = [_images(a, model, a.image)], ["image"]
         with _progress(model, len(columns[0]), len(times) - 1):
-            z = study.latents(model, columns[0], times)
+            z, h = study.last_of_both(model, columns[0], times, deep)
     else:
         z = study.sampled(model, a.seed, a.num, times[-1], a.steps)
-    if any(study.level_of(one) == "h" for one in boundaries):
-        h = study.bottleneck(model, z, times)
+        h = study.bottleneck(model, z, times) if deep else None
     way = study.Way(a.how, a.eta, a.injection, a.seed)
     for strength in (None, *a.strength):
         with _progress(model, len(z), len(times)):

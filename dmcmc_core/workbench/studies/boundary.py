@@ -105,14 +105,26 @@ def latents(model: Denoiser, images: Tensor, times: Sequence[int], level: str = 
     Those of level ``h`` are of the last call of the inversion, at the time before, as released.
     """
     one_of("level", level, *LEVELS)
+    z, h = last_of_both(model, images, times, deep=level == "h")
+    return z if h is None else h
+
+
+def last_of_both(
+    model: Denoiser, images: Tensor, times: Sequence[int], deep: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Return the latents of images in [0, 1] at the last of some times, in pixels and, if ``deep``, the bottleneck.
+
+    The bottleneck is that of the last call of the inversion, at the time before, as released.
+    """
     if tuple(images.shape[1:]) != tuple(model.shape):
         raise UserError(f"the model is of images {tuple(model.shape)}, these are {tuple(images.shape[1:])}")
-    network = network_of(model) if level == "h" else boundary.epsilon_of(model)
-    parts = []
+    network = network_of(model) if deep else boundary.epsilon_of(model)
+    z, h = [], []
     for block in images.split(BLOCK):
-        z = boundary.invert(network, 2 * block - 1, times)
-        parts.append(z if level == "z" else network.seen)
-    return torch.cat(parts)
+        z.append(boundary.invert(network, 2 * block - 1, times))
+        if deep:
+            h.append(network.seen)
+    return torch.cat(z), torch.cat(h) if deep else None
 
 
 def both(model: Denoiser, images: Tensor, times: Sequence[int]) -> list[Latents]:
@@ -136,7 +148,10 @@ def both(model: Denoiser, images: Tensor, times: Sequence[int]) -> list[Latents]
 
 @torch.no_grad()
 def bottleneck(model: Denoiser, z: Tensor, times: Sequence[int]) -> Tensor:
-    """Return the bottleneck of latents at the last of some times, seen at the time before, as released."""
+    """Return the bottleneck of latents at the last of some times that were never images, seen at the time before.
+
+    That of images is of their inversion, see :func:`last_of_both`.
+    """
     network, parts = network_of(model), []
     for block in z.split(BLOCK):
         network(block, block.new_full((len(block),), float(times[-2])))
