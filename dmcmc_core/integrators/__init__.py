@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from dmcmc_core import samplers
 from dmcmc_core.integrators.fitted import Fitted, fit, fit_all, load_fitted
+from dmcmc_core.integrators.gaussian_split import Spectrum, gaussian_split
 from dmcmc_core.integrators.multistep import deis, dpmpp_2m, dpmpp_3m, ipndm, unipc
 from dmcmc_core.integrators.one_step import euler, heun, heun_churn, heun_step, tweedie
 from dmcmc_core.integrators.reverse_diffusion import (
@@ -41,7 +42,7 @@ INTEGRATORS = Registry((f.__name__, replace(samplers.INTEGRATORS[f.__name__], fu
 """The entries of :data:`dmcmc_core.samplers.INTEGRATORS` with their functions: these can be called."""
 
 __all__ = [
-    "FUNCTIONS", "Fitted", "INTEGRATORS", "OPTIONS", "Integrator", "Registry", "fit", "fit_all", "heun_step",
-    "langevin_correction", "load_fitted", "tweedie",
+    "FUNCTIONS", "Fitted", "INTEGRATORS", "OPTIONS", "Integrator", "Registry", "Spectrum", "fit", "fit_all",
+    "gaussian_split", "heun_step", "langevin_correction", "load_fitted", "tweedie",
     *(f.__name__ for f in FUNCTIONS),
 ]  # fmt: skip

@@ -18,9 +18,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dmcmc_core.cosine_transform import dct
 from dmcmc_core.errors import unknown
 from dmcmc_core.linear_sde.base import LinearSDE, Time, as_time, check_constants
-from dmcmc_core.linear_sde.blurring import BDM, dct
+from dmcmc_core.linear_sde.blurring import BDM
 from dmcmc_core.linear_sde.cld import CLD
 from dmcmc_core.linear_sde.diagonal import VE, VP, Diagonal, SubVP
 

@@ -6,11 +6,10 @@ import dataclasses
 import functools
 import math
 
-import numpy as np
 import torch
-from scipy.fft import dct as scipy_dct
 from torch import Tensor
 
+from dmcmc_core.cosine_transform import dct
 from dmcmc_core.errors import UserError
 from dmcmc_core.linear_sde.base import Time, check_constants
 from dmcmc_core.linear_sde.diagonal import Diagonal
@@ -109,15 +108,3 @@ class BDM(Diagonal):
     def coefficients(self, x: Tensor) -> Tensor:
         """Return the inverse of :meth:`pixels`."""
         return dct(x)
-
-
-def dct(x: Tensor, inverse: bool = False) -> Tensor:
-    """Orthonormal two-dimensional DCT-II over the last two dimensions, or its inverse."""
-    matrices = [_dct_matrix(n).to(x) for n in x.shape[-2:]]
-    rows, columns = (m.T for m in matrices) if inverse else matrices
-    return rows @ x @ columns.T
-
-
-@functools.lru_cache(maxsize=16)
-def _dct_matrix(n: int) -> Tensor:
-    return torch.from_numpy(scipy_dct(np.eye(n), axis=0, norm="ortho"))
