@@ -193,12 +193,19 @@ def test_orders_and_claims_are_those_of_their_rows():
         for arm in (curves.RETURNS, curves.PUBLISHED)
         for n in (5, 9)
     ]
-    found = curves.claims(table, returning, {"digits": {"inside": 0.9, "time": 100}}, "n = 6")
+    fits = [{"bed": "digits", "level": level, "accuracy": Spread(0.97, 0.01, 2)} for level in ("z", "h")]
+    found = curves.claims(table, fits, returning, {"digits": {"inside": 0.9, "time": 100}}, "n = 6")
     assert [one["holds"] for one in found] == [True] * 5
-    assert "80% ± 2% at 4 against 8%" in found[0]["here"] and "order 1.00" in found[3]["here"]
+    assert "80% ± 2% at 4 against 8%" in found[0]["here"] and "97% of unseen" in found[0]["note"]
+    assert "order 1.00" in found[3]["here"]
     table[2] = row("h", 0.6)
-    found = curves.claims(table, returning, {"digits": {"inside": 1.1, "time": None}}, "n = 6")
-    assert [one["holds"] for one in found] == [True, True, False, True, False]
+    table += [row("z, mean difference", 0.9), row("h of another image", 0.07, 0.0)]
+    found = curves.claims(table, fits, returning, {"digits": {"inside": 1.1, "time": None}}, "n = 6")
+    assert [one["holds"] for one in found] == [True, True, False, False, True, False]
+    assert "other images in their place: 7% ± 2%" in found[2]["note"]
+    table[0] = row("z and h, as released", 0.1)
+    found = curves.claims(table, fits, returning, {"digits": {"inside": 0.9, "time": None}}, "n = 6")
+    assert [one["holds"] for one in found] == [False, True, True], "nothing is said of levels where nothing is changed"
 
 
 def test_spreads_leave_out_what_is_no_number():
