@@ -7,7 +7,7 @@ per chain, and an integrator takes it from its own noise level to an image. The 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,8 @@ from dmcmc_core.starts import prior
 from dmcmc_core.streams import Drawn, Randomness, Streams
 
 AnyPosterior = NoiseLevelPosterior | ResidualPosterior
+Schedule = Callable[[int, Tensor, float], Tensor]
+"""(levels, sigma (B,), sigma_min) -> a grid (B, N + 1) whose first column is sigma."""
 
 
 class Chain(NamedTuple):
@@ -174,7 +176,7 @@ def denoising_mcmc(  # noqa: PLR0913  model, posterior, integrator and chains ha
     chain: Chain | None = None,
     first_window: int = 0,
     share: Share | None = None,
-    schedule: str | None = None,
+    schedule: str | Schedule | None = None,
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> Iterator[tuple[Tensor, Window, Chain]]:
@@ -187,7 +189,8 @@ def denoising_mcmc(  # noqa: PLR0913  model, posterior, integrator and chains ha
         levels: noise levels of its grid, which starts at each sample's own sigma.
         chain, first_window: where an earlier iteration stopped, to go on exactly.
         share: some chains and windows of a run; None: all chains, one window after the other without end.
-        schedule: name of the grid, in :data:`dmcmc_core.schedules.SCHEDULES`; None: the integrator's own.
+        schedule: the grid, a name of :data:`dmcmc_core.schedules.SCHEDULES` or a function like those; None: the
+            integrator's own.
 
     Yields:
         images (chains, *shape); the :class:`Window` they started from; the :class:`Chain` to go on from.
@@ -248,9 +251,10 @@ def denoise(
     levels: int,
     noise: Randomness,
     *,
-    schedule: str | None = None,
+    schedule: str | Schedule | None = None,
     **options: Any,
 ) -> Tensor:
     """Integrate states of the chains to images: ``levels`` noise levels from each sample's own sigma, then 0."""
-    grid = schedules.SCHEDULES[schedule or integrate.schedule](levels, start.sigma, denoiser.sigma_min)
-    return integrate(denoiser, start.x, grid, noise=noise, **options)
+    schedule = schedule or integrate.schedule
+    build = schedules.SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+    return integrate(denoiser, start.x, build(levels, start.sigma, denoiser.sigma_min), noise=noise, **options)

@@ -13,6 +13,7 @@ from dmcmc_core.dmcmc import prior
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.integrators import fitted
 from dmcmc_core.integrators.fitted import search
+from dmcmc_core.integrators.fitted.modes import pixels
 from dmcmc_core.integrators.fitted.trajectories import Levels, accurate, inner_products, kept_numbers
 from dmcmc_core.runs.fitting import solver_file, solvers
 from dmcmc_core.runs.make import run
@@ -45,7 +46,7 @@ def found(model):
 def paths(model):
     """Accurate trajectories of the mixture, and the images they end in."""
     x = noise(model, 32)
-    return accurate(model, x, 32, "mean", kept_numbers(model, 0)), x
+    return accurate(model, x, 32, pixels(model.mean), kept_numbers(model, 0))[:2], x
 
 
 # a table is the integrator
@@ -74,7 +75,7 @@ def test_what_adapts_or_draws_noise_has_no_table():
 
 def test_levels_between_are_those_of_the_flow(model):
     """Every sixth level of a fine trajectory tells those between."""
-    fine, _ = accurate(model, noise(model, 32), 192, "mean", kept_numbers(model, 0))
+    fine, *_ = accurate(model, noise(model, 32), 192, pixels(model.mean), kept_numbers(model, 0))
     sixth = fine._replace(
         sigmas=torch.cat([fine.sigmas[:-1:6], fine.sigmas[-1:]]),
         x=torch.cat([fine.x[:-1:6], fine.x[-1:]]),

@@ -1,7 +1,7 @@
 """The kinds of plan: a sampler with every choice made; :mod:`dmcmc_core.runs.plan` makes the choices.
 
-A sampler is an integrator's name, or ``dlg+NAME``: Denoising Langevin Gibbs, then that integrator; or, of a linear
-diffusion, ``gddim`` or ``sde+NAME``, one of those that gDDIM is compared with.
+A sampler is an integrator's name, ``fitted`` among them, or ``dlg+NAME``: Denoising Langevin Gibbs, then that
+integrator; or, of a linear diffusion, ``gddim`` or ``sde+NAME``, one of those that gDDIM is compared with.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import functools
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dmcmc_core import files, gddim, integrators, schedules
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.integrators.fitted import Fitted, load_fitted
+from dmcmc_core.integrators.fitted import Fitted, FromLevels, load_fitted, load_from_levels
 from dmcmc_core.runs.settings import LINEAR_NAMES, LINEAR_SAMPLERS, SEARCHES
 from dmcmc_core.samplers import FITTED
 from dmcmc_core.streams import Streams
@@ -117,9 +118,7 @@ class FittedPlan(IntegratorPlan):
 
     def record(self) -> dict[str, Any]:
         """Return the plan as plain values; where the file lies decides nothing."""
-        record = super().record()
-        del record["file"]
-        return record
+        return {name: value for name, value in super().record().items() if name != "file"}
 
     def levels_from(self, model: Denoiser, sigma: Any) -> Any:
         """Return the levels of the solver's states."""
@@ -133,9 +132,20 @@ class FittedPlan(IntegratorPlan):
 @functools.lru_cache(maxsize=8)
 def _solver(file: str, sha256: str, nfe: int) -> Fitted:
     """Return a solver of a file, as long as the file is the one of that hash."""
+    _check_same_file(file, sha256)
+    return load_fitted(file, nfe)
+
+
+@functools.lru_cache(maxsize=8)
+def _solvers(file: str, sha256: str, nfe: int) -> FromLevels:
+    """Return the solvers of a budget from several levels, as long as the file is the one of that hash."""
+    _check_same_file(file, sha256)
+    return load_from_levels(file)[nfe]
+
+
+def _check_same_file(file: str, sha256: str) -> None:
     if files.sha256(file) != sha256:
         raise UserError(f"{file} is another file than when this run was planned: plan it anew")
-    return load_fitted(file, nfe)
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,30 @@ class ChainedPlan(IntegratorPlan):
         return {"chain": self.record()["chain"], "posterior": posterior, "block": self.block}
 
 
+@dataclass(frozen=True)
+class ChainedFittedPlan(ChainedPlan):
+    """Chains, then fitted solvers from levels above those of the states that they leave.
+
+    ``solver`` is the SHA-256 of the solvers' file.
+    """
+
+    file: str = ""
+    solver: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return the plan as plain values; where the file lies decides nothing."""
+        return {name: value for name, value in super().record().items() if name != "file"}
+
+    def levels_from(self, model: Denoiser, sigma: Any) -> Any:
+        """Return the levels of the states of images that begin at sigma, () or (B,): sigma, then the solvers'."""
+        levels = _solvers(self.file, self.solver, self.levels or 0).levels(torch.as_tensor(sigma).reshape(-1))
+        return levels if isinstance(sigma, Tensor) and sigma.ndim else levels[0]
+
+    def integrate(self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, **more: Any) -> Tensor:
+        """Return images from x at the level that ``sigmas`` begins with."""
+        return _solvers(self.file, self.solver, self.levels or 0)(model, x, sigmas[..., 0], noise, **more)
+
+
 def split(sampler: str) -> tuple[bool, integrators.Integrator]:
     """Tell whether chains run first, and return the integrator: of ``NAME`` or ``dlg+NAME``."""
     method, _, name = sampler.rpartition("+")
@@ -175,11 +209,13 @@ def split(sampler: str) -> tuple[bool, integrators.Integrator]:
         raise UserError(
             f"{sampler} has to find its integrator first: dmcmc_core.runs.tuning.auto does, or the command sample"
         )
-    if sampler == FITTED.name:
-        return False, FITTED
+    if name == FITTED.name and method in ("", "dlg"):
+        return method == "dlg", FITTED
     if method not in ("", "dlg") or name not in integrators.INTEGRATORS:
         names = list(integrators.INTEGRATORS)
         raise unknown(
-            "sampler", sampler, [*names, FITTED.name, *(f"dlg+{n}" for n in names), *SEARCHES, *LINEAR_SAMPLERS]
+            "sampler",
+            sampler,
+            [*names, FITTED.name, *(f"dlg+{n}" for n in (*names, FITTED.name)), *SEARCHES, *LINEAR_SAMPLERS],
         )
     return method == "dlg", integrators.INTEGRATORS[name]

@@ -30,7 +30,7 @@ from dmcmc_core.files import key
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
 from dmcmc_core.runs import folder, layout, windows
-from dmcmc_core.runs.kinds import ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
+from dmcmc_core.runs.kinds import ChainedFittedPlan, ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
 from dmcmc_core.runs.levels import levels_of
 from dmcmc_core.runs.measured import Measured
@@ -174,7 +174,7 @@ def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:
         recipe["gains_sha256"] = plan.preconditioned_by["sha256"]
     if isinstance(plan, ChainedPlan) and plan.classifier:
         recipe["classifier_sha256"] = plan.classifier
-    if isinstance(plan, FittedPlan):
+    if isinstance(plan, FittedPlan | ChainedFittedPlan):
         recipe["solver_sha256"] = plan.solver
     return recipe
 
@@ -316,7 +316,7 @@ def _from_chains(
         plan.chain,
         seed=job.seed,
         share=Share(chains, (shard.windows for shard in shards), job.num, visits),
-        schedule=plan.schedule,
+        schedule=lambda levels, sigma, end: plan.levels_from(counted, sigma),
         device=device,
     )
     for shard, (images, window, _) in zip(shards, loop, strict=False):

@@ -14,10 +14,19 @@ from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import AnyPosterior
 from dmcmc_core.errors import Absent, TooFew, UserError, is_number, number, one_of, unknown
 from dmcmc_core.guidance import EACH, RANDOM
-from dmcmc_core.integrators.fitted import load_all
+from dmcmc_core.integrators.fitted import FromLevels, load_all, load_from_levels
+from dmcmc_core.integrators.fitted.file import listed
 from dmcmc_core.noise_level import ClassifierPosterior, ExactPosterior, NoiseLevelPosterior
 from dmcmc_core.runs import classifiers
-from dmcmc_core.runs.kinds import ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
+from dmcmc_core.runs.kinds import (
+    ChainedFittedPlan,
+    ChainedPlan,
+    FittedPlan,
+    IntegratorPlan,
+    LinearPlan,
+    Plan,
+    split,
+)
 from dmcmc_core.runs.model import Model, prepared
 from dmcmc_core.runs.settings import (
     CASTS,
@@ -61,8 +70,8 @@ class Request:
         settings = self.settings if settings is None else settings
         if self.sampler in LINEAR_SAMPLERS:
             return _linear_plan(self.model, self.sampler, nfe, settings)
-        if self.sampler == FITTED.name:
-            return _fitted_plan(self.model, nfe, settings)
+        if split(self.sampler)[1] is FITTED:
+            return _fitted_plan(self, nfe, num, settings)
         return _integrator_plan(self, nfe, num, settings)
 
     def classifier(self, posterior: str = "classifier") -> classifiers.Classifier:
@@ -199,42 +208,66 @@ def _integrator_plan(request: Request, nfe: float, num: int, settings: dict[str,
         _check_label(model, entry)
         whole = IntegratorPlan(request.sampler, None, **shared)
         return _with_levels(whole, nfe, num, settings)
-    chain = _chain(model, shared["start"], settings)
-    _check_label(model, entry, chain.chains)
+    whole = ChainedPlan(request.sampler, None, **shared, **_chains(request, entry, shared["start"], settings))
+    if "n_skip" not in settings:  # so as not to starve the integrator where few images share the warm-up
+        step = whole.chain.step_calls(whole.posterior == "residual")
+        warm = whole.chain_cost(num) - step
+        n_skip = default_n_skip(nfe / whole.rows_per_image - warm, step)
+        whole = replace(whole, chain=replace(whole.chain, n_skip=n_skip))
+    return _with_levels(whole, nfe, num, settings)
+
+
+def _chains(request: Request, entry: integrators.Integrator, start: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what a :class:`ChainedPlan` has of the chains."""
+    chain = _chain(request.model, start, settings)
+    _check_label(request.model, entry, chain.chains)
     posterior = settings["posterior"] if "posterior" in settings else request.best_posterior()
     if not classifiers.is_file(posterior):
         one_of("posterior", posterior, *POSTERIORS)
     sha256 = request.classifier(posterior).sha256 if posterior not in ("exact", "residual") else None
-    whole = ChainedPlan(request.sampler, None, **shared, chain=chain, posterior=posterior, classifier=sha256)
-    if "n_skip" not in settings:  # so as not to starve the integrator where few images share the warm-up
-        step = chain.step_calls(posterior == "residual")
-        warm = whole.chain_cost(num) - step
-        n_skip = default_n_skip(nfe / whole.rows_per_image - warm, step)
-        whole = replace(whole, chain=replace(chain, n_skip=n_skip))
-    return _with_levels(whole, nfe, num, settings)
+    return {"chain": chain, "posterior": posterior, "classifier": sha256}
 
 
-def _fitted_plan(model: Denoiser, nfe: float, settings: dict[str, Any]) -> FittedPlan:
+def calls_of_fitted(request: Request, nfe: float, num: int) -> int:
+    """Return the network calls that a budget leaves to the fitted solver of ``fitted`` or ``dlg+fitted``."""
+    each = getattr(request.model, "rows_per_image", 1)
+    if not split(request.sampler)[0]:
+        return int(nfe / each)
+    start = "mean" if getattr(request.model, "mean", None) is not None else "zero"
+    chains = ChainedFittedPlan(request.sampler, None, **_chains(request, FITTED, start, request.settings))
+    return int(nfe / each - chains.chain_cost(num) + 1e-9)
+
+
+def _fitted_plan(request: Request, nfe: float, num: int, settings: dict[str, Any]) -> FittedPlan | ChainedFittedPlan:
     """Return the plan of the largest solver of a file that the budget pays for."""
-    _known_settings(FITTED.name, set(FITTED.options), False, settings)
-    for name in ("start", "schedule", "levels", "speed_up", "tweedie"):
+    model, chained = request.model, split(request.sampler)[0]
+    _known_settings(request.sampler, set(FITTED.options), chained, settings)
+    for name in ("schedule", "levels", "speed_up", "tweedie", *(() if chained else ("start",))):
         if name in settings:
             raise UserError(f"{name} is in the file of a fitted solver: leave it out")
     if getattr(model, "preconditioned_by", None):
         raise UserError("fitted knows no preconditioner: leave it out")
     if not isinstance(settings.get("file"), str | Path):
-        raise UserError(f"fitted needs the file that the command fit wrote, by file=FILE, not {settings.get('file')!r}")
-    file, each = str(settings["file"]), getattr(model, "rows_per_image", 1)
-    solvers = load_all(file)
-    able = [calls for calls in solvers if each * solvers[calls].nfe <= nfe]
-    if not able:
-        raise TooFew(f"{nfe:g} NFE are too few for the solvers in {file}, of {', '.join(map(str, solvers))} calls")
-    solver = solvers[max(able)]
-    solver.check(model)
-    _check_label(model, FITTED)
+        raise UserError(
+            f"{request.sampler} needs the file that the command fit wrote, by file=FILE, not {settings.get('file')!r}"
+        )
+    file, each, spent = str(settings["file"]), getattr(model, "rows_per_image", 1), 0.0
+    solvers = load_from_levels(file) if chained else load_all(file)
+    one = next(iter(solvers.values()))
+    one = one.solvers[0] if isinstance(one, FromLevels) else one
     shared = _shared(model, INTEGRATORS["heun"], {n: v for n, v in settings.items() if n in ("block", "cast")})
-    shared |= {"schedule": FITTED.schedule, "start": solver.start, "condition": getattr(model, "condition", None)}
-    return FittedPlan(FITTED.name, max(able), rows_per_image=each, file=file, solver=files.sha256(file), **shared)
+    shared |= {"schedule": FITTED.schedule, "start": one.start, "condition": getattr(model, "condition", None)}
+    shared |= {"rows_per_image": each, "file": file, "solver": files.sha256(file)}
+    if chained:
+        shared |= _chains(request, FITTED, one.start, settings)
+        spent = ChainedFittedPlan(request.sampler, None, **shared).chain_cost(num)
+    able = [calls for calls in solvers if each * (spent + calls) <= nfe + 1e-9]
+    if not able:
+        chains = f" after the {each * spent:.2f} of the chains" if chained else ""
+        raise TooFew(f"{nfe:g} NFE are too few for the solvers in {file}, of {listed(solvers)} calls{chains}")
+    one.check(model)
+    _check_label(model, FITTED)
+    return (ChainedFittedPlan if chained else FittedPlan)(request.sampler, max(able), **shared)
 
 
 def _check_label(model: Denoiser, entry: integrators.Integrator, chains: int | None = None) -> None:

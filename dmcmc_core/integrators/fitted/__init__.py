@@ -7,7 +7,15 @@ et al. 2025, arXiv 2502.17423); by dynamic programming on pairs of levels, the g
 
 from __future__ import annotations
 
-from dmcmc_core.integrators.fitted.fit import Options, fit, fit_all, told
-from dmcmc_core.integrators.fitted.solver import Fitted, load_all, load_fitted, save_all, tabulate
+from dmcmc_core.integrators.fitted.file import load_all, load_fitted, load_from_levels
+from dmcmc_core.integrators.fitted.fit import fit, fit_all, fit_from_levels, told
+from dmcmc_core.integrators.fitted.from_levels import FromLevels
+from dmcmc_core.integrators.fitted.modes import Modes
+from dmcmc_core.integrators.fitted.options import Options
+from dmcmc_core.integrators.fitted.solver import Fitted, save_all
+from dmcmc_core.integrators.fitted.table import tabulate
 
-__all__ = ["Fitted", "Options", "fit", "fit_all", "load_all", "load_fitted", "save_all", "tabulate", "told"]
+__all__ = [
+    "Fitted", "FromLevels", "Modes", "Options", "fit", "fit_all", "fit_from_levels", "load_all", "load_fitted",
+    "load_from_levels", "save_all", "tabulate", "told",
+]  # fmt: skip

@@ -8,6 +8,7 @@ stands for all pixels of all images, and no candidate costs a network call.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +17,15 @@ from torch import Tensor
 
 from dmcmc_core import schedules
 from dmcmc_core.denoiser import Denoiser
+from dmcmc_core.integrators.fitted.modes import View
 from dmcmc_core.integrators.multistep import unipc
-from dmcmc_core.starts import centre
 
 KEPT = 4096
 """Numbers of an image that are kept: many more than a step has coefficients, few enough for 64 images at all levels."""
 
 
 class Trajectories(NamedTuple):
-    """States and denoised images of n starts, from their mean m, at L levels and at 0.
+    """States and denoised images of n starts, as a solver's coefficients see them, at L levels and at 0.
 
     ``sigmas`` (L + 1,) float64; ``x`` (L + 1, n, p) and ``d`` (L, n, p): p numbers of each image, at ``kept`` (p,) of
     its flattened ones.
@@ -62,22 +63,34 @@ def kept_numbers(model: Denoiser, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def accurate(model: Denoiser, x: Tensor, calls: int, start: str, kept: Tensor) -> tuple[Trajectories, Tensor]:
+def accurate(
+    model: Denoiser, x: Tensor, calls: int, view: View, kept: Tensor, whole: Sequence[int] = ()
+) -> tuple[Trajectories, Tensor, Tensor]:
     """Follow starting points x (n, *shape) at sigma_max by UniPC on a Karras grid of so many calls.
 
+    Args:
+        view: what of images is kept, at ``kept`` of its flattened numbers.
+        whole: at which levels of the grid whole states are kept.
+
     Returns:
-        the trajectories, and the images they end in (n, *shape).
+        the trajectories, the images that they end in (n, *shape), and whole states (levels, n, *shape).
     """
     sigmas = schedules.karras(calls, model.sigma_max, model.sigma_min)
-    m = centre(model, start, x.device).to(x)
     recorded: Any = _Recorded(model)
-    states = [x]
-    images = unipc(recorded, x, sigmas, callback=lambda step, steps, sigma, at: states.append(at))
-    pick = lambda t: (t - m).flatten(1)[:, kept.to(t.device)].cpu()  # noqa: E731
-    trajectories = Trajectories(
-        sigmas, torch.stack([pick(s) for s in states]), torch.stack([pick(d) for d in recorded.answers]), kept
-    )
-    return trajectories, images
+    picked, states = [], []
+
+    def seen(step: int, steps: int, sigma: Tensor | None, at: Tensor) -> None:
+        picked.append(pick(at))
+        if step in whole:
+            states.append(at.cpu())
+
+    def pick(t: Tensor) -> Tensor:
+        return view.of(t).flatten(1)[:, kept.to(t.device)].cpu()
+
+    seen(0, calls, None, x)
+    images = unipc(recorded, x, sigmas, callback=seen)
+    d = torch.stack([pick(d) for d in recorded.answers])
+    return Trajectories(sigmas, torch.stack(picked), d, kept), images, torch.stack(states or [x[:0].cpu()])
 
 
 class Levels:
