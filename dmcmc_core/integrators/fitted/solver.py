@@ -95,7 +95,7 @@ class Fitted:
             return summed(row.tolist(), [y, *past])
         each = row.to(y)[self.modes.group.to(y.device)]
         terms = self.modes.terms(y, past, self.sigmas.to(y.device), i)
-        return summed(each.T, terms)
+        return summed(each.T.unbind(), terms)
 
     def check(self, model: Denoiser) -> None:
         """Raise UserError for a model that is not the one of the card."""
