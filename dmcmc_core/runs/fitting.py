@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core import files
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.fingerprint import fingerprint
-from dmcmc_core.integrators.fitted import Fitted, fit_all, save_all
+from dmcmc_core.integrators.fitted import Fitted, FromLevels, fit_all, fit_from_levels, save_all
+from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.model import Model, prepared
+from dmcmc_core.runs.plan import Request, calls_of_fitted
+from dmcmc_core.runs.settings import CLASS, LEVELS
 from dmcmc_core.samplers import FITTED
+
+LEAST = 2
+"""Network calls of a fitted solver, at least."""
 
 
 def solvers(
@@ -19,18 +25,20 @@ def solvers(
     budgets: Sequence[int],
     settings: dict[str, Any] | None = None,
     *,
+    chains: bool = False,
     cache_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
-) -> dict[int, Fitted]:
+) -> dict[int, list[Fitted]]:
     """Return solvers fitted to a model of the class, guidance and levels of the settings, by network calls.
 
     Args:
         model: as loaded.
         budgets: network calls of an image.
         settings: those of a run that belong to the model, see :func:`dmcmc_core.runs.model.conditioned`.
+        chains: whether the solvers are for states of chains, from several levels; else one from noise.
         cache_dir: keeps what an interrupted fit has computed; exp/cache of the checkout when None.
-        say: takes a line for each budget.
+        say: takes a line for each solver.
         options: see :func:`dmcmc_core.integrators.fit_all`.
 
     Raises:
@@ -39,41 +47,60 @@ def solvers(
     request, rest = prepared(model, FITTED.name, settings)
     if rest:
         raise UserError(f"{next(iter(rest))} does not belong to the model: a fit takes its class, guidance and levels")
-    folder = files.root() / "exp" / "cache" if cache_dir is None else Path(cache_dir)
-    return fit_all(request, budgets, keep=folder / "fitted", say=say, **options)  # pyright: ignore[reportArgumentType]
+    how: dict[str, Any] = {"keep": _folder(cache_dir), "say": say} | options
+    denoiser: Any = request
+    found: dict[int, Any] = fit_from_levels(denoiser, budgets, **how) if chains else fit_all(denoiser, budgets, **how)
+    return {calls: list(one.solvers) if isinstance(one, FromLevels) else [one] for calls, one in found.items()}
 
 
-def solver_file(
+def solver_file(  # noqa: PLR0913  a run as it is asked for
     model: Model,
-    nfe: int,
+    nfe: float,
     settings: dict[str, Any] | None = None,
     *,
+    sampler: str = FITTED.name,
+    num: int = 1,
     cache_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Return the file of a solver for a budget of network evaluations; it is fitted unless it is there.
 
+    Args:
+        settings: of the run.
+        sampler: ``fitted`` or ``dlg+fitted``, whose chains leave the solver what they do not take themselves.
+        num: images of the run, which share the warm-up of chains.
+
     Raises:
-        UserError: see :func:`solvers`; for a model without weights that could name it.
+        UserError: see :func:`solvers`; for a model without weights that could name it, and a budget that leaves the
+            solver fewer than two calls.
     """
-    request, _ = prepared(model, FITTED.name, settings)
-    calls = int(nfe / getattr(request, "rows_per_image", 1))
-    folder = files.root() / "exp" / "cache" if cache_dir is None else Path(cache_dir)
-    path = folder / "fitted" / f"{fingerprint(request)[:16]}-{calls}.safetensors"
+    settings = settings or {}
+    request, chained = Request(model, sampler, settings), split(sampler)[0]
+    calls = calls_of_fitted(request, nfe, num)
+    if calls < LEAST:
+        raise TooFew(f"{nfe:g} NFE leave a fitted solver {max(calls, 0)} calls, and it needs at least {LEAST}")
+    kind = "chains-" if chained else ""
+    path = _folder(cache_dir) / f"{fingerprint(request.model)[:16]}-{kind}{calls}.safetensors"
     if not path.is_file():
-        say(f"fitted: a solver of {calls} calls is fitted once to this model, and kept in {path}")
-        found = solvers(model, [calls], settings, cache_dir=cache_dir, say=say)
-        save_all(path, list(found.values()))
+        say(f"{sampler}: a solver of {calls} calls is fitted once to this model, and kept in {path}")
+        of_model = {name: value for name, value in settings.items() if name in (*CLASS, *LEVELS)}
+        found = solvers(model, [calls], of_model, chains=chained, cache_dir=cache_dir, say=say)
+        save_all(path, found[calls])
         say(cost_of(found))
     return path
 
 
-def cost_of(found: dict[int, Fitted]) -> str:
+def _folder(cache_dir: str | Path | None) -> Path:
+    return (files.root() / "exp" / "cache" if cache_dir is None else Path(cache_dir)) / "fitted"
+
+
+def cost_of(found: dict[int, list[Fitted]]) -> str:
     """Say what fits cost, and, where budgets were fitted together, after how many images that is paid."""
-    cost = next(iter(found.values())).cost
+    from_noise = {calls: some[-1] for calls, some in found.items()}  # the last one is from sigma_max
+    cost = next(iter(from_noise.values())).cost
     text = f"the fit took {cost} evaluations"
-    best = {calls: min(one.card["peers"].values()) for calls, one in found.items()}
-    for calls, one in sorted(found.items()):
+    best = {calls: min(one.card["peers"].values()) for calls, one in from_noise.items()}
+    for calls, one in sorted(from_noise.items()):
         text += f"; as many as {cost / calls:.0f} images at {calls} calls"
         equal = [other for other, error in sorted(best.items()) if other > calls and error <= one.card["held_out"]]
         if equal:

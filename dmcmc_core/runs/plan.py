@@ -230,8 +230,9 @@ def _chains(request: Request, entry: integrators.Integrator, start: str, setting
 
 def calls_of_fitted(request: Request, nfe: float, num: int) -> int:
     """Return the network calls that a budget leaves to the fitted solver of ``fitted`` or ``dlg+fitted``."""
-    each = getattr(request.model, "rows_per_image", 1)
-    if not split(request.sampler)[0]:
+    each, chained = getattr(request.model, "rows_per_image", 1), split(request.sampler)[0]
+    _known_settings(request.sampler, set(FITTED.options), chained, request.settings)
+    if not chained:
         return int(nfe / each)
     start = "mean" if getattr(request.model, "mean", None) is not None else "zero"
     chains = ChainedFittedPlan(request.sampler, None, **_chains(request, FITTED, start, request.settings))

@@ -19,6 +19,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     p.add_argument("--trajectories", type=int, default=64, metavar="T", help="accurate ones to fit to (default: 64)")
     p.add_argument("--seed", type=int, default=0, metavar="s", help="of their noise (default: 0)")
+    p.add_argument(
+        "--chains", action="store_true", help="solvers for the states of chains, from several levels: for dlg+fitted"
+    )
     p.add_argument("--past", type=int, default=4, metavar="K", help="denoised images of a step, 1 to 4 (default: 4)")
     p.add_argument("--start", metavar="S", help="zero or mean (default: mean, where the model knows it)")
     p.add_argument(
@@ -45,8 +48,9 @@ def fit(a: argparse.Namespace) -> int:
 
     say = functools.partial(print, file=sys.stderr, flush=True)
     options = {"trajectories": a.trajectories, "seed": a.seed, "past": a.past, "start": a.start}
-    found = solvers(load_model(a.model, a.device), sorted(set(a.nfe)), chosen, say=say, **options)
-    save_all(a.out, list(found.values()))
+    model = load_model(a.model, a.device)
+    found = solvers(model, sorted(set(a.nfe)), chosen, chains=a.chains, say=say, **options)
+    save_all(a.out, [one for some in found.values() for one in some])
     print(f"{a.out}: solvers of {', '.join(map(str, found))} calls; {cost_of(found)}")
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs.settings import CLASS, LEVELS, SEARCHES, TUNING
+from dmcmc_core.runs.settings import SEARCHES, TUNING
 from dmcmc_core.samplers import FITTED
 from dmcmc_core.workbench.cli import settings_help
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
@@ -39,7 +39,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         metavar="S",
         help="NAME or dlg+NAME (chains first), NAME one of "
         + settings_help.SAMPLERS
-        + "; fitted, whose solver is fitted to the model once; "
+        + " or fitted, whose solver is fitted to the model once; "
         "dlg+auto, which finds its settings itself; auto, which does without chains where they are not better; "
         "or, of a linear diffusion (digits-cld, or a denoiser with --set sde=VP), gddim, sde+euler_maruyama, sde+heun, "
         "sde+sscs or sde+ancestral",
@@ -147,7 +147,7 @@ def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
     sampler = a.sampler
     if sampler in SEARCHES:
         sampler, chosen = _search_together(a, chosen, device, ranks)
-    elif sampler == FITTED.name and "file" not in chosen:
+    elif sampler in (FITTED.name, f"dlg+{FITTED.name}") and "file" not in chosen:
         chosen |= {"file": _fitted_together(a, chosen, device, ranks)}
     was_complete = finished(a.out, a.num)
     given = (("shard", a.shard_size), ("share", share), ("pictures", a.png or a.grid or None))
@@ -203,8 +203,7 @@ def _fitted_together(a: argparse.Namespace, chosen: dict[str, Any], device: str,
     if not ranks.leads:
         ranks.barrier()
     say = functools.partial(print, file=sys.stderr, flush=True) if ranks.leads else lambda line: None
-    of_model = {name: value for name, value in chosen.items() if name in (*CLASS, *LEVELS)}
-    path = solver_file(load_model(a.model, device), a.nfe, of_model, say=say)
+    path = solver_file(load_model(a.model, device), a.nfe, chosen, sampler=a.sampler, num=a.num, say=say)
     if ranks.leads:
         ranks.barrier()
     return str(path)
