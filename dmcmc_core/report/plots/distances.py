@@ -87,6 +87,7 @@ def distance_lines(
     x: str = "nfe",
     xlabel: str = NFE,
     ncols: int | None = None,
+    looks: Mapping[str, int] | None = None,
 ) -> Figure:
     """Draw the distance against network evaluations, a panel per test-bed, a line per method, bars from the spread.
 
@@ -97,15 +98,19 @@ def distance_lines(
         title: above all panels.
         x, xlabel: another cost than network evaluations; rows without it are left out.
         ncols: panels per row; all in one when None.
+        looks: line -> number of its :func:`look`, where figures share lines; else in order of appearance.
     """
     rows = [row for row in rows if row[x] is not None]
     figure, panels = _beds(ylabels, 4.2, ncols)
     handles = {}
     for panel, axes in panels.items():
         for k, line in enumerate(unique(rows, "line")):  # smaller and smaller: where two agree, both are seen
-            size = max(3.5, 9 - 0.8 * k)
-            handles[line] = axes.errorbar(*points(rows, x, panel=panel, line=line), **look(k), markersize=size)
-    return finish(figure, handles | _framed(panels, ylabels, references, xlabel=xlabel), title, ncols=3)
+            style = look(looks[line] if looks else k) | {"markersize": max(3.5, 9 - 0.8 * k)}
+            handles[line] = axes.errorbar(*points(rows, x, panel=panel, line=line), **style)
+    at = points(rows, x)[0]
+    narrow = len(at) > 0 and max(at) < 3.5 * min(at)  # of 4 to 10 calls, 5 and 10 alone would be named
+    xticks = (1, 2, 3, 4, 5, 6, 8) if narrow else (1, 2, 5)
+    return finish(figure, handles | _framed(panels, ylabels, references, xticks, xlabel), title, ncols=3)
 
 
 DOTS = {
