@@ -1,10 +1,13 @@
 """Fitted solvers against every classical one: paired error, distance to the data, wall time, and what the fit costs.
 
-    python benchmarks/fitted.py [--model M] [--seeds N] [--images N] [--distance N] [--pairs N] [--out FILE]
+    python benchmarks/fitted.py [--model M] [--label L --guidance W] [--fit NAME=VALUE ...] [--seeds N] [--images N]
+                                [--distance N] [--pairs N] [--keep FOLDER] [--out FILE]
 
 For each seed solvers of 4, 5, 6, 8 and 10 calls are fitted together. Their paired error, the root mean square distance
-to the accurate solution from the same noise, is measured on noise of its own, with that of every peer: ours, each on
-the better of the Karras and the log-uniform grid, and, where diffusers is installed, its EDM schedulers on both grids.
+to the accurate solution from the same noise, is measured on noise of its own, with that of every peer, each on the
+better of the Karras and the log-uniform grid: ours, and those of diffusers and of k-diffusion, where these are
+installed. What is theirs is first held to ours on an exact mixture (``fitted_peers.py``). A model is the name or the
+file of a score net, a network of VP, or an exact one; with classes it may be held to one, and guided.
 The distance to held-out data is that of random convolutional features, with Heun's method at 49 calls beside. Wall
 times are pairs in one process, alternating: the cheapest solver that reaches what the best peer has at 10 calls and
 that peer; a solver and as many bare network calls.
@@ -19,10 +22,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fitted_peers
 import torch
+from fitted_models import model_of
 from torch import Tensor
 
-from dmcmc_core import integrators, load_model, metrics, schedules
+from dmcmc_core import integrators, metrics, schedules
 from dmcmc_core.data import load_images
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import prior
@@ -37,8 +42,9 @@ ACCURATE, SLOW = 80, 25
 REFERENCES = {"digits": "digits-heldout", "glyphs32": "glyphs32"}
 
 
-def rms(a: Tensor, b: Tensor) -> float:
-    return (a.double() - b.double()).square().mean().sqrt().item()
+def squares(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean squared difference of each image, (B,)."""
+    return (a.double() - b.double()).square().flatten(1).mean(1)
 
 
 def noise(model: Denoiser, seed: int, rows: int) -> Tensor:
@@ -59,52 +65,45 @@ def classical(model: Denoiser, name: str, grid: str, nfe: int) -> Callable[[Tens
     return lambda x: entry(model, x, sigmas)
 
 
-def of_diffusers(model: Denoiser, order: int, grid: str, nfe: int) -> Callable[[Tensor], Tensor]:
-    """The library's EDMDPMSolverMultistepScheduler, whose network answers with F of its c_skip x + c_out F."""
-    from diffusers import EDMDPMSolverMultistepScheduler
-
-    def sample(x: Tensor) -> Tensor:
-        scheduler = EDMDPMSolverMultistepScheduler(
-            sigma_min=model.sigma_min,
-            sigma_max=model.sigma_max,
-            sigma_schedule="karras" if grid == "karras" else "exponential",
-            solver_order=order,
-            final_sigmas_type="zero",
-        )
-        scheduler.set_timesteps(nfe)
-        data = scheduler.config.sigma_data
-        for i, t in enumerate(scheduler.timesteps):
-            sigma = scheduler.sigmas[i]
-            square = sigma**2 + data**2
-            answer = (model(x, sigma) - data**2 / square * x) / (sigma * data / square.sqrt())
-            x = scheduler.step(answer, t, x).prev_sample
-        return x
-
-    return sample
+def theirs(model: Denoiser, solver: fitted_peers.Solver, grid: str, nfe: int) -> Callable[[Tensor], Tensor]:
+    sigmas = schedules.SCHEDULES[grid](nfe, model.sigma_max, model.sigma_min)
+    return lambda x: solver(model, x, sigmas)
 
 
 def peers(model: Denoiser, nfe: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Every peer at a budget, by name and grid."""
+    """Every peer at a budget, by name and grid; what libraries have of ours is not asked twice."""
     found = {f"{name}, {grid}": classical(model, name, grid, nfe) for name in PEERS for grid in GRIDS}
-    try:
-        import diffusers
-    except ImportError:
-        return found
-    library = f"diffusers {diffusers.__version__} EDM DPM-Solver++"
     return found | {
-        f"{library}({order}M), {grid}": of_diffusers(model, order, grid, nfe) for order in (2, 3) for grid in GRIDS
+        f"{name}, {grid}": theirs(model, solver, grid, nfe)
+        for name, solver in fitted_peers.others().items()
+        for grid in GRIDS
     }
 
 
-def errors(model: Denoiser, solvers: dict[int, Fitted], seed: int, rows: int) -> dict[int, dict[str, float]]:
-    """Paired errors at each budget, of the fitted solver and of all peers, on noise that no fit has seen."""
+def errors(model: Denoiser, solvers: dict[int, Fitted], seed: int, rows: int) -> dict[int, dict[str, Tensor]]:
+    """Squared errors of images at each budget, of the fitted solver and of all peers, on noise that no fit has seen."""
     x = noise(model, 1000 + seed, rows)
     truth = in_batches(classical(model, "unipc", "karras", ACCURATE), x)
     table = {}
     for nfe, solver in solvers.items():
-        table[nfe] = {"fitted": rms(in_batches(lambda x, s=solver: s(model, x), x), truth)}
-        table[nfe] |= {name: rms(in_batches(sample, x), truth) for name, sample in peers(model, nfe).items()}
+        table[nfe] = {"fitted": squares(in_batches(lambda x, s=solver: s(model, x), x), truth)}
+        table[nfe] |= {name: squares(in_batches(sample, x), truth) for name, sample in peers(model, nfe).items()}
     return table
+
+
+def roots(table: dict[int, dict[str, Tensor]], of: Callable[[Tensor], Tensor]) -> dict[int, dict[str, float]]:
+    return {nfe: {name: of(e).sqrt().item() for name, e in row.items()} for nfe, row in table.items()}
+
+
+def told(rows: list[dict[int, dict[str, float]]], nfe: int) -> str:
+    """Return a line of the errors of all seeds at a budget: their means, and the ratio with its least and largest."""
+    means = {name: statistics.mean(row[nfe][name] for row in rows) for name in rows[0][nfe]}
+    best = min((name for name in means if name != "fitted"), key=lambda name: means[name])
+    ratios = [row[nfe]["fitted"] / min(e for name, e in row[nfe].items() if name != "fitted") for row in rows]
+    return (
+        f"fitted {means['fitted']:.4f}, best peer {means[best]:.4f} ({best}), ratio "
+        f"{means['fitted'] / means[best]:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def distances(model: Denoiser, name: str, solvers: dict[int, Fitted], seed: int, rows: int) -> dict[str, float]:
@@ -167,6 +166,10 @@ def wall(model: Denoiser, solvers: dict[int, Fitted], table: dict[int, dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="digits", help="name or file of a score net (default digits)")
+    parser.add_argument("--label", type=int, help="class that a model of classes is held to")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of that class (default 1)")
+    parser.add_argument("--fit", nargs="+", default=[], metavar="NAME=VALUE", help="options of fit_all as JSON")
+    parser.add_argument("--nfe", nargs="+", type=int, default=BUDGETS, help="calls, 5 and 10 for --pairs among them")
     parser.add_argument("--seeds", type=int, default=3, help="of fits and of noise (default 3)")
     parser.add_argument("--images", type=int, default=256, help="for the paired error of a seed (default 256)")
     parser.add_argument("--distance", type=int, default=0, help="images for the distance to data; 0 for none")
@@ -176,28 +179,28 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
-    model = load_model(a.model)
-    rows, report = [], {"model": a.model, "images": a.images, "errors": [], "distances": [], "cost": []}
+    model = model_of(a.model, a.label, a.guidance)
+    options = {name: json.loads(value) for name, _, value in (one.partition("=") for one in a.fit)}
+    print(f"libraries' solvers lie at most {max(fitted_peers.agreement().values(), default=0):.1e} from ours")
+    rows, medians = [], []
+    report: dict = {"errors": rows, "medians": medians, "distances": [], "cost": [], "card": []}
+    report |= {"model": a.model, "label": a.label, "guidance": a.guidance, "fit": options, "images": a.images}
     for seed in range(a.seeds):
         start = time.perf_counter()
-        solvers = integrators.fit_all(model, BUDGETS, seed=seed, keep=a.keep)
-        cost = solvers[4].cost
+        solvers = integrators.fit_all(model, a.nfe, seed=seed, keep=a.keep, **options)
+        cost = solvers[a.nfe[0]].cost
         print(f"seed {seed}: fitted with {cost} evaluations in {time.perf_counter() - start:.0f} s", flush=True)
-        rows.append(errors(model, solvers, seed, a.images))
-        report["errors"].append(rows[-1])
+        of_images = errors(model, solvers, seed, a.images)
+        rows.append(roots(of_images, torch.mean))
+        medians.append(roots(of_images, torch.median))
         report["cost"].append(cost)
+        report["card"].append({nfe: solver.card for nfe, solver in solvers.items()})
         if a.distance:
             report["distances"].append(distances(model, a.model, solvers, seed, a.distance))
             print(json.dumps(report["distances"][-1]), flush=True)
     print(f"{a.model}: paired error, mean of {a.seeds} seeds of {a.images} images (least and largest ratio)")
-    for nfe in BUDGETS:
-        means = {name: statistics.mean(row[nfe][name] for row in rows) for name in rows[0][nfe]}
-        best = min((name for name in means if name != "fitted"), key=lambda name: means[name])
-        ratios = [row[nfe]["fitted"] / min(e for name, e in row[nfe].items() if name != "fitted") for row in rows]
-        print(
-            f"{nfe:3} calls: fitted {means['fitted']:.4f}, best peer {means[best]:.4f} ({best}), ratio "
-            f"{means['fitted'] / means[best]:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    for nfe in a.nfe:
+        print(f"{nfe:3} calls: {told(rows, nfe)}\n          of the median image: {told(medians, nfe)}")
     if a.pairs:
         report["wall"] = wall(model, solvers, rows[-1], a.pairs)
         print({k: statistics.median(v) if isinstance(v, list) else v for k, v in report["wall"].items()})

@@ -115,13 +115,20 @@ class Kept:
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
 
 
-def edm_content() -> dict[str, Any]:
-    """What EDM saves, for a SongUNet."""
+SMALL_EDM = {"img_resolution": 16, "in_channels": 3, "out_channels": 3, "model_channels": 16, "num_blocks": 1}
+SMALL_EDM |= {"channel_mult": [1, 2], "attn_resolutions": [8]}
+
+
+def edm_net(arguments: dict[str, Any]) -> ScaledUNet:
+    """Our network for the arguments of a SongUNet, at random."""
+    return ScaledUNet("edm", {}, edm_reader._network(edm_reader.Inert("SongUNet", {"_init_kwargs": arguments}), Path()))
+
+
+def edm_content(arguments: dict[str, Any] = SMALL_EDM, trained: ScaledUNet | None = None) -> dict[str, Any]:
+    """What EDM saves, for a SongUNet: that of a network made by :func:`edm_net`, or a random one."""
     torch.manual_seed(0)
-    arguments = {"img_resolution": 16, "in_channels": 3, "out_channels": 3, "model_channels": 16, "num_blocks": 1}
-    arguments |= {"channel_mult": [1, 2], "attn_resolutions": [8]}
-    inner = Kept("SongUNet", _init_args=(), _init_kwargs=arguments, _parameters={}, _buffers={}, _modules={})
-    net = ScaledUNet("edm", {}, edm_reader._network(edm_reader.Inert("SongUNet", inner.meta["state"]), Path())).net
+    inner = Kept("SongUNet", _init_args=(), _init_kwargs=dict(arguments), _parameters={}, _buffers={}, _modules={})
+    net = (trained or edm_net(arguments)).net
     own = net.state_dict()
     for theirs, mine in edm_reader.names(net):
         into, *parts = inner.meta["state"]["_modules"], *theirs.split(".", 1)
