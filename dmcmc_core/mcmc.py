@@ -95,8 +95,7 @@ def hamiltonian(
 
     Args:
         eta, step: e = h^2, as for :func:`langevin`.
-        leapfrogs: at least 1.
-        persistence: a, in [0, 1).
+        leapfrogs, persistence: at least 1; a, in [0, 1).
         adjusted: test, which needs ``model.log_prob(x, sigma)``; else accept all, with a bias that grows with h.
     """
     if adjusted and not hasattr(model, "log_prob"):

@@ -34,7 +34,10 @@ def kid_error(x: Table, y: Table, groups: int = 16, rows: int = ROWS) -> float:
     """Return the standard error of :func:`kid` by which rows of x there are: the jackknife that leaves out groups.
 
     Row i is in group i mod ``groups``, so that with chains (row i of chain i mod C), C a multiple of it, whole chains
-    are left out. Of equal distributions it is too large. Errors as of :func:`kid`; for fewer than two groups, and groups that leave fewer than two rows.
+    are left out. Of equal distributions it is too large.
+
+    Raises:
+        UserError: as :func:`kid`; for fewer than two groups, and groups that leave fewer than two rows.
     """
     x, y = table_pair(x, y, least=2)
     number("groups", groups, least=2, most=len(x) // 2, whole=True)
