@@ -266,6 +266,12 @@ class EmpiricalData:
                 "images must be floats of shape (K, *shape) without NaN or infinity, "
                 f"not {images.dtype} of shape {tuple(images.shape)}, or with such values"
             )
+        (low, high), over = data_range, 0.1 * (data_range[1] - data_range[0])
+        if ((images < low - over) | (images > high + over)).double().mean() > 0.05:
+            raise UserError(
+                f"images lie outside data_range={data_range}, they go from {images.min():g} to {images.max():g}: name "
+                "the range that they have"
+            )
         self.shape, self.data_range = tuple(images.shape[1:]), data_range
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.images, self.mean = images, images.mean(0)

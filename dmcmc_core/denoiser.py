@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.errors import LOG, UserError, is_number, number
+from dmcmc_core.gradients import modules_of, to_evaluation
 
 BLOCK = 64
 """Rows of one network call. Part of every recipe: CPU kernels change their last digit with the batch size."""
@@ -168,12 +169,14 @@ class Adapter:
         self.function, self.predicts, self.classes, self.unconditional = function, predicts, classes, unconditional
         if isinstance(function, torch.nn.Module):
             self.net = function  # runs on disk are named by the hash of its weights
+        self.modules = modules_of(function)
         self.shape, self.data_range, self.mean = tuple(shape), data_range, mean
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D(x, sigma) of the shape and dtype of ``x``."""
         check_shape(x, self.shape)
+        to_evaluation(self.modules)
         if labels is not None and not self.classes:
             raise UserError("this model has no classes: leave labels out (an Adapter is told of them by classes=)")
         given = x.to(next(self._weights(), x).dtype)

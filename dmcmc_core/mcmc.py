@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import RUNAWAY, Denoiser, like, score, walk
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.gradients import without_gradients
 from dmcmc_core.noise_level import RULES, NoiseLevelPosterior, ResidualPosterior
 from dmcmc_core.streams import Randomness
 
@@ -59,6 +60,7 @@ def langevin(denoiser: Denoiser, eta: StepSize, step: str = "constant") -> Kerne
     """
     size, m = step_size(eta, step), walk(denoiser)
 
+    @without_gradients
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, denoised, _ = state
         if denoised is None:
@@ -88,13 +90,12 @@ def hamiltonian(
 
     then a Metropolis test of the leapfrogs, which turns the momentum round where it rejects: exact for any step.
     a = 0 with one leapfrog is the Metropolis-adjusted Langevin algorithm, with more Hamiltonian Monte Carlo (Duane et
-    al. 1987); one leapfrog with a = exp(-friction h) is underdamped Langevin dynamics in the splitting OBABO, whose
-    two halves of O meet between steps. ``leapfrogs`` + 1 network calls a step. M = 1 but for a preconditioned model.
+    al. 1987); one leapfrog with a = exp(-friction h) is underdamped Langevin dynamics by OBABO, whose halves of O meet
+    between steps. ``leapfrogs`` + 1 network calls a step. M = 1 but for a preconditioned model.
 
     Args:
         eta, step: e = h^2, as for :func:`langevin`.
-        leapfrogs: at least 1.
-        persistence: a, in [0, 1).
+        leapfrogs, persistence: at least 1; a, in [0, 1).
         adjusted: test, which needs ``model.log_prob(x, sigma)``; else accept all, with a bias that grows with h.
     """
     if adjusted and not hasattr(model, "log_prob"):
@@ -108,6 +109,7 @@ def hamiltonian(
     def log_density(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
         return model.log_prob(x, sigma) - p.flatten(1).square().sum(1) / 2
 
+    @without_gradients
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, _, kept = state
         p = rng(x)
@@ -145,6 +147,7 @@ def mala(model: Any, eta: StepSize, step: str = "constant") -> Kernel:
         raise UserError("an adjusted kernel needs a model with log_prob(x, sigma), as exact models have; use langevin")
     size = step_size(eta, step)
 
+    @without_gradients
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         x, sigma, z = state.x, state.sigma, rng(state.x)
         e = size(sigma)
@@ -181,6 +184,7 @@ def gibbs(posterior: NoiseLevelPosterior, rule: str = "draw") -> Kernel:
         raise UserError("this posterior is one of the denoiser's residual, not of x: use residual_gibbs")
     choose = _rule(rule)
 
+    @without_gradients
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         level = choose(_sound(posterior.log_probs(state.x), state.x, posterior.levels), rng)
         return _at_level(state, posterior.levels, level)
@@ -196,6 +200,7 @@ def residual_gibbs(denoiser: Denoiser, posterior: ResidualPosterior, rule: str =
     """
     choose = _rule(rule)
 
+    @without_gradients
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         denoised = denoiser(state.x, state.sigma)
         level = choose(_sound(posterior.log_probs(state.x - denoised), state.x, posterior.levels), rng)
@@ -228,6 +233,7 @@ def _at_level(state: ChainState, levels: Tensor, level: Tensor) -> tuple[ChainSt
 def then(first: Kernel, second: Kernel) -> Kernel:
     """Return both kernels, one after the other; the info is the first one's."""
 
+    @without_gradients
     def kernel(state: ChainState, rng: Randomness) -> tuple[ChainState, Info]:
         state, info = first(state, rng)
         return second(state, rng)[0], info

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import BLOCK, Denoiser, apply_in_blocks
 from dmcmc_core.errors import UserError
+from dmcmc_core.gradients import modules_of, to_evaluation
 from dmcmc_core.streams import Randomness
 
 
@@ -71,6 +72,7 @@ class ClassifierPosterior:
 
     def log_probs(self, x: Tensor) -> Tensor:
         """Return log p(levels | x), (B, *shape) -> (B, L)."""
+        to_evaluation(modules_of(self.net))
         return apply_in_blocks(self.net, self.block, x.to(torch.float32)).log_softmax(-1)
 
 

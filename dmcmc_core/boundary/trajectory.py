@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.errors import UserError, number
+from dmcmc_core.gradients import modules_of, to_evaluation
 
 Epsilon = Callable[[Tensor, Tensor], Tensor]
 """(x (B, *shape), t (B,)) -> the predicted noise, of the shape of x; channels beyond those of x are left out."""
@@ -161,6 +162,7 @@ def _floats(x: Tensor) -> Tensor:
 
 
 def _noise(epsilon: Epsilon, x: Tensor, time: Any) -> Tensor:
+    to_evaluation(modules_of(epsilon))
     answer = epsilon(x, x.new_full((len(x),), float(time)))[:, : x.shape[1]]
     if answer.shape != x.shape:
         raise UserError(f"epsilon must have the shape of x, {tuple(x.shape)}, not {tuple(answer.shape)}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import RUNAWAY, Denoiser, Wrapper
 from dmcmc_core.errors import UserError
+from dmcmc_core.gradients import modules_of, to_evaluation
 from dmcmc_core.linear_sde import BDM, LinearSDE
 
 Noise = Callable[[Tensor], Tensor]
@@ -65,6 +66,7 @@ def from_denoiser(sde: LinearSDE, denoiser: Denoiser) -> FromDenoiser:
 
 def evaluate(sde: LinearSDE, epsilon_model: Epsilon, u: Tensor, t: float) -> Tensor:
     """Return epsilon(u, t) in the dtype of the state, found to be finite and of its shape."""
+    to_evaluation(modules_of(epsilon_model))
     epsilon = epsilon_model(u, torch.tensor(t, dtype=torch.float64))
     if not isinstance(epsilon, Tensor) or not epsilon.is_floating_point():
         got = f"numbers of {epsilon.dtype}" if isinstance(epsilon, Tensor) else f"a {type(epsilon).__name__}"

@@ -7,8 +7,9 @@ Each takes images at noise level ``sigmas[..., 0]`` to level ``sigmas[..., -1]``
 with ``x`` of shape (B, *shape), distributed as data + sigmas[..., 0] * normal, and ``sigmas`` of shape (N + 1,) or
 (B, N + 1), strictly descending, ending at any level >= 0. ``noise`` maps a tensor to standard normals like it (None:
 torch's global generator); ``callback(step, steps, sigma, x)`` is called after every step. The state is kept in float32
-at least. All raise UserError for a grid that :func:`dmcmc_core.schedules.check` refuses or that leaves the levels of
-the model, and for an option outside its range (:data:`dmcmc_core.samplers.OPTIONS`).
+at least. No graph of the operations is kept, unless by ``grad=True``, as guidance by gradients needs it. All raise
+UserError for a grid that :func:`dmcmc_core.schedules.check` refuses or that leaves the levels of the model, and for an
+option outside its range (:data:`dmcmc_core.samplers.OPTIONS`).
 
 The probability-flow ODE in these terms is dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, arXiv 2206.00364,
 eq. 4 with s = 1); the reverse SDE of the variance-exploding diffusion is in Song et al. 2021 (arXiv 2011.13456).

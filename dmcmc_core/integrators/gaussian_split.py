@@ -15,6 +15,7 @@ from torch import Tensor
 from dmcmc_core.cosine_transform import dct
 from dmcmc_core.denoiser import BLOCK, Denoiser, apply_in_blocks, check_shape, like
 from dmcmc_core.errors import UserError, one_of, switch
+from dmcmc_core.gradients import without_gradients
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
 
 
@@ -132,6 +133,7 @@ class Spectrum:
         return modes, images
 
 
+@without_gradients
 def gaussian_split(
     denoiser: Denoiser,
     x: Tensor,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, epsilon, like, total
+from dmcmc_core.gradients import without_gradients
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
 from dmcmc_core.quadrature import gauss
 from dmcmc_core.samplers import INTEGRATORS
@@ -41,6 +42,7 @@ ADAMS = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24,
 """Adams-Bashforth weights of equal steps, the newest value first."""
 
 
+@without_gradients
 def dpmpp_2m(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise = None, callback: Callback = None
 ) -> Tensor:
@@ -62,6 +64,7 @@ def dpmpp_2m(
     return x
 
 
+@without_gradients
 def deis(
     denoiser: Denoiser,
     x: Tensor,
@@ -118,6 +121,7 @@ def _lagrange_integrals(basis: Callable[[Tensor], Tensor], nodes: Sequence[Tenso
     return list(total(((weights * h * sigma)[:, None] * values).unbind()))
 
 
+@without_gradients
 def ipndm(
     denoiser: Denoiser,
     x: Tensor,
@@ -145,6 +149,7 @@ def ipndm(
     return x
 
 
+@without_gradients
 def dpmpp_3m(
     denoiser: Denoiser,
     x: Tensor,
@@ -190,6 +195,7 @@ def _curved(past: Sequence[tuple[Tensor, Tensor]], h: Tensor, published: bool) -
     return like(mean_u, d0) * slope + like(mean_square / 2 if published else mean_square, d0) * bend
 
 
+@without_gradients
 def unipc(
     denoiser: Denoiser,
     x: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, epsilon, like
+from dmcmc_core.gradients import without_gradients
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
 from dmcmc_core.samplers import INTEGRATORS
 
@@ -15,6 +16,7 @@ def tweedie(denoiser: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
     return denoiser(x, torch.as_tensor(sigma).to(x))
 
 
+@without_gradients
 def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise = None, callback: Callback = None) -> Tensor:
     """Integrate by Euler's method in sigma, which is DDIM (Song et al. 2021, arXiv 2010.02502).
 
@@ -27,6 +29,7 @@ def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise = None,
     return x
 
 
+@without_gradients
 def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise = None, callback: Callback = None) -> Tensor:
     """Integrate by Heun's method in sigma, Karras et al. 2022, Algorithm 1; KAR1 of the DMCMC paper.
 
@@ -49,6 +52,7 @@ def heun_step(denoiser: Denoiser, x: Tensor, now: Tensor, after: Tensor) -> Tens
     return x + dt * (d + epsilon(denoiser, x_euler, after)) / 2
 
 
+@without_gradients
 def heun_churn(  # noqa: PLR0913  the paper's arguments
     denoiser: Denoiser,
     x: Tensor,

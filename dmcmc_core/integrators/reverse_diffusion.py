@@ -11,11 +11,13 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, Identity, epsilon, like, score, walk
 from dmcmc_core.errors import UserError, one_of
+from dmcmc_core.gradients import without_gradients
 from dmcmc_core.integrators.one_step import tweedie
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
 from dmcmc_core.samplers import INTEGRATORS
 
 
+@without_gradients
 def probability_flow(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise = None, callback: Callback = None
 ) -> Tensor:
@@ -31,6 +33,7 @@ def probability_flow(
     return x
 
 
+@without_gradients
 def reverse_diffusion(
     denoiser: Denoiser,
     x: Tensor,
@@ -83,6 +86,7 @@ def _predict_vp(m: Identity, x: Tensor, s: Tensor, z: Tensor | None, now: Tensor
 PREDICTORS = {"ve": _predict_ve, "vp": _predict_vp}
 
 
+@without_gradients
 def euler_maruyama(
     denoiser: Denoiser,
     x: Tensor,
@@ -125,6 +129,7 @@ def euler_maruyama(
     return x
 
 
+@without_gradients
 def ancestral(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise = None, callback: Callback = None
 ) -> Tensor:
@@ -142,6 +147,7 @@ def ancestral(
     return x
 
 
+@without_gradients
 def predictor_corrector(  # noqa: PLR0913  the paper's arguments
     denoiser: Denoiser,
     x: Tensor,
@@ -176,7 +182,8 @@ def predictor_corrector(  # noqa: PLR0913  the paper's arguments
         for _ in range(corrections):
             x = langevin_correction(m, x, score(denoiser, x, now), noise(x), snr, joint, shorter)
         end = last if i == sigmas.shape[-1] - 1 else "sample"
-        x = reverse_diffusion(denoiser, x, sigmas[..., i - 1 : i + 1], noise=noise, last=end, diffusion=diffusion)
+        pair = sigmas[..., i - 1 : i + 1]
+        x = reverse_diffusion(denoiser, x, pair, noise=noise, last=end, diffusion=diffusion, grad=True)
         report(callback, i, sigmas, x)
     return x
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, epsilon, like, total
 from dmcmc_core.errors import UserError, number, one_of
+from dmcmc_core.gradients import without_gradients
 from dmcmc_core.integrators.one_step import tweedie
 from dmcmc_core.integrators.registry import Callback, Noise, at_zero, report, state, steps
 from dmcmc_core.samplers import INTEGRATORS
@@ -24,6 +25,7 @@ RUNGE_KUTTA = {
 """What each stage after the first takes of those before it, and the step of all."""
 
 
+@without_gradients
 def rho_rk(
     denoiser: Denoiser,
     x: Tensor,
@@ -58,6 +60,7 @@ def _combination(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     return total(w * v for w, v in zip(weights, values, strict=True) if w)
 
 
+@without_gradients
 def rk45(  # noqa: PLR0913  the paper's arguments
     denoiser: Denoiser,
     x: Tensor,
@@ -83,8 +86,11 @@ def rk45(  # noqa: PLR0913  the paper's arguments
             more call); None refuses such a grid.
 
     Raises:
-        UserError: besides the grid's, tol <= 0, more than ``max_steps`` steps, or a denoiser that is not finite.
+        UserError: besides the grid's, tol <= 0, more than ``max_steps`` steps, a denoiser that is not finite, or a
+            graph that is asked for by grad=True.
     """
+    if torch.is_grad_enabled():
+        raise UserError("rk45 works in place and keeps no graph: for gradients choose another integrator")
     x = state(denoiser, x, sigmas)
     INTEGRATORS["rk45"].check(tol=number("tol", tol, above=0), max_steps=max_steps)
     to_zero = at_zero(sigmas[..., -1])

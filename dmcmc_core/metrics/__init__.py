@@ -43,7 +43,7 @@ from dmcmc_core.metrics.inception_v3 import (
     inception,
     inception_file,
 )
-from dmcmc_core.metrics.kid import kid, kid_subsets, within
+from dmcmc_core.metrics.kid import kid, kid_error, kid_subsets, within
 from dmcmc_core.metrics.memorisation import (
     Memorisation,
     Nearest,
@@ -115,6 +115,7 @@ __all__ = [
     "interval",
     "jpeg",
     "kid",
+    "kid_error",
     "kid_subsets",
     "load_features",
     "make_reference",

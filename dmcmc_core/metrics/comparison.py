@@ -17,11 +17,13 @@ from dmcmc_core.metrics.classes import class_coverage, total_variation
 from dmcmc_core.metrics.feature_sets import FeatureSet, describe
 from dmcmc_core.metrics.features import Extractor, distance_name, extract
 from dmcmc_core.metrics.frechet import bootstrap_frechet, frechet_distance
-from dmcmc_core.metrics.kid import kid
+from dmcmc_core.metrics.kid import kid, kid_error
 from dmcmc_core.metrics.neighbours import Prdc, prdc
 from dmcmc_core.metrics.references import Reference
 from dmcmc_core.metrics.rows import Table
 
+GROUPS = 16
+"""Groups of images or chains that the jackknife leaves out."""
 PARTS = 3
 """Equal parts of the images, in their order, whose distances show a spread."""
 
@@ -122,16 +124,18 @@ def _spread(values: list[float]) -> dict[str, Any] | None:
 def interval(
     described: FeatureSet, reference: Reference, resamples: int, chains: int | None = None, seed: int = 0
 ) -> dict[str, Any] | None:
-    """Return the 95 % percentile interval of the Fréchet distance over resampled images.
+    """Return a 95 % interval of the Fréchet distance that so many images are expected to have.
 
     It covers the chance in which images were drawn, not that in the reference, and not the dependence within a chain:
     with ``chains`` (image i belongs to chain i mod chains) whole chains are drawn instead of images. As resamples
-    repeat images, their distances lie above that of the images themselves (``mean`` says by how much): it is the
-    width, or ``spread``, that tells how sure a distance is.
+    repeat images, their distances lie above that of the images themselves (``mean`` says by how much): the interval is
+    that of the percentiles, moved by this bias (Efron & Tibshirani 1993, An Introduction to the Bootstrap, Chapter
+    10), and so holds the distance itself.
 
     Returns:
         ``resamples``, ``of`` (chains or images) and how many ``units`` of them, ``level``, ``low``, ``high``, ``mean``,
-        ``spread``; None for no resamples or one chain.
+        ``spread``; ``kid_error`` (:func:`kid_error`; None where there is no KID, or too few units); None for no
+        resamples or one chain.
     """
     n = len(described.features)
     units = min(chains or n, n)
@@ -141,16 +145,21 @@ def interval(
     values = bootstrap_frechet(
         described.features, reference.mu, reference.cov, resamples=resamples, groups=groups, seed=seed
     ).numpy()
-    low, high = np.quantile(values, (0.025, 0.975))
+    bias = values.mean() - frechet_distance(*described.statistics, reference.mu, reference.cov)
+    low, high = np.quantile(values, (0.025, 0.975)) - bias
+    error = None
+    if reference.features is not None and units > 3:
+        error = kid_error(described.features, reference.features, groups=min(GROUPS, units // 2))
     return {
         "resamples": resamples,
         "of": "chains" if chains else "images",
         "units": units,
         "level": 0.95,
-        "low": float(low),
+        "low": max(0.0, float(low)),
         "high": float(high),
         "mean": float(values.mean()),
         "spread": float(values.std(ddof=1)) if resamples > 1 else None,
+        "kid_error": error,
     }
 
 

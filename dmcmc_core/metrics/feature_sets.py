@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmcmc_core.data import ImageSet, to_uint8
+from dmcmc_core.data import ImageSet, in_unit_range, to_uint8
 from dmcmc_core.denoiser import BLOCK
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import PART, read_npz, write_npz, write_text
@@ -127,7 +127,7 @@ def content(images: Tensor | ImageSet) -> dict[str, Any]:
     if isinstance(images, ImageSet) and images.files[1]:
         return images.recipe()
     digest = hashlib.sha256()
-    floats = images.in_range(0.0, 1.0) if isinstance(images, ImageSet) else images
+    floats = images.in_range(0.0, 1.0) if isinstance(images, ImageSet) else in_unit_range(images)
     for part in floats.split(BLOCK):
         digest.update(to_uint8(part))
     reader = images.reader if isinstance(images, ImageSet) else ""

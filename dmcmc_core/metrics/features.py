@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.data import ImageSet, from_uint8, to_uint8
+from dmcmc_core.data import ImageSet, from_uint8, in_unit_range, to_uint8
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks
 from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.gradients import modules_of, to_evaluation
 from dmcmc_core.metrics.inception_v3 import inception
 from dmcmc_core.metrics.random_features import RandomConv, random_conv
 from dmcmc_core.metrics.rows import table
@@ -130,6 +131,9 @@ def extract_parts(
         images = images.in_range(0.0, 1.0)
     elif not images.isfinite().all():
         raise UserError("the images hold values that are not finite")
+    else:
+        images = in_unit_range(images)
+    to_evaluation(modules_of(extractor.network))
     size = block * max(1, min(16, 2**24 // (block * math.prod(images.shape[1:]))))
     for first in range(start, len(images), size):  # the whole set may not fit on the device
         rounded = from_uint8(to_uint8(images[first : first + size])).to(device)

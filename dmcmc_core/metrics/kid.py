@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import UserError
-from dmcmc_core.metrics.rows import ROWS, Table, table_pair
+from dmcmc_core.errors import UserError, number
+from dmcmc_core.metrics.rows import ROWS, Rows, Table, table_pair
 
 
 def kid(x: Table, y: Table, *, within_x: float | None = None, within_y: float | None = None, rows: int = ROWS) -> float:
@@ -28,6 +28,34 @@ def kid(x: Table, y: Table, *, within_x: float | None = None, within_y: float | 
     within_x = within(x, rows) if within_x is None else within_x
     within_y = within(y, rows) if within_y is None else within_y
     return within_x + within_y - 2 * _kernel_sum(x, y, rows) / (len(x) * len(y))
+
+
+def kid_error(x: Table, y: Table, groups: int = 16, rows: int = ROWS) -> float:
+    """Return the standard error of :func:`kid` by which rows of x there are: the jackknife that leaves out groups.
+
+    Row i is in group i mod ``groups``, so that with chains (row i of chain i mod C), C a multiple of it, whole chains
+    are left out. Of equal distributions it is too large.
+
+    Raises:
+        UserError: as :func:`kid`; for fewer than two groups, and groups that leave fewer than two rows.
+    """
+    x, y = table_pair(x, y, least=2)
+    number("groups", groups, least=2, most=len(x) // 2, whole=True)
+    parts = [_every(x, torch.arange(g, len(x), groups)) for g in range(groups)]
+    sums = np.zeros((groups, groups))
+    for i, one in enumerate(parts):
+        for j, other in enumerate(parts[: i + 1]):
+            sums[i, j] = sums[j, i] = _kernel_sum(one, other, rows)
+    itself = np.array([sum(_kernel(some, some, paired=True) for some in part.split(rows)) for part in parts])
+    cross = np.array([_kernel_sum(part, y, rows) for part in parts])
+    left = len(x) - np.array([len(part) for part in parts])
+    within_left = sums.sum() - 2 * sums.sum(1) + sums.diagonal() - (itself.sum() - itself)
+    without = within_left / (left * (left - 1)) - 2 * (cross.sum() - cross) / (left * len(y))
+    return float(np.sqrt((groups - 1) / groups * np.square(without - without.mean()).sum()))
+
+
+def _every(x: Table, index: Tensor) -> Rows:
+    return Rows((len(index), x.shape[1]), lambda rows: x[index[rows]], x.device)
 
 
 def within(x: Table, rows: int = ROWS) -> float:

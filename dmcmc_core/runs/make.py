@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, gddim
-from dmcmc_core.data import to_uint8
+from dmcmc_core.data import outside, to_uint8
 from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.files import key
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
@@ -42,6 +42,8 @@ from dmcmc_core.runs.settings import BLOCK, LINEAR_SAMPLERS
 from dmcmc_core.runs.tolerance import with_tolerance
 from dmcmc_core.streams import Streams
 
+CLIPPED, CLIPPED_BY = 0.2, 0.05
+"""Share of numbers outside the data range that is said, and how far outside they lie at least, in units of it."""
 SHARD = BLOCK
 """Images of a shard, where no larger block is asked for."""
 
@@ -60,6 +62,7 @@ class Job:
     chains_dir: Path
     recipe: dict[str, Any]
     ranks: Ranks
+    clipped: bool = False
 
 
 @torch.no_grad()
@@ -333,6 +336,17 @@ def _from_chains(
         yield _made(job, shard, images, measured, arrays, {"chains": rows, "warmup": warmup}, seconds)
 
 
+def _say_clipped(job: Job, images: Tensor) -> None:
+    """Say once where a fifth of all numbers would be clipped: the data range is then hardly that of the model."""
+    share, (low, high) = outside(images, job.model.data_range, CLIPPED_BY), job.model.data_range
+    if share > CLIPPED and not job.clipped:
+        job.clipped = True
+        LOG.warning(
+            f"{share:.0%} of all numbers lie outside the data range {low:g} to {high:g}, and become its ends: give the "
+            "model the data_range that it was trained on"
+        )
+
+
 def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa: PLR0913
     """Return a shard with its arrays, and what it took."""
     final = 0
@@ -341,5 +355,6 @@ def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa:
     rows |= {"integrator": measured.rows - final, "tweedie": final}
     if measured.labels is not None:
         arrays |= {"labels": measured.labels}
+    _say_clipped(job, images)
     arrays = {"arr_0": to_uint8(images, job.model.data_range, job.plan.cast)} | arrays
     return shard, arrays, {"rows": rows, "seconds": {"chains": seconds, "integrator": measured.seconds}}
