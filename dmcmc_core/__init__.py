@@ -16,7 +16,7 @@ CORE = (
     "linear_sde", "mcmc", "noise_level", "preconditioning", "quadrature", "samplers", "schedules", "streams",
 )  # fmt: skip
 ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
-__all__ = ["UserError", "load_model", *CORE, *ROOMS]
+__all__ = ["UserError", "load_model", "sample", *CORE, *ROOMS]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.checkpoints import load_model
 
         return load_model
+    if name == "sample":
+        from dmcmc_core.runs.sampling import sample
+
+        return sample
     if name == "__version__":
         from importlib.metadata import version
 

@@ -20,8 +20,8 @@ from torch.distributed import HashStore
 from dmcmc_core.data import load_samples, open_samples
 from dmcmc_core.denoiser import Adapter, InBlocks
 from dmcmc_core.errors import UserError
+from dmcmc_core.runs import folder, ranks
 from dmcmc_core.runs import make as make_run
-from dmcmc_core.runs import ranks
 from dmcmc_core.runs.folder import Damaged, finished, held, load_images, read_manifest, read_whole
 from dmcmc_core.runs.layout import dealt, layout
 from dmcmc_core.runs.make import run
@@ -333,7 +333,7 @@ def test_shares_of_the_command_and_pictures(tmp_path, capsys):
     for i in (0, 29, 30, 69):
         assert np.array_equal(np.array(Image.open(tmp_path / "a" / "png" / names[i])), images[i])
     grid = np.array(Image.open(tmp_path / "a" / "grid.png"))
-    assert grid.shape == (71, 71) and np.array_equal(grid[9:17, 18:26], images[10])
+    assert grid.shape == (8 * 71, 8 * 71) and np.array_equal(grid[::8, ::8][9:17, 18:26], images[10])
 
 
 @pytest.mark.parametrize("words", ["--shard 2/2", "--shard 1", "--shard=-1/2", "--shard a/b", "--shard-size 0"])
@@ -366,3 +366,20 @@ def test_devices_of_ranks(monkeypatch):
         else:
             with pytest.raises(UserError, match="this is rank 1 of its machine, which has 1 CUDA devices"):
                 ranks.device("cuda")
+
+
+def test_a_manifest_that_another_rank_writes_meanwhile_is_seen(tmp_path, monkeypatch):
+    """Between a rank's look for the manifest and its look at the folder another one may begin the run."""
+    read, begun = folder.read_manifest, []
+
+    def late(out):
+        try:
+            return read(out)
+        finally:
+            if not begun:
+                begun.append(folder.write_manifest(out, {"num": 8, **recipe}))
+
+    recipe = dict.fromkeys(("model", "model_sha256", "seed", "nfe", "block", "shard"), 0) | {"asked": {}}
+    tmp_path.joinpath("out").mkdir()
+    monkeypatch.setattr(folder, "read_manifest", late)
+    assert folder.earlier(tmp_path / "out", recipe, 8)["num"] == 8

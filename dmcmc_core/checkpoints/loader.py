@@ -56,6 +56,11 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
             do not fit the architecture that its card names.
     """
     check_device(device)
+    if not isinstance(name_or_path, str | Path):
+        raise UserError(
+            f"load_model takes a name or a path, not a {type(name_or_path).__name__}: dmcmc_core.denoiser.Adapter "
+            "makes a denoiser of a network, and dmcmc_core.sample takes it as it is"
+        )
     name = str(name_or_path)
     if name in MODELS:
         if config is not None:

@@ -260,6 +260,8 @@ def earlier(out: Path, recipe: dict[str, Any], num: int, say: bool = True) -> di
             LOG.warning(f"{out / 'manifest.json'} is damaged: it is made again")
         return None
     except UserError:
+        if (out / MANIFEST).is_file():  # another rank has just begun the run
+            return earlier(out, recipe, num, say)
         if in_use(out) and not any(out.glob(SHARDS)):
             raise UserError(f"{out} is not empty and holds no run of this program: choose a new folder") from None
         return None

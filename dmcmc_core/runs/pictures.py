@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from dmcmc_core.runs.folder import arrays_of, read_manifest
 from dmcmc_core.runs.model import Model, encoder_of
 
 PNG_CHANNELS = (1, 3, 4)
+SMALLEST = 512
+"""Pixels of the longer side of a grid, at least: images of 8 by 8 pixels are no picture otherwise."""
 
 
 def write_pngs(folder: str | Path) -> Path:
@@ -21,27 +23,33 @@ def write_pngs(folder: str | Path) -> Path:
     folder, number = Path(folder), 0
     for array in _arrays(folder):
         for image in array:
-            _save_png(folder / "png" / f"{number:08d}.png", image)
+            save_png(folder / "png" / f"{number:08d}.png", image)
             number += 1
     return folder / "png"
 
 
 def write_grid(folder: str | Path, columns: int = 8) -> Path:
-    """Write the first ``columns``^2 images of a finished run, a pixel apart, as ``grid.png``; return its path."""
+    """Write the first ``columns``^2 images of a finished run side by side as ``grid.png``; return its path."""
     folder, images = Path(folder), []
     for array in _arrays(folder):
         images += list(array)
         if len(images) >= columns**2:
             break
-    images = images[: columns**2]
+    save_png(folder / "grid.png", side_by_side(images[: columns**2], columns))
+    return folder / "grid.png"
+
+
+def side_by_side(images: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
+    """Return images (H, W, C) uint8 in rows, a pixel apart, enlarged by a whole factor to SMALLEST pixels at least."""
     height, width, channels = images[0].shape
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, dtype=np.uint8)
     for i, image in enumerate(images):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         grid[top : top + height, left : left + width] = image
-    _save_png(folder / "grid.png", grid)
-    return folder / "grid.png"
+    factor = math.ceil(SMALLEST / max(grid.shape[:2]))
+    return grid.repeat(factor, 0).repeat(factor, 1)
 
 
 def _arrays(folder: Path) -> Iterator[np.ndarray]:
@@ -75,7 +83,8 @@ def check_pictures(channels: int | None = None, encoder: str | None = None) -> N
         raise UserError(f"PNG files hold images of 1, 3 or 4 channels, not {channels}: leave --png and --grid out")
 
 
-def _save_png(path: Path, image: np.ndarray) -> None:
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Write a picture (H, W, C) uint8."""
     from PIL import Image
 
     with replacing(path) as part:

@@ -1,0 +1,169 @@
+"""Images in one call: of a network in memory, a name or a file, by any sampler, with cost and recipe."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmcmc_core import checkpoints
+from dmcmc_core.denoiser import Adapter
+from dmcmc_core.errors import LOG, UserError, number
+from dmcmc_core.runs import folder
+from dmcmc_core.runs.fitting import solver_file
+from dmcmc_core.runs.kinds import split
+from dmcmc_core.runs.make import run
+from dmcmc_core.runs.model import Model, check_model
+from dmcmc_core.runs.pictures import check_pictures, save_png, side_by_side
+from dmcmc_core.runs.settings import LINEAR_SAMPLERS, SEARCHES
+from dmcmc_core.runs.tuning import AUTO_OR_PLAIN, auto
+from dmcmc_core.samplers import FITTED
+
+IN_A_GRID = 64
+"""Images of a grid at most."""
+
+
+class Images(Tensor):
+    """Images (n, C, H, W) float32 in ``data_range``, of 256 levels as files hold them; what is computed of them is a
+    plain tensor.
+
+    Attributes:
+        data_range: smallest and largest value of clean data.
+        manifest: of the run: its recipe, ``plan``, ``nfe_full``, ``rows``, versions.
+    """
+
+    data_range: tuple[float, float]
+    manifest: dict[str, Any]
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @property
+    def nfe(self) -> float:
+        """Network evaluations of an image, everything counted."""
+        return self.manifest["nfe_full"]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What makes these images again: model, sampler, settings, budget, number and seed."""
+        asked, manifest = self.manifest["asked"], self.manifest
+        return {name: manifest[name] for name in ("model", "model_sha256", "nfe", "num", "seed")} | asked
+
+    def grid(self) -> np.ndarray:
+        """Return the first images side by side, (H, W, C) uint8, at least 512 pixels wide or high.
+
+        Raises:
+            UserError: for latents, and channels that make no picture.
+        """
+        check_pictures(self.shape[1], self.manifest.get("encoder"))
+        low, high = self.data_range
+        unit = (torch.as_tensor(self[:IN_A_GRID]) - low) / (high - low)
+        return side_by_side(list((unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the grid as a PNG file, which is replaced only once the new one is whole; return its path."""
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"images are saved as PNG: name a file that ends in .png, not {str(path)!r}")
+        save_png(path, self.grid())
+        return path
+
+    def show(self) -> Any:
+        """Show the grid in a notebook; elsewhere return it as a picture of Pillow."""
+        from PIL import Image
+
+        grid = self.grid()
+        picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError:
+            return picture
+        if get_ipython() is None:
+            return picture
+        display(picture)
+        return None
+
+
+def sample(  # noqa: PLR0913  all that a run may be told
+    model: Any,
+    sampler: str,
+    nfe: float = 10,
+    n: int = 16,
+    seed: int = 0,
+    *,
+    shape: tuple[int, ...] | None = None,
+    data_range: tuple[float, float] | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+    **settings: Any,
+) -> Images:
+    """Return images, the same ones as the command ``sample`` writes.
+
+    Args:
+        model: a name or a file, as of :func:`dmcmc_core.load_model`; a denoiser; a pipeline of diffusers; or, with
+            ``shape``, a network or function (x, sigma) -> x0.
+        sampler: a name, ``fitted``, ``auto``, ``dlg+NAME``, ``dlg+auto``, or one of a linear diffusion.
+        nfe: network evaluations per image at most, everything counted.
+        n: images.
+        seed: at least 0; image i of a recipe and a seed is always the same.
+        shape, data_range: of one image and of clean data, for a bare network or function; data_range is (0, 1) there
+            unless told.
+        device: of a model that is named.
+        progress: whether a bar is shown.
+        settings: as ``--set`` of the command: options of the integrator and of chains, class, guidance, levels.
+
+    Raises:
+        UserError: as :func:`dmcmc_core.runs.make.run`; for a model that is none of these.
+    """
+    number("n", n, least=1, whole=True)
+    number("seed", seed, least=0, whole=True)
+    if sampler not in (*SEARCHES, *LINEAR_SAMPLERS):
+        split(sampler)  # a wrong name should not wait for the model
+    ends = {name: settings.pop(name) for name in ("sigma_min", "sigma_max") if name in settings and shape is not None}
+    model = _denoiser(model, shape, data_range, device, ends)
+    sampler, settings = settled(model, sampler, nfe, n, settings, say=LOG.info)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "run"
+        manifest = run(model, sampler, nfe, n, seed, out, settings, progress=progress, alone=True)
+        images = folder.load_images(out).as_subclass(Images)
+    images.data_range = tuple(manifest["data_range"])
+    images.manifest = manifest
+    return images
+
+
+def settled(
+    model: Model, sampler: str, nfe: float, num: int, settings: dict[str, Any], say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    """Return sampler and settings once what has to be found for them is found: by trial, or by a fit."""
+    if sampler in SEARCHES:
+        tuned = auto(model, nfe, num, settings, plain=sampler == AUTO_OR_PLAIN, say=say)
+        say(str(tuned))
+        return tuned.sampler, tuned.settings
+    if sampler in (FITTED.name, f"dlg+{FITTED.name}") and "file" not in settings:
+        path = solver_file(model, nfe, settings, sampler=sampler, num=num, say=say)
+        return sampler, settings | {"file": str(path)}
+    return sampler, settings
+
+
+def _denoiser(model: Any, shape: Any, data_range: Any, device: str, ends: dict[str, float]) -> Any:
+    """Return the denoiser that a model is, or that is made of it."""
+    if isinstance(model, str | Path):
+        model = checkpoints.load(model, device)
+    elif hasattr(model, "save_pretrained") and hasattr(model, "scheduler"):
+        with tempfile.TemporaryDirectory() as temporary:  # one reader for what is in memory and on disk
+            model.save_pretrained(temporary)
+            model = checkpoints.load_model(temporary, device)
+    elif shape is not None and not hasattr(model, "sigma_max"):
+        model = Adapter(model, tuple(shape), data_range or (0.0, 1.0), **ends)
+        if not hasattr(model, "net"):  # nothing of it is kept, so that it needs no name by its weights
+            model._fingerprint = f"unnamed-{uuid.uuid4().hex}"
+        return model
+    if shape is not None or data_range is not None:
+        raise UserError("this model knows its shape and its data_range: leave them out")
+    check_model(model)
+    return model
