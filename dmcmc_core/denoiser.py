@@ -282,7 +282,7 @@ class InBlocks(Wrapper):
         if block < 1:
             raise UserError(f"block must be at least 1 row, not {block}")
         super().__init__(denoiser)
-        self.block = block
+        self.block, self.padding = block, [0]  # rows that only filled blocks, of all copies together
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D(x, sigma), evaluated in blocks."""
@@ -294,6 +294,7 @@ class InBlocks(Wrapper):
         while (answer := self._fitting(asked, *tensors)) is None:
             self.block = (self.block + 1) // 2
             torch.cuda.empty_cache()
+        self.padding[0] += -len(x) % self.block
         if self.block < asked:
             LOG.warning(
                 f"{asked} images at once do not fit in the memory of {x.device}: {self.block} are taken from here on, "

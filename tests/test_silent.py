@@ -225,3 +225,19 @@ def test_the_error_of_kid_is_that_of_its_draws():
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.3)
     with pytest.raises(UserError, match="groups must be"):
         metrics.kid_error(torch.zeros(3, 2), y[:, :2])
+
+
+# what blocks cost
+
+
+def test_rows_of_images_and_of_padding_are_both_counted_and_said(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        manifest = run("digits", "euler", 5, 4, 0, tmp_path / "few", progress=False)
+    assert (sum(manifest["rows"].values()), manifest["rows_of_padding"]) == (20, 5 * 60)
+    assert "20 rows of the network were of images, 300 only filled its blocks of 64: block=4 leaves them" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        manifest = run("digits", "euler", 5, 4, 0, tmp_path / "four", {"block": 4}, progress=False)
+        whole = run("digits", "euler", 5, 64, 0, tmp_path / "whole", progress=False)
+    assert manifest["rows_of_padding"] == whole["rows_of_padding"] == 0
+    assert not caplog.text

@@ -305,6 +305,7 @@ def close(out: Path, manifest: dict[str, Any], every: list[Shard], done: dict[Sh
         rows = {kind: sum(about["rows"][kind] for about in done.values()) for kind in kinds}
         paper = rows["integrator"] + rows["chains"]
         manifest |= {"nfe_full": sum(rows.values()) / num, "nfe_paper": paper / num, "rows": rows}
+        manifest["rows_of_padding"] = sum(about.get("padding", 0) for about in done.values())
     write_manifest(out, manifest)
     missing = [shard for shard in every if shard not in done]
     if whole_shards(out, missing, manifest["recipe"]):  # another share ended meanwhile, and may have said so before

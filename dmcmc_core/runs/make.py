@@ -44,6 +44,8 @@ from dmcmc_core.streams import Streams
 
 CLIPPED, CLIPPED_BY = 0.2, 0.05
 """Share of numbers outside the data range that is said, and how far outside they lie at least, in units of it."""
+PADDED = 0.3
+"""Rows that only fill blocks, as a share of the others, that are said."""
 SHARD = BLOCK
 """Images of a shard, where no larger block is asked for."""
 
@@ -63,6 +65,8 @@ class Job:
     recipe: dict[str, Any]
     ranks: Ranks
     clipped: bool = False
+    padding: int = 0
+    quiet: bool = False
 
 
 @torch.no_grad()
@@ -119,7 +123,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     request.model = in_blocks(request.model, request.settings.get("block"))
     recipe = _recipe(name, request, plan, {"sampler": sampler, "settings": settings or {}}, nfe, seed, shard)
     posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
-    job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks)
+    job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks, quiet=trial)
     before = folder.earlier(out, recipe, job.num, say=ranks.leads)
     _check_same_plan(before, job)
     if before and folder.finished(out, job.num):
@@ -217,6 +221,7 @@ def _in_folder(job: Job, before: dict[str, Any] | None, wait: bool, progress: bo
         ranks.barrier()
         if ranks.leads:
             manifest = folder.close(out, manifest, every, done)
+            _say_padding(job, manifest)
         ranks.barrier()
         return manifest if ranks.leads else folder.read_manifest(out)
 
@@ -336,6 +341,16 @@ def _from_chains(
         yield _made(job, shard, images, measured, arrays, {"chains": rows, "warmup": warmup}, seconds)
 
 
+def _say_padding(job: Job, manifest: dict[str, Any]) -> None:
+    """Say where blocks were filled with more than a third of what was asked for, and what costs less."""
+    padding, rows = manifest.get("rows_of_padding", 0), sum(manifest.get("rows", {}).values())
+    if not job.quiet and padding > PADDED * rows and job.num < job.plan.block:
+        LOG.warning(
+            f"{rows} rows of the network were of images, {padding} only filled its blocks of {job.plan.block}: "
+            f"block={job.num} leaves them out, and changes last digits"
+        )
+
+
 def _say_clipped(job: Job, images: Tensor) -> None:
     """Say once where a fifth of all numbers would be clipped: the data range is then hardly that of the model."""
     share, (low, high) = outside(images, job.model.data_range, CLIPPED_BY), job.model.data_range
@@ -349,7 +364,8 @@ def _say_clipped(job: Job, images: Tensor) -> None:
 
 def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa: PLR0913
     """Return a shard with its arrays, and what it took."""
-    final = 0
+    final, padding = 0, getattr(job.model, "padding", [0])[0]
+    padding, job.padding = padding - job.padding, padding
     if isinstance(job.plan, IntegratorPlan) and job.plan.tweedie is not None:
         final = job.plan.rows_per_image * len(images)
     rows |= {"integrator": measured.rows - final, "tweedie": final}
@@ -357,4 +373,8 @@ def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa:
         arrays |= {"labels": measured.labels}
     _say_clipped(job, images)
     arrays = {"arr_0": to_uint8(images, job.model.data_range, job.plan.cast)} | arrays
-    return shard, arrays, {"rows": rows, "seconds": {"chains": seconds, "integrator": measured.seconds}}
+    return (
+        shard,
+        arrays,
+        {"rows": rows, "padding": padding, "seconds": {"chains": seconds, "integrator": measured.seconds}},
+    )
