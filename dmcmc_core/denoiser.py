@@ -334,8 +334,9 @@ def apply_in_blocks(function: Callable[..., Tensor], block: int, *tensors: Tenso
 class CountNFE(Wrapper):
     """A denoiser that counts its evaluations; made by :func:`count_nfe`."""
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, told: Callable[[int], Any] | None = None) -> None:
         super().__init__(denoiser)
+        self.told = told
         self.reset()
 
     def reset(self) -> None:
@@ -349,16 +350,18 @@ class CountNFE(Wrapper):
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D(x, sigma), and count it."""
-        self.calls += 1
-        self.rows += x.shape[0] * getattr(self.denoiser, "rows_per_image", 1)
-        self.batch = max(self.batch, x.shape[0])
-        return self.denoiser(x, sigma) if labels is None else self.denoiser(x, sigma, labels)
+        rows = x.shape[0] * getattr(self.denoiser, "rows_per_image", 1)
+        self.calls, self.rows, self.batch = self.calls + 1, self.rows + rows, max(self.batch, x.shape[0])
+        answer = self.denoiser(x, sigma) if labels is None else self.denoiser(x, sigma, labels)
+        if self.told:
+            self.told(rows)
+        return answer
 
 
-def count_nfe(denoiser: Denoiser) -> CountNFE:
+def count_nfe(denoiser: Denoiser, told: Callable[[int], Any] | None = None) -> CountNFE:
     """Wrap a denoiser so that ``.nfe`` (rows per image), ``.rows`` and ``.calls`` tell what was really evaluated.
 
     Wrap the outermost denoiser, around :class:`InBlocks`: rows that only pad a block are then not counted, and both
-    halves of a guided call (:mod:`dmcmc_core.guidance`) are.
+    halves of a guided call (:mod:`dmcmc_core.guidance`) are. ``told`` gets the rows of each call once it is done.
     """
-    return CountNFE(denoiser)
+    return CountNFE(denoiser, told)

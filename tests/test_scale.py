@@ -383,3 +383,33 @@ def test_a_manifest_that_another_rank_writes_meanwhile_is_seen(tmp_path, monkeyp
     tmp_path.joinpath("out").mkdir()
     monkeypatch.setattr(folder, "read_manifest", late)
     assert folder.earlier(tmp_path / "out", recipe, 8)["num"] == 8
+
+
+def test_the_bar_counts_evaluations_and_begins_where_an_earlier_run_stopped(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, initial, **about):
+            self.total, self.n, self.initial, self.seen = total, initial, initial, []
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self, rows):
+            self.n += rows
+            self.seen.append(rows)
+
+        def refresh(self):
+            pass
+
+    monkeypatch.setattr(make_run, "tqdm", Bar)
+    run("digits", "euler", 5, 64, 0, tmp_path / "a")
+    run("digits", "euler", 5, 160, 0, tmp_path / "a")
+    first, second = bars
+    assert (first.total, first.initial, first.n, first.seen) == (320, 0, 320, [64] * 5)
+    assert (second.total, second.initial, second.n) == (800, 320, 800)
+    assert sum(second.seen) == 5 * 96

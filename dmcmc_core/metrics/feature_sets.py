@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from dmcmc_core.data import ImageSet, in_unit_range, to_uint8
 from dmcmc_core.denoiser import BLOCK

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, gddim
 from dmcmc_core.data import outside, to_uint8
@@ -266,22 +266,24 @@ def _make_missing(job: Job, manifest: dict[str, Any], done: dict[Shard, dict[str
         halved = min(about["block"] for about in done.values())
         job.model = in_blocks(job.model, halved) if halved < job.plan.block else job.model
     mine = list(layout.dealt(layout.layout_of(manifest), job.ranks.rank, job.ranks.world))
-    total, hidden = sum(len(s.images) for s in mine), not progress or job.ranks.rank > 0
-    with tqdm(total=total, unit="image", desc=job.plan.sampler, disable=hidden, mininterval=1) as bar:
-        bar.update(sum(len(s.images) for s in mine if s in done))
-        for shard, arrays, about in _shards(job, [shard for shard in mine if shard not in done]):
+    hidden = not progress or job.ranks.rank > 0
+    evaluations = lambda shards: round(job.nfe * sum(len(shard.images) for shard in shards))  # noqa: E731
+    about_bar: dict[str, Any] = {"desc": job.plan.sampler, "disable": hidden, "mininterval": 1, "unit": " evaluations"}
+    with tqdm(total=evaluations(mine), initial=evaluations(s for s in mine if s in done), **about_bar) as bar:
+        counted = count_nfe(job.model, lambda rows: bar.update(max(0, min(rows, bar.total - bar.n))))
+        for shard, arrays, about in _shards(job, counted, [shard for shard in mine if shard not in done]):
             about |= {"recipe": manifest["recipe"], "block": getattr(job.model, "block", job.plan.block)}
             done[shard] = folder.save(job.out, shard, arrays, about)
-            bar.update(len(shard.images))
+            bar.n = evaluations(s for s in mine if s in done)  # budgets are not always spent
+            bar.refresh()
 
 
 Made = tuple[Shard, dict[str, Any], dict[str, Any]]
 """A shard, its arrays, and the rows and seconds that they took."""
 
 
-def _shards(job: Job, missing: Sequence[Shard]) -> Iterator[Made]:
+def _shards(job: Job, counted: CountNFE, missing: Sequence[Shard]) -> Iterator[Made]:
     """Yield the images of shards, by the kind of plan."""
-    counted = count_nfe(job.model)
     if isinstance(job.plan, ChainedPlan):
         for chains, group in itertools.groupby(missing, lambda shard: shard.group):
             yield from _from_chains(job, job.plan, counted, chains, list(group))

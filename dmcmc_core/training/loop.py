@@ -143,7 +143,7 @@ def fit(kind: str, config: Config, task: Task, out_dir: Path, progress: bool, tr
         UserError: for a state that belongs to another run, or an unknown tracker.
         KeyboardInterrupt: after Ctrl-C, once the state is saved.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     out_dir.mkdir(parents=True, exist_ok=True)
     state_file, log_file, result = (out_dir / f"{config.name}.{end}" for end in ("state", "log", "safetensors"))
