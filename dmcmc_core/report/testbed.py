@@ -135,14 +135,17 @@ class Testbed(NamedTuple):
     def floor(self, n: int, seeds: Iterable[int]) -> Spread:
         """Return the distance of n images that nothing is wrong with: independent draws from what the model has seen.
 
-        Those are the training images, the images of an exact model, or else the reference itself.
+        Those are the training images, the images of an exact model or its own draws, or else the reference itself.
         """
         seen = hasattr(self.model, "images")
         own = self.train if self.train is not None else self.unit(self.model.images) if seen else self.heldout
         rows = []
         for seed in seeds:
-            draws = torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))
-            rows.append({"frechet": metrics.measure(own[draws], self.reference)["frechet"]})
+            if self.train is None and not seen and hasattr(self.model, "sample"):
+                drawn = self.unit(self.model.sample(n, seed=1000 + seed))
+            else:
+                drawn = own[torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))]
+            rows.append({"frechet": metrics.measure(drawn, self.reference)["frechet"]})
         return mean_and_spread(rows, "frechet", ())[0]["frechet"]
 
 
