@@ -134,7 +134,7 @@ def test_what_has_run_is_published_and_its_origin_stands_once(ran):
     assert sorted(content(folder)) == sorted([*names, "claims.csv", "claims.md", "provenance.json", "results.csv"])
     for name in (name for name in names if name.endswith(".csv")):
         (made,) = runs.glob(f"{name[0]}/*/{name}")
-        assert (folder / name).read_bytes() == made.read_bytes(), "CSVs are the bytes of the run"
+        assert (folder / name).read_bytes() == made.read_bytes(), "CSVs of few digits are the bytes of the run"
     assert (folder / "a-table.md").read_text() == "A table.\n\n| x |\n|---|\n| 1 |\n"
     assert "provenance" not in (folder / "claims.md").read_text()
 
@@ -446,3 +446,11 @@ def test_an_item_without_outputs_is_refused(toy):
     toy.write_manifest(toy.entries)
     with pytest.raises(UserError, match="item 1 \\(a\\): key 'outputs' is missing"):
         _ = toy.project.items
+
+
+def test_published_numbers_have_seven_digits(tmp_path):
+    text = "name,a,b\nx 1.23456789012345,0.123456789012,-1.5000161947870311e-05\nshort,0.25,12345678901\n"
+    (tmp_path / "a.csv").write_text(text)
+    published.copy_small(tmp_path / "a.csv", tmp_path / "b.csv")
+    wanted = "name,a,b\nx 1.234568,0.1234568,-1.500016e-05\nshort,0.25,12345678901\n"
+    assert (tmp_path / "b.csv").read_text() == wanted

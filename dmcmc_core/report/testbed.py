@@ -142,7 +142,7 @@ class Testbed(NamedTuple):
         rows = []
         for seed in seeds:
             if self.train is None and not seen and hasattr(self.model, "sample"):
-                drawn = self.unit(self.model.sample(n, seed=1000 + seed))
+                drawn = self.unit(self.model.sample(n, seed=1000 + seed)).clamp(0, 1)
             else:
                 drawn = own[torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))]
             rows.append({"frechet": metrics.measure(drawn, self.reference)["frechet"]})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from dmcmc_core.workbench.experiments.manifest import Item, Project
 from dmcmc_core.workbench.experiments.reports import Outcome, columns, outcome_of, write_claims, write_results
 from dmcmc_core.workbench.experiments.runs import is_complete, lock, newest_run
 
+LONG = re.compile(r"-?\b\d+\.\d{7,}(?:e[-+]?\d+)?\b")
+"""A number with more digits than a published table needs, which float32 does not have either."""
 SHOWN = (".png", ".csv", ".md")
 """Endings of the files that are published; PDF and LaTeX are for whoever runs an item."""
 WIDE = 1000
@@ -92,6 +95,7 @@ def _build(part: Path, project: Project, items: Sequence[Item], profile: str, ru
     write_provenance(part, project, profile, entries)
     write_claims(project, profile, part, runs)
     write_results(project, profile, part / "results.csv", runs)
+    copy_small(part / "results.csv", part / "results.csv")
     for name in ("claims.tex", "results.parquet"):
         (part / name).unlink(missing_ok=True)
     if (part / "claims.md").is_file():
@@ -132,9 +136,11 @@ def write_provenance(folder: Path, project: Project, profile: str, entries: Mapp
 
 
 def copy_small(source: Path, target: Path) -> None:
-    """Copy a file as it is published: pictures small, tables without their provenance, all else byte for byte."""
+    """Copy a file as it is published: pictures small, tables without their provenance, CSVs to seven digits."""
     if source.suffix == ".png":
         _copy_picture(source, target)
+    elif source.suffix == ".csv":
+        write_text(target, LONG.sub(lambda found: f"{float(found[0]):.7g}", source.read_text(encoding="utf-8")))
     elif source.suffix == ".md":
         write_text(target, tables.without_provenance(source.read_text(encoding="utf-8")))
     else:
