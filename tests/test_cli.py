@@ -297,11 +297,13 @@ def test_the_core_needs_no_notebook_package():
 @pytest.fixture
 def auto(monkeypatch, tmp_path):
     """The command on the digits net with short trials; what was really made: (sampler, seed, images)."""
-    from dmcmc_core.runs import cache, make, tuning
+    from dmcmc_core.runs import cache, make
+    from dmcmc_core.runs.tuning import chains, paired, slow
 
-    for name, value in (("IMAGES", 66), ("REFERENCE", 66), ("FINE", 2)):
-        monkeypatch.setattr(tuning, name, value)
-    monkeypatch.setattr(tuning, "choices", lambda *_: {"eta": ([0.3, 1.0], 0), "integrator": (["dpmpp_2m"], 0)})
+    for module, name, value in ((chains, "IMAGES", 66), (chains, "REFERENCE", 66), (slow, "SMOOTH", 2)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(chains, "choices", lambda *_: {"eta": ([0.3, 1.0], 0)})
+    monkeypatch.setattr(paired, "ACCURATE", 2)
     made, run = [], make.run
 
     def counted(*arguments, **named):
@@ -312,7 +314,9 @@ def auto(monkeypatch, tmp_path):
     def command(*more, nfe=9):
         made.clear()
         words = f"sample --model digits --sampler dlg+auto --nfe {nfe} --num 70 --out {tmp_path / 'run'}".split()
-        words += "--set chains=35 --set warmup_levels=4 --set renoise=2 --set n_skip=1".split()
+        words += (
+            "--set integrator=dpmpp_2m --set chains=35 --set warmup_levels=4 --set renoise=2 --set n_skip=1".split()
+        )
         return cli.main([*words, *more])
 
     monkeypatch.setattr(make, "run", counted)
@@ -326,7 +330,7 @@ def test_auto_finds_its_settings_once_and_says_what_that_cost(auto, capsys):
     assert made[-1] == ("dlg+dpmpp_2m", 0, 70) and [seed for _, seed, _ in made[:-1]] == [-1, -1, -3, -3]
     said = capsys.readouterr()
     assert "chosen: dlg+dpmpp_2m with" in said.out and "tuning cost" in said.out and "70 images in" in said.out
-    assert said.err.count("distance") == 4
+    assert said.err.count("distance") == 4 and said.err.count("paired error") >= 3
     first = (out / "shard-00000000.npz").read_bytes()
     assert command() == 0 and made == [("dlg+dpmpp_2m", 0, 70)]
     assert "chosen: dlg+dpmpp_2m with" in capsys.readouterr().out

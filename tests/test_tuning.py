@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core import integrators, schedules
+from dmcmc_core.analytic import EmpiricalData, LowRankMixture
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Adapter, count_nfe
+from dmcmc_core.dmcmc import prior
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs import tuning
+from dmcmc_core.integrators import load_fitted
+from dmcmc_core.metrics import paired_error
+from dmcmc_core.runs import fitting, tuning
 from dmcmc_core.runs.make import run
+from dmcmc_core.runs.tuning import chains, paired, plain, slow
+from dmcmc_core.runs.tuning.notes import Notes
 from dmcmc_core.streams import Streams
 
 NUM, NFE = 80, 12
@@ -21,8 +29,8 @@ NUM, NFE = 80, 12
 @pytest.fixture
 def model(monkeypatch):
     """Thirty images of 8x8: the smallest that the features take; as many images in a trial as they need."""
-    monkeypatch.setattr(tuning, "IMAGES", NUM)
-    monkeypatch.setattr(tuning, "REFERENCE", NUM)
+    monkeypatch.setattr(chains, "IMAGES", NUM)
+    monkeypatch.setattr(chains, "REFERENCE", NUM)
     images = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     return EmpiricalData(images, sigma_min=0.05, sigma_max=10.0)
 
@@ -30,13 +38,13 @@ def model(monkeypatch):
 @pytest.fixture
 def trials(monkeypatch):
     """What was really made: (sampler, seed, settings) of each trial."""
-    made, cached = [], tuning.cached
+    made, cached = [], chains.cached
 
     def counted(model, sampler, nfe, num, seed, settings, *more, **also):
         made.append((sampler, seed, settings))
         return cached(model, sampler, nfe, num, seed, settings, *more, **also)
 
-    monkeypatch.setattr(tuning, "cached", counted)
+    monkeypatch.setattr(chains, "cached", counted)
     return made
 
 
@@ -51,15 +59,19 @@ def test_the_same_is_chosen_every_time_from_seeds_that_no_run_uses(model, trials
     said = []
     first = tuning.auto(model, NFE, NUM, say=said.append)
     assert tuning.auto(model, NFE, NUM) == first
-    assert seeds and max(seeds) < 0 and {seed for _, seed, _ in trials} == {tuning.TRIAL, tuning.FRESH}
-    assert len(said) == len(first.trials) + len(first.finals) == len(trials) / 2
-    assert [row["sampler"] for row in first.finals] == [first.sampler, "dpmpp_2m", "heun"]
-    assert [seed for _, seed, _ in trials].count(tuning.FRESH) == 2 * len(first.finals)
+    assert seeds and max(seeds) < 0 and {seed for _, seed, _ in trials} == {chains.TRIAL, chains.FRESH}
+    assert len(first.trials) + len(first.finals) == len(trials) / 2
+    tried = len(first.paired) + sum(row["images"] == len(paired.ALL) for row in first.paired)
+    assert len(said) == len(first.trials) + len(first.finals) + tried
+    assert [row["sampler"] for row in first.finals] == [first.sampler, first.paired[0]["sampler"]]
+    assert [seed for _, seed, _ in trials].count(chains.FRESH) == 2 * len(first.finals)
 
 
-def test_the_chosen_and_all_that_was_tried_keep_to_the_budget(model, tmp_path):
-    tuned = tuning.auto(model, NFE, NUM)
-    assert tuned.rows == sum(row["rows"] for row in tuned.trials + tuned.finals) == tuned.nfe * NUM
+def test_the_chosen_and_all_that_was_tried_keep_to_the_budget(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(paired, "in_blocks", lambda model, block: model)  # a copy would count alone
+    counted = count_nfe(model)
+    tuned = tuning.auto(counted, NFE, NUM)
+    assert tuned.rows == counted.rows == tuned.nfe * NUM > sum(row["rows"] for row in tuned.trials + tuned.finals)
     assert all(row["rows"] <= NFE * NUM for row in tuned.trials + tuned.finals)
     assert tuned.distance == tuned.finals[0]["distance"]
     manifest = run(model, tuned.sampler, NFE, NUM, 0, tmp_path / "run", tuned.settings, progress=False)
@@ -76,25 +88,25 @@ def test_what_is_fixed_is_left_alone(model, trials):
 
 
 def test_the_climb_finds_the_top_of_a_hill_and_stays_where_nothing_is_clearly_better(model, monkeypatch):
-    best = {"renoise": 0.3, "eta": 0.3, "n_skip": 4, "integrator": "heun"}
+    best = {"renoise": 0.3, "eta": 0.3, "n_skip": 4}
 
     def hill(search, sampler, settings):
-        off = sampler != "dlg+heun"
+        off = 0
         for name in ("renoise", "eta", "n_skip"):
             values = search.values[name][0]
             off += abs(values.index(settings[name]) - values.index(best[name]))
-        return {"distance": 1.0 + off, "without": [1.0 + off] * tuning.GROUPS}
+        return {"distance": 1.0 + off, "without": [1.0 + off] * chains.GROUPS}
 
-    monkeypatch.setattr(tuning._Search, "measured", hill)
-    search = tuning._Search(model, NFE, NUM, {}, print, tuning._Notes(None, {}))
+    monkeypatch.setattr(chains.Chains, "measured", hill)
+    search = chains.Chains(model, NFE, NUM, {}, print, Notes(None, {}))
     assert search.climb() == best
-    monkeypatch.setattr(tuning._Search, "measured", lambda *_: {"distance": 1.0, "without": [1.0] * tuning.GROUPS})
+    monkeypatch.setattr(chains.Chains, "measured", lambda *_: {"distance": 1.0, "without": [1.0] * chains.GROUPS})
     assert search.climb() == search.start
 
 
 def test_a_difference_counts_beyond_two_standard_errors_over_groups_of_chains():
     """The jackknife of a mean is its standard error: differences of a normal sample of known mean and size."""
-    g = tuning.GROUPS
+    g = chains.GROUPS
     sample = torch.randn(g, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sample = (sample - sample.mean()) / sample.std()  # its mean has a standard error of 1 / sqrt(g) = 1 / 4
 
@@ -112,7 +124,7 @@ def test_a_difference_counts_beyond_two_standard_errors_over_groups_of_chains():
 
 def test_fewer_chains_than_groups_are_left_out_one_by_one(model):
     tuned = tuning.auto(model, NFE, NUM, {"chains": 4, "integrator": "euler"})
-    assert {len(row["without"]) for row in tuned.trials} == {4} and len(tuned.finals[1]["without"]) == tuning.GROUPS
+    assert {len(row["without"]) for row in tuned.trials} == {4} and len(tuned.finals[1]["without"]) == chains.GROUPS
     assert len(set(tuned.trials[0]["without"])) == 4, "each chain makes a difference"
     with pytest.raises(UserError, match="chains must be at least 2 for a search"):
         tuning.auto(model, NFE, NUM, {"chains": 1})
@@ -122,9 +134,9 @@ def test_noise_alone_moves_nothing_and_plain_is_taken_only_where_it_is_asked_for
     """Trials of one and the same law: luck must not be taken for a better setting (a false move: 2 in 100 each)."""
     rng = torch.Generator().manual_seed(1)
 
-    def luck(search, sampler, settings, seed=tuning.TRIAL):
-        values = 10 + torch.randn(tuning.GROUPS, generator=rng, dtype=torch.float64)
-        without = ((values.sum() - values) / (tuning.GROUPS - 1)).tolist()
+    def luck(search, sampler, settings, seed=chains.TRIAL):
+        values = 10 + torch.randn(chains.GROUPS, generator=rng, dtype=torch.float64)
+        without = ((values.sum() - values) / (chains.GROUPS - 1)).tolist()
         return {
             "sampler": sampler,
             **settings,
@@ -134,27 +146,24 @@ def test_noise_alone_moves_nothing_and_plain_is_taken_only_where_it_is_asked_for
             "seed": seed,
         }
 
-    monkeypatch.setattr(tuning._Search, "measured", luck)
-    chains, either = (tuning.auto(model, NFE, NUM, plain=plain) for plain in (False, True))
+    monkeypatch.setattr(chains.Chains, "measured", luck)
+    walked, either = (tuning.auto(model, NFE, NUM, plain=plain) for plain in (False, True))
     start = {name: values[at] for name, (values, at) in tuning.choices(model, NFE).items()}
-    assert (
-        chains.sampler == f"dlg+{start.pop('integrator')}"
-        and chains.settings == {"step": "sigma2", "chains": 20} | start
-    )
-    assert "--sampler auto would choose that" in str(chains)
-    assert either.sampler in ("heun", "dpmpp_2m") and either.settings == {}
-    assert either.distance == min(row["distance"] for row in either.finals[1:]) and "is not surely better" in str(
-        either
-    )
+    nearest = walked.paired[0]
+    assert walked.sampler == f"dlg+{nearest['sampler']}"
+    assert walked.settings == {"step": "sigma2", "chains": 20} | start | nearest["settings"]
+    assert "--sampler auto would choose a plain sampler" in str(walked)
+    assert (either.sampler, either.settings) == (nearest["sampler"], nearest["settings"])
+    assert either.distance == either.finals[1]["distance"] and "is not surely better" in str(either)
 
 
 def test_auto_keeps_chains_that_are_surely_better(model, monkeypatch):
-    def law(search, sampler, settings, seed=tuning.TRIAL):
+    def law(search, sampler, settings, seed=chains.TRIAL):
         distance = 1.0 if sampler.startswith("dlg+") else 2.0
         about = {"sampler": sampler, **settings, "rows": 1}
-        return about | {"distance": distance, "without": [distance] * tuning.GROUPS}
+        return about | {"distance": distance, "without": [distance] * chains.GROUPS}
 
-    monkeypatch.setattr(tuning._Search, "measured", law)
+    monkeypatch.setattr(chains.Chains, "measured", law)
     tuned = tuning.auto(model, NFE, NUM, plain=True)
     assert tuned.sampler.startswith("dlg+") and tuned.distance == 1.0 and "surely worse" in str(tuned)
 
@@ -164,17 +173,17 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, t
     """After the first trials, and before the last of the comparisons on fresh seeds."""
     expected = tuning.auto(model, NFE, NUM)
     path, whole = tmp_path / "out" / "tuning.json", len(trials)
-    counted = tuning.cached
+    counted = chains.cached
 
     def interrupted(*arguments, **more):
         if len(trials) == whole + after % whole:
             raise KeyboardInterrupt
         return counted(*arguments, **more)
 
-    monkeypatch.setattr(tuning, "cached", interrupted)
+    monkeypatch.setattr(chains, "cached", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuning.auto(model, NFE, NUM, path=path)
-    monkeypatch.setattr(tuning, "cached", counted)
+    monkeypatch.setattr(chains, "cached", counted)
     assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
     assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
     assert [p.name for p in path.parent.iterdir()] == ["tuning.json"]
@@ -221,7 +230,7 @@ def test_a_network_stands_for_the_data_by_images_of_its_own():
     model = load_model("digits")
     images, rows = tuning.slow_images(model, 8)
     again, _ = tuning.slow_images(model, 8)
-    assert images.shape == (8, 1, 8, 8) and rows == 8 * tuning.FINE and torch.equal(images, again)
+    assert images.shape == (8, 1, 8, 8) and rows == 8 * slow.SMOOTH and torch.equal(images, again)
     assert -0.5 < images.min() and images.max() < 1.5 and images.std() > 0.2
 
 
@@ -235,10 +244,11 @@ def test_a_class_is_searched_as_it_will_be_sampled(model, monkeypatch, tmp_path)
 
     bed = count_nfe(Adapter(by_class, (1, 8, 8), (0.0, 1.0), 0.05, 10.0, model.mean, classes=2, unconditional=-1))
     bed.denoiser.net = torch.nn.ParameterList([model.images])  # what a run is named by
+    monkeypatch.setattr(paired, "in_blocks", lambda model, block: model)  # a copy would count alone
     slow = []
-    make_reference = tuning.metrics.make_reference
+    make_reference = chains.metrics.make_reference
     monkeypatch.setattr(
-        tuning.metrics, "make_reference", lambda images, *more: slow.append(images) or make_reference(images, *more)
+        chains.metrics, "make_reference", lambda images, *more: slow.append(images) or make_reference(images, *more)
     )
     asked = {"label": 1, "guidance": 2, "eta": 0.3, "renoise": 1.0, "integrator": "heun", "tweedie": 0.05}
     tuned = tuning.auto(bed, 2 * NFE, NUM, asked)
@@ -250,3 +260,118 @@ def test_a_class_is_searched_as_it_will_be_sampled(model, monkeypatch, tmp_path)
     with pytest.raises(UserError, match="label must be a whole number from 0 to 1, not 2"):
         tuning.auto(bed, NFE, NUM, {"label": 2}, path=tmp_path / "new" / "tuning.json")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def even(monkeypatch):
+    """Chains and plain samplers at one distance: the plain one is taken, and nothing is made."""
+
+    def law(search, sampler, settings, seed=chains.TRIAL):
+        about = {"sampler": sampler, **settings, "seed": seed, "rows": 0}
+        return about | {"distance": 1.0, "without": [1.0] * chains.GROUPS}
+
+    monkeypatch.setattr(chains.Chains, "measured", law)
+
+
+@pytest.fixture
+def mixture():
+    """Three Gaussians of low rank in images of 8x8."""
+    return LowRankMixture(
+        torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        0.3 * torch.randn(3, 64, 2, generator=torch.Generator().manual_seed(1)),
+        torch.full((3,), 0.01),
+        torch.ones(3),
+        sigma_min=0.02,
+        sigma_max=10.0,
+        data_range=(0.0, 1.0),
+    )
+
+
+@pytest.mark.parametrize("nfe", [6, 12])
+def test_auto_takes_the_plain_sampler_with_the_least_paired_error(mixture, even, nfe):
+    """Tried here on the same noise, all on all images, by a finer solution of another integrator."""
+    x = prior(mixture, Streams(paired.PAIRED, "image", paired.ALL), len(paired.ALL), "mean")
+    ends = (mixture.sigma_max, mixture.sigma_min)
+    truth = integrators.heun(mixture, x, schedules.karras(300, *ends))
+    errors = {}
+    for name, entry in integrators.INTEGRATORS.items():
+        if entry.calls and not entry.stochastic and entry.calls(1) <= nfe:
+            for grid in ("karras", "log_uniform"):
+                sigmas = schedules.SCHEDULES[grid](entry.levels(nfe), *ends)
+                errors[name, grid] = paired_error(entry(mixture, x, sigmas), truth)
+    tuned = tuning.auto(mixture, nfe, NUM, plain=True)
+    assert (tuned.sampler, tuned.settings["schedule"]) == min(errors, key=lambda key: errors[key])
+    assert {(row["sampler"], row["settings"]["schedule"]) for row in tuned.paired} == errors.keys()
+    first, *others = tuned.paired
+    assert first["error"] == pytest.approx(errors[tuned.sampler, tuned.settings["schedule"]], rel=0.02)
+    assert all(row["images"] < first["images"] or row["error"] >= first["error"] for row in others)
+    assert tuned.rows < 24 * (60 + 18 * nfe), "the far ones are not tried on all images"
+
+
+def test_fitted_is_taken_for_many_images_and_not_for_few(mixture, even, tmp_path):
+    few, many = (tuning.auto(mixture, 6, num, plain=True, cache_dir=tmp_path) for num in (100, 5000))
+    assert few.sampler != "fitted" and "fitted was not considered: its fit may cost" in str(few)
+    assert many.sampler == "fitted" and many.paired[0]["error"] < few.paired[0]["error"]
+    cost = load_fitted(many.settings["file"]).cost
+    assert 0 < cost <= fitting.cost_at_most(6) <= 6 * 5000 and f"its fit cost {cost} evaluations" in str(many)
+    assert many.rows - few.rows == cost + 6 * len(paired.ALL)
+    again = tuning.auto(mixture, 6, 100, plain=True, cache_dir=tmp_path)  # it costs nothing now
+    assert again.sampler == "fitted" and again.rows == many.rows - cost and "it was fitted before" in str(again)
+
+
+def test_a_fit_is_counted_once_and_made_again_where_its_file_has_gone(mixture, even, tmp_path, monkeypatch):
+    path, where = tmp_path / "out" / "tuning.json", tmp_path / "cache"
+    climb = chains.Chains.climb
+
+    def interrupted(search):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chains.Chains, "climb", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.auto(mixture, 6, 5000, plain=True, path=path, cache_dir=where)
+    monkeypatch.setattr(chains.Chains, "climb", climb)
+    monkeypatch.setattr(paired, "in_blocks", lambda model, block: model)
+    counted = count_nfe(mixture)
+    tuned = tuning.auto(counted, 6, 5000, plain=True, path=path, cache_dir=where)
+    assert counted.rows == 0 and "its fit cost" in str(tuned)
+    assert tuned.rows > load_fitted(tuned.settings["file"]).cost > 0
+    file = Path(tuned.settings["file"])
+    before = file.read_bytes()
+    file.unlink()
+    assert tuning.auto(mixture, 6, 5000, plain=True, path=path, cache_dir=where) == tuned
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("fixed", "said"),
+    [
+        ({"schedule": "karras"}, "fitted was not considered, as schedule is set"),
+        ({"start": "zero"}, "fitted was not considered, as start is set"),
+        ({"integrator": "unipc"}, "fitted was not considered, as integrator is set"),
+        ({"eta": 0.3, "block": 32}, "fitted is at"),
+    ],
+)
+def test_fitted_is_not_considered_where_a_setting_of_others_is_fixed(mixture, even, tmp_path, fixed, said):
+    tuned = tuning.auto(mixture, 4, 5000, fixed, plain=True, cache_dir=tmp_path)
+    assert said in str(tuned) and (tuned.sampler == "fitted") == ("is at" in said)
+    assert {row["settings"].get("schedule") for row in tuned.paired} - {None} <= {"karras", "log_uniform"}
+    assert fixed.keys() - {"integrator", "eta"} <= tuned.settings.keys()
+
+
+def test_an_integrator_that_adds_noise_is_not_paired_with_anything(model, trials):
+    tuned = tuning.auto(model, NFE, NUM, {"integrator": "ancestral"}, plain=True)
+    assert tuned.paired == [] and {sampler for sampler, _, _ in trials} == {"dlg+ancestral", "ancestral"}
+
+
+def test_a_sampler_that_leaves_the_finite_numbers_comes_last(mixture, even, monkeypatch):
+    def broken(denoiser, x, sigmas, **_):
+        denoiser(x, sigmas[..., 0])
+        return x * float("nan")
+
+    entry = dataclasses.replace(integrators.INTEGRATORS["unipc"], function=broken)
+    plans = plain.candidates(mixture, 6, NUM, {})
+    search = paired.Paired(mixture, 6, {}, Notes(None, {}), print)
+    assert search.truth.isfinite().all()  # by the true one
+    monkeypatch.setitem(integrators.INTEGRATORS, "unipc", entry)
+    *_, one, other = plain.ranked(search, plans)
+    assert {one["sampler"], other["sampler"]} == {"unipc"} and one["error"] == other["error"] == float("inf")

@@ -88,6 +88,6 @@ def code_key() -> str:
     files = sorted([*package.glob("*.py"), *(path for name in ROOMS for path in (package / name).rglob("*.py"))])
     digest = hashlib.sha256(torch.__version__.encode())
     for path in files:
-        if path.stem != "tuning":
+        if path.parent.name != "tuning":
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

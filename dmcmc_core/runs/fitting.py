@@ -10,6 +10,8 @@ from dmcmc_core import files
 from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.integrators.fitted import Fitted, FromLevels, fit_all, fit_from_levels, save_all
+from dmcmc_core.integrators.fitted.job import PEERS, PROBE, PROBED
+from dmcmc_core.integrators.fitted.options import Options
 from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.model import Model, prepared
 from dmcmc_core.runs.plan import Request, calls_of_fitted
@@ -18,6 +20,8 @@ from dmcmc_core.samplers import FITTED
 
 LEAST = 2
 """Network calls of a fitted solver, at least."""
+TRAJECTORIES = 64
+"""Accurate trajectories of a fit."""
 
 
 def solvers(
@@ -74,20 +78,42 @@ def solver_file(  # noqa: PLR0913  a run as it is asked for
         UserError: see :func:`solvers`; for a model without weights that could name it, and a budget that leaves the
             solver fewer than two calls.
     """
-    settings = settings or {}
-    request, chained = Request(model, sampler, settings), split(sampler)[0]
-    calls = calls_of_fitted(request, nfe, num)
-    if calls < LEAST:
-        raise TooFew(f"{nfe:g} NFE leave a fitted solver {max(calls, 0)} calls, and it needs at least {LEAST}")
-    kind = "chains-" if chained else ""
-    path = _folder(cache_dir) / f"{fingerprint(request.model)[:16]}-{kind}{calls}.safetensors"
+    settings, chained = settings or {}, split(sampler)[0]
+    path, calls = place(model, nfe, settings, sampler=sampler, num=num, cache_dir=cache_dir)
     if not path.is_file():
         say(f"{sampler}: a solver of {calls} calls is fitted once to this model, and kept in {path}")
         of_model = {name: value for name, value in settings.items() if name in (*CLASS, *LEVELS)}
-        found = solvers(model, [calls], of_model, chains=chained, cache_dir=cache_dir, say=say)
+        how: dict[str, Any] = {"chains": chained, "cache_dir": cache_dir, "say": say, "trajectories": TRAJECTORIES}
+        found = solvers(model, [calls], of_model, **how)
         save_all(path, found[calls])
         say(cost_of(found))
     return path
+
+
+def place(  # noqa: PLR0913  a run as it is asked for
+    model: Model,
+    nfe: float,
+    settings: dict[str, Any] | None = None,
+    *,
+    sampler: str = FITTED.name,
+    num: int = 1,
+    cache_dir: str | Path | None = None,
+) -> tuple[Path, int]:
+    """Return where the solver of :func:`solver_file` is kept once it is fitted, and its network calls; see there."""
+    request = Request(model, sampler, settings)
+    calls = calls_of_fitted(request, nfe, num)
+    if calls < LEAST:
+        raise TooFew(f"{nfe:g} NFE leave a fitted solver {max(calls, 0)} calls, and it needs at least {LEAST}")
+    kind = "chains-" if split(sampler)[0] else ""
+    return _folder(cache_dir) / f"{fingerprint(request.model)[:16]}-{kind}{calls}.safetensors", calls
+
+
+def cost_at_most(calls: int) -> int:
+    """Return the network calls that the fit of a solver from noise takes, if every classical one comes near it."""
+    held_out = Options().held_out
+    accurate = (TRAJECTORIES + held_out) * max(32, 2 * calls)
+    tried = 2 * TRAJECTORIES + held_out * (1 + len(PEERS))  # two grids are fitted, and the better one is tried
+    return accurate + PROBE * PROBED + calls * tried
 
 
 def _folder(cache_dir: str | Path | None) -> Path:

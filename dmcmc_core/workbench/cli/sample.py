@@ -40,7 +40,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
         help="NAME or dlg+NAME (chains first), NAME one of "
         + settings_help.SAMPLERS
         + " or fitted, whose solver is fitted to the model once; "
-        "dlg+auto, which finds its settings itself; auto, which does without chains where they are not better; "
+        "dlg+auto, which finds its settings itself; auto, which finds the plain sampler nearest to the accurate "
+        "solution (fitted too, where its fit costs no more than the images) and takes chains where these are surely "
+        "better; "
         "or, of a linear diffusion (digits-cld, or a denoiser with --set sde=VP), gddim, sde+euler_maruyama, sde+heun, "
         "sde+sscs or sde+ancestral",
     )

@@ -1,0 +1,103 @@
+"""The plain sampler nearest to the accurate solution: integrators on their grids, and a fitted solver where that pays.
+
+Integrators that add no noise go from the same noise to the same image, up to their errors: far fewer images tell these
+apart than distributions. All are tried on a few images first, and those that come near on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dmcmc_core.errors import TooFew, UserError
+from dmcmc_core.integrators import load_fitted
+from dmcmc_core.runs.fitting import cost_at_most, place, solver_file
+from dmcmc_core.runs.plan import CHAIN_SETTINGS, plan
+from dmcmc_core.runs.settings import CLASS, LEVELS
+from dmcmc_core.runs.tuning.paired import ALL, FIRST, Paired
+from dmcmc_core.samplers import FITTED, INTEGRATORS
+
+GRIDS = ("karras", "log_uniform")
+NEAR = 1.5
+"""Samplers within so many times the least error on the first images are tried on all."""
+OF_CHAINS = {"integrator", "posterior", "levels"} | CHAIN_SETTINGS - {"start"}
+"""Settings that a plain sampler does not share with the chains."""
+OF_FITTED = ("block", "cast")
+"""Settings that a fitted solver leaves to the user."""
+Plans = list[tuple[dict[str, Any], Any]]
+
+
+def candidates(model: Any, nfe: float, num: int, fixed: Mapping[str, Any]) -> Plans:
+    """Return settings and plan of every integrator that adds no noise on each grid, as far as the settings allow.
+
+    Raises:
+        UserError: the first reason, where they allow none.
+    """
+    common = {name: value for name, value in fixed.items() if name not in OF_CHAINS}
+    grids = [fixed["schedule"]] if "schedule" in fixed else GRIDS
+    found, reasons = [], []
+    for name, entry in INTEGRATORS.items():
+        if entry.calls is None or entry.stochastic or fixed.get("integrator", name) != name:
+            continue
+        for grid in grids:
+            settings = common | {"schedule": grid}
+            try:  # an option may be another integrator's, a budget too small for this one
+                found.append((settings, plan(model, name, nfe, num, settings)))
+            except UserError as reason:
+                reasons.append(reason)
+    if reasons and not found:
+        raise reasons[0]
+    return found
+
+
+def ranked(paired: Paired, plans: Plans) -> list[dict[str, Any]]:
+    """Return a row for each plan, see :meth:`Paired.row`: those tried on all images first, the nearest first."""
+    first = [paired.row(made, settings, FIRST) for settings, made in plans]
+    near = NEAR * min(row["error"] for row in first)
+    rows = [
+        paired.row(made, settings, ALL) if row["error"] <= near else row
+        for row, (settings, made) in zip(first, plans, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (-row["images"], row["error"]))
+
+
+def consider_fitted(  # noqa: PLR0913  a run as it is asked for
+    paired: Paired,
+    model: Any,
+    nfe: float,
+    num: int,
+    fixed: Mapping[str, Any],
+    cache_dir: str | Path | None,
+) -> tuple[dict[str, Any] | None, int, str]:
+    """Return the row of a fitted solver, unless its fit may cost more than the images; its cost; and why so.
+
+    Args:
+        model: as loaded.
+        fixed: all settings that the user has chosen.
+        cache_dir: keeps the solver, see :func:`dmcmc_core.runs.fitting.solver_file`.
+    """
+    kept = {name: fixed[name] for name in (*CLASS, *LEVELS, *OF_FITTED) if name in fixed}
+    others = fixed.keys() - kept.keys() - (OF_CHAINS - {"integrator", "levels"})
+    if others:
+        return None, 0, f"{FITTED.name} was not considered, as {min(others)} is set"
+    try:
+        path, calls = place(model, nfe, kept, cache_dir=cache_dir)
+    except TooFew as reason:
+        return None, 0, f"{FITTED.name} was not considered: {reason}"
+    notes, each = paired.notes, getattr(paired.model, "rows_per_image", 1)
+    most = each * cost_at_most(calls)
+    if "fit" not in notes.content:
+        if not path.is_file() and most > num * nfe:
+            return (
+                None, 0,
+                f"{FITTED.name} was not considered: its fit may cost {most} evaluations, and {num} images at this "
+                f"budget cost {num * nfe:g}",
+            )  # fmt: skip
+        notes.keep(fit="there" if path.is_file() else "made")
+    file = str(solver_file(model, nfe, kept, cache_dir=cache_dir, say=paired.say))
+    settings = {name: kept[name] for name in OF_FITTED if name in kept} | {"file": file}
+    row = paired.row(plan(paired.model, FITTED.name, nfe, num, settings), settings, ALL)
+    cost = load_fitted(file).cost if notes.content["fit"] == "made" else 0
+    paid = f"its fit cost {cost} evaluations, {num} images cost {num * nfe:g}" if cost else "it was fitted before"
+    return row, cost, f"{FITTED.name} is at {row['error']:.3g}, and {paid}"

@@ -1,0 +1,121 @@
+"""The search of ``auto`` and ``dlg+auto``: the plain sampler first, then chains, then both on fresh seeds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dmcmc_core import checkpoints, metrics
+from dmcmc_core.denoiser import Denoiser
+from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
+from dmcmc_core.runs.fitting import solver_file
+from dmcmc_core.runs.model import conditioned
+from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, SEARCHES
+from dmcmc_core.runs.tuning import plain as plain_samplers
+from dmcmc_core.runs.tuning.chains import Chains
+from dmcmc_core.runs.tuning.notes import Notes
+from dmcmc_core.runs.tuning.paired import Paired
+from dmcmc_core.runs.tuning.result import Tuned
+from dmcmc_core.samplers import FITTED
+
+AUTO, AUTO_OR_PLAIN = SEARCHES
+OF_MODEL = (*CLASS, *LEVELS)
+
+
+def auto(
+    model: str | Denoiser,
+    nfe: float,
+    num: int,
+    fixed: dict[str, Any] | None = None,
+    *,
+    plain: bool = False,
+    path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Tuned:
+    """Find the best sampler for ``num`` images at a full budget of ``nfe``.
+
+    Args:
+        fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
+        plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``); a
+            fitted solver is then one of them, where its fit costs no more than the images.
+        path: JSON file that keeps what was measured, trial by trial, and the result: an interrupted search goes on
+            from it, and the same question is answered from it.
+        cache_dir: keeps the trials' images for another search, in a temporary folder when None, and the fitted
+            solver, in exp/cache of the checkout when None.
+        say: takes a line for every trial.
+
+    Raises:
+        UserError: for unknown settings, a budget that nothing tried can keep to (before anything is evaluated), or a
+            ``path`` that answers another question.
+    """
+    if int(num) != num or num < 1:
+        raise UserError(f"num must be a whole number of images, at least 1, not {num}")
+    loaded = checkpoints.load_model(model) if isinstance(model, str) else model
+    fixed = dict(fixed or {})
+    if fixed.keys() & GAINS:
+        raise UserError("settings are searched for without a preconditioner: leave it out, or set the chains by hand")
+    held, rest = conditioned(loaded, fixed)
+    asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain, "model": fingerprint(held)}
+    notes = Notes(path, asked)
+    chains = Chains(held, nfe, num, rest, say, notes)
+    plans = plain_samplers.candidates(held, nfe, num, rest)
+    if "tuned" in notes.content:
+        return _with_file(Tuned(**notes.content["tuned"]), loaded, cache_dir, say)
+    tuned = _searched(loaded, fixed, asked, (chains, plans, rest), notes, cache_dir, say)
+    notes.keep(tuned=asdict(tuned))
+    return tuned
+
+
+def _searched(  # noqa: PLR0913  a search, and where it keeps what it finds
+    loaded: Denoiser,
+    fixed: dict[str, Any],
+    asked: dict[str, Any],
+    tried: tuple[Chains, Any, dict[str, Any]],
+    notes: Notes,
+    cache_dir: str | Path | None,
+    say: Callable[[str], None],
+) -> Tuned:
+    """Return the best sampler: plain ones by their paired errors, then the best of them beside chains."""
+    (chains, plans, rest), nfe, num, plain = tried, asked["nfe"], asked["num"], asked["plain"]
+    held = chains.model
+    common = {name: value for name, value in rest.items() if name not in plain_samplers.OF_CHAINS}
+    paired, fit, why = Paired(held, nfe, common, notes, say), 0, ""
+    rows = plain_samplers.ranked(paired, plans) if len(plans) > 1 else []
+    chains.follow_by(rows)
+    if plain and rows:
+        row, fit, why = plain_samplers.consider_fitted(paired, loaded, nfe, num, fixed, cache_dir)
+        rows = sorted([*rows, *([row] if row else [])], key=lambda one: (-one["images"], one["error"]))
+    best = rows[0] if rows else {"sampler": rest.get("integrator"), "settings": common}
+    with tempfile.TemporaryDirectory() as temporary:
+        finals, slow = chains.run(Path(cache_dir or temporary), (best["sampler"], best["settings"]))
+    total = slow + fit + paired.rows + sum(row["rows"] for row in [*chains.trials, *finals])
+    of_model = {name: fixed[name] for name in OF_MODEL if name in fixed}
+    sampler, settings = chains.best
+    tuned = Tuned(
+        sampler,
+        settings | of_model,
+        finals[0]["distance"],
+        total / num,
+        total,
+        metrics.distance_name(chains.reference.extractor.name),
+        asked,
+        chains.trials,
+        finals,
+        rows,
+        why,
+        {"sampler": best["sampler"], "settings": best["settings"] | of_model},
+    )
+    return tuned.or_plain() if plain else tuned
+
+
+def _with_file(tuned: Tuned, model: Denoiser, cache_dir: str | Path | None, say: Callable[[str], None]) -> Tuned:
+    """Return what was found; a solver that was fitted and whose file has gone is fitted again, to the same numbers."""
+    if tuned.sampler == FITTED.name and not Path(tuned.settings["file"]).is_file():
+        settings = {name: value for name, value in tuned.settings.items() if name != "file"}
+        tuned.settings["file"] = str(solver_file(model, tuned.asked["nfe"], settings, cache_dir=cache_dir, say=say))
+    return tuned
