@@ -16,7 +16,7 @@ CORE = (
     "linear_sde", "mcmc", "noise_level", "preconditioning", "quadrature", "samplers", "schedules", "streams",
 )  # fmt: skip
 ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
-__all__ = ["UserError", "load_model", "sample", *CORE, *ROOMS]
+__all__ = ["UserError", "compare", "load_model", "sample", *CORE, *ROOMS]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +29,10 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.runs.sampling import sample
 
         return sample
+    if name == "compare":
+        from dmcmc_core.report.side_by_side import compare
+
+        return compare
     if name == "__version__":
         from importlib.metadata import version
 

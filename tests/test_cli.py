@@ -196,6 +196,8 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
             "features": where[2],
             "n": 4,
             "frechet": np.float64(1.5),
+            "name": "Fréchet distance (digits-cnn features)",
+            "same_n_floor": 1.25,
             "histogram": np.array([1, 3]),
             "blocks": {"n": 1, "kid": None},
         }
@@ -209,29 +211,39 @@ def test_evaluate_prints_json_or_a_table(monkeypatch, capsys):
         "features": "digits-cnn",
         "n": 4,
         "frechet": 1.5,
+        "name": "Fréchet distance (digits-cnn features)",
+        "same_n_floor": 1.25,
         "histogram": [1, 3],
         "blocks": {"n": 1, "kid": None},
     }
     assert cli.main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "features    digits-cnn",
-        "n           4",
-        "frechet     1.5",
-        "histogram   [1, 3]",
-        "blocks.n    1",
-        "blocks.kid  -",
+        "Fréchet distance (digits-cnn features) 1.5, same-n floor 1.25, n 4",
+        "features      digits-cnn",
+        "n             4",
+        "frechet       1.5",
+        "name          Fréchet distance (digits-cnn features)",
+        "same_n_floor  1.25",
+        "histogram     [1, 3]",
+        "blocks.n      1",
+        "blocks.kid    -",
     ]
-    assert cli.main([*words, *"--bootstrap 7 --protocol dmcmc --allow-mixed-encodings --against a.json".split()]) == 0
+    assert (
+        cli.main([*words, *"--bootstrap 7 --protocol dmcmc --allow-mixed-encodings --first 3 --against a.json".split()])
+        == 0
+    )
     where = (Path("d"), "digits-heldout", "digits-cnn")
     plain = {
         "weights": None,
         "bootstrap": None,
         "protocol": "lossless",
         "allow_mixed_encodings": False,
+        "first": None,
         "against": None,
         "paired_with": None,
     }
-    chosen = {"bootstrap": 7, "protocol": "dmcmc", "allow_mixed_encodings": True, "against": Path("a.json")}
+    chosen = {"bootstrap": 7, "protocol": "dmcmc", "allow_mixed_encodings": True, "first": 3}
+    chosen |= {"against": Path("a.json")}
     assert seen == [(where, plain | {"weights": Path("w")}), (where, plain), (where, plain | chosen)]
 
 

@@ -239,7 +239,15 @@ def test_an_earlier_result_is_compared_only_where_that_is_fair(tmp_path):
     first = evaluate(folder)
     file.write_text(json.dumps(first | {"frechet": first["frechet"] - 1}))
     zeros = dict.fromkeys(("kid", "precision", "recall", "density", "coverage"), 0)
-    assert evaluate(folder, against=file)["against"] == {"file": str(file), "frechet": pytest.approx(1), **zeros}
+    against = evaluate(folder, against=file)["against"]
+    spread = first["bootstrap"]["spread"]
+    sure = {"standard_error": pytest.approx(spread * 2**0.5), "significant": True}
+    assert against == {"file": str(file), "frechet": pytest.approx(1), **zeros, **sure}
+    for apart, significant in ((2.7 * spread, False), (2.9 * spread, True)):  # two standard errors are 2.83 spreads
+        file.write_text(json.dumps(first | {"frechet": first["frechet"] + apart}))
+        assert evaluate(folder, against=file)["against"]["significant"] is significant
+    file.write_text(json.dumps(first | {"bootstrap": None}))
+    assert evaluate(folder, against=file)["against"]["significant"] is None
     fewer = sample_directory(tmp_path / "fewer", x[:40])
     with pytest.raises(UserError, match="different n must not be compared: 40 and 50"):
         evaluate(fewer, against=file)
@@ -251,6 +259,36 @@ def test_an_earlier_result_is_compared_only_where_that_is_fair(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=words):
             evaluate(folder, against=file)
+
+
+def test_the_first_images_are_a_run_of_so_many(tmp_path):
+    x, y = images(50, 0), images(60, 1)
+    evaluate = functools.partial(evaluation.evaluate, reference="given", features=PIXELS, reference_images=y)
+    whole = sample_directory(tmp_path / "whole", x)
+    some, alone = evaluate(whole, first=33), evaluate(sample_directory(tmp_path / "alone", x[:33]))
+    assert (some["n"], some.pop("images_source")) == (33, "the first 33 of 50 images in 3 shards")
+    alone.pop("images_source")
+    assert some == alone
+    assert evaluate(whole, first=50) == evaluate(whole)
+    for first in (0, 51):
+        with pytest.raises(UserError, match=f"first must be 1 to the 50 images of .*whole, not {first}"):
+            evaluate(whole, first=first)
+
+
+def test_a_run_is_the_reference_of_another(tmp_path):
+    x, y = images(50, 0), images(60, 1)
+    one, other = sample_directory(tmp_path / "one", x), sample_directory(tmp_path / "other", y)
+    result = evaluation.evaluate(one, other, PIXELS, cache_dir=tmp_path / "cache")
+    assert (result["frechet"], result["reference_n"]) == (measure(x, make_reference(y, PIXELS))["frechet"], 60)
+
+
+def test_the_floor_is_what_draws_of_the_reference_have():
+    y = images(400, 1)
+    reference = make_reference(y, PIXELS, "uniform")
+    few, many = (metrics.same_n_floor(reference, n, draws=20) for n in (40, 320))
+    fresh = [measure(images(40, seed), reference)["frechet"] for seed in range(2, 22)]
+    assert few == pytest.approx(np.mean(fresh), rel=0.2) and few > 4 * many
+    assert metrics.same_n_floor(reference, 9) is None, "their covariance is singular"
 
 
 def test_evaluate_by_names(tmp_path):

@@ -65,6 +65,21 @@ class ImageSet:
         """Return the same images as floats in [low, high]."""
         return replace(self, data_range=(low, high))
 
+    def first(self, n: int) -> ImageSet:
+        """Return the first n images; UserError where there are not so many."""
+        if not 1 <= n <= len(self):
+            raise UserError(f"first must be 1 to the {len(self)} images of {self.name}, not {n}")
+        if n == len(self):
+            return self
+        names, labels = self.files[1], self.read_labels
+        return replace(
+            self,
+            shape=(n, *self.shape[1:]),
+            files=(self.files[0], names[:n] if len(names) == len(self) else names),
+            read_labels=labels and (lambda: labels()[:n]),
+            source=f"the first {n} of {self.source or f'{len(self)} images'}",
+        )
+
     def uint8(self, index: slice | Tensor) -> Tensor:
         """Read (n, C, H, W) uint8 of a slice, or of integers in [-N, N)."""
         rows = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]

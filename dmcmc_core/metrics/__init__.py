@@ -20,6 +20,7 @@ from dmcmc_core.metrics.comparison import (
     interval,
     measure,
     require_equal_n,
+    same_n_floor,
     spread_over_parts,
 )
 from dmcmc_core.metrics.evaluation import BOOTSTRAP, FEW_FEATURES, SPLITS, EvaluationSettings, evaluate
@@ -53,7 +54,7 @@ from dmcmc_core.metrics.memorisation import (
     memorisation,
 )
 from dmcmc_core.metrics.neighbours import NEIGHBOURS, Prdc, prdc, radii
-from dmcmc_core.metrics.paired import paired_error, paired_errors, paired_folders
+from dmcmc_core.metrics.paired import adds_noise, check_begun, paired_error, paired_errors, paired_folders, rounding
 from dmcmc_core.metrics.protocol import PROTOCOLS, by_protocol, encoding_of, jpeg
 from dmcmc_core.metrics.random_features import RandomConv, random_conv
 from dmcmc_core.metrics.references import Reference, make_reference, published_statistics
@@ -87,10 +88,12 @@ __all__ = [
     "Reference",
     "Rows",
     "Table",
+    "adds_noise",
     "bootstrap_frechet",
     "by_protocol",
     "class_coverage",
     "class_histogram",
+    "check_begun",
     "check_shape",
     "compare",
     "compare_classes",
@@ -130,6 +133,8 @@ __all__ = [
     "radii",
     "random_conv",
     "require_equal_n",
+    "rounding",
+    "same_n_floor",
     "spread_over_parts",
     "ssim",
     "statistics",

@@ -16,11 +16,11 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.metrics.classes import class_coverage, total_variation
 from dmcmc_core.metrics.feature_sets import FeatureSet, describe
 from dmcmc_core.metrics.features import Extractor, distance_name, extract
-from dmcmc_core.metrics.frechet import bootstrap_frechet, frechet_distance
+from dmcmc_core.metrics.frechet import bootstrap_frechet, frechet_distance, statistics
 from dmcmc_core.metrics.kid import kid, kid_error
 from dmcmc_core.metrics.neighbours import Prdc, prdc
 from dmcmc_core.metrics.references import Reference
-from dmcmc_core.metrics.rows import Table
+from dmcmc_core.metrics.rows import Rows, Table
 
 GROUPS = 16
 """Groups of images or chains that the jackknife leaves out."""
@@ -113,6 +113,23 @@ def spread_over_parts(described: FeatureSet, reference: Reference) -> dict[str, 
     if reference.features is not None:
         kids = [_kid(part, reference) for part in parts]
     return {"n": n, "frechet": _spread(distances), "kid": _spread(kids)}
+
+
+def same_n_floor(reference: Reference, n: int, draws: int = PARTS, seed: int = 0) -> float | None:
+    """Return the mean Fréchet distance of n images drawn, with replacement, from the reference itself.
+
+    So far are n images with which nothing is wrong, but that they are few. None where the reference has no features,
+    and for n not above their number.
+    """
+    features = reference.features
+    if features is None or n <= features.shape[1]:
+        return None
+    distances = []
+    for k in range(draws):
+        drawn = torch.randint(len(features), (n,), generator=torch.Generator().manual_seed(seed + k))
+        rows = Rows((n, features.shape[1]), lambda some, drawn=drawn: features[drawn[some]], features.device)
+        distances.append(frechet_distance(*statistics(rows), reference.mu, reference.cov))
+    return float(np.mean(distances))
 
 
 def _spread(values: list[float]) -> dict[str, Any] | None:

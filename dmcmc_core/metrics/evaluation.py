@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from dmcmc_core.data import ImageSet, SampleFolder, open_generated, open_images,
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import from_json
 from dmcmc_core.metrics.comparison import (
+    PARTS,
     compare,
     compare_classes,
     describe_for,
     interval,
     require_equal_n,
+    same_n_floor,
     spread_over_parts,
 )
 from dmcmc_core.metrics.feature_sets import content, describe
@@ -55,6 +58,8 @@ class EvaluationSettings:
     allow_mixed_encodings: bool = False
     """Compare lossless images with a reference in JPEG files or the other way round. The protocol ``dmcmc`` means just
     that and asks for no further leave."""
+    first: int | None = None
+    """Only so many images, from the first on: those of a longer run beside a shorter one."""
     against: str | Path | None = None
     """A JSON file of an earlier result, for images of the same number, features and reference."""
     paired_with: str | Path | None = None
@@ -79,13 +84,14 @@ def evaluate(
         settings: fields of :class:`EvaluationSettings`.
 
     Returns:
-        As :func:`measure`, and ``blocks`` (:func:`spread_over_parts`), ``bootstrap`` (:func:`interval`), ``classes``
-        (:func:`compare_classes`), ``memorisation`` (:class:`dmcmc_core.metrics.Memorisation`; None where the reference
-        does not name training and held-out images, see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding``
-        (None for statistics, which do not tell) and ``mixed_encodings``; ``images_source`` and ``reference_source``,
-        what each side is, and what beside it was not used; ``reference_content``, the hash of the reference; with
-        ``against`` the differences ``against``: numbers of this result less those. ``paired``, with ``paired_with``:
-        :func:`dmcmc_core.metrics.paired_folders`. Plain numbers and text, for JSON.
+        As :func:`measure`, and ``same_n_floor`` (:func:`same_n_floor`), ``blocks`` (:func:`spread_over_parts`),
+        ``bootstrap`` (:func:`interval`), ``classes`` (:func:`compare_classes`), ``memorisation``
+        (:class:`dmcmc_core.metrics.Memorisation`; None where the reference does not name training and held-out images,
+        see ``SPLITS``), ``protocol``, ``encoding``, ``reference_encoding`` (None for statistics, which do not tell) and
+        ``mixed_encodings``; ``images_source`` and ``reference_source``, what each side is, and what beside it was not
+        used; ``reference_content``, the hash of the reference; with ``against`` the differences ``against``: numbers of
+        this result less those, and whether that of the Fréchet distances is ``significant``. ``paired``, with
+        ``paired_with``: :func:`dmcmc_core.metrics.paired_folders`. Plain numbers and text, for JSON.
 
     Raises:
         UserError: for a directory without images or without all of them, mixed encodings, an earlier result that must
@@ -93,7 +99,9 @@ def evaluate(
             :func:`dmcmc_core.metrics.paired_folders`.
     """
     chosen = EvaluationSettings(**settings)
-    paired = {} if chosen.paired_with is None else {"paired": paired_folders(directory, chosen.paired_with)}
+    paired = (
+        {} if chosen.paired_with is None else {"paired": paired_folders(directory, chosen.paired_with, chosen.first)}
+    )
     if paired and reference is None and features is None:
         return paired
     if reference is None or features is None:
@@ -107,7 +115,10 @@ def _against_data(
     """Compare a directory with a reference; see :func:`evaluate`."""
     if chosen.bootstrap is not None and chosen.bootstrap < 0:
         raise UserError(f"the bootstrap needs at least 0 resamples, not {chosen.bootstrap}")
-    samples, name, device = by_protocol(open_generated(directory), chosen.protocol), str(reference), chosen.device
+    generated, name, device = open_generated(directory), str(reference), chosen.device
+    if chosen.first is not None:
+        generated = generated._replace(images=generated.images.first(chosen.first))
+    samples = by_protocol(generated, chosen.protocol)
     earlier = _read_earlier(chosen.against) if chosen.against else None
     extractor = load_features(features, chosen.weights, device=device) if isinstance(features, str) else features
     published, images = None, chosen.reference_images
@@ -127,10 +138,11 @@ def _against_data(
         described = describe(samples.images, extractor, "the images", cache_dir=cache_dir, device=device)
     prepared = published or make_reference(images, extractor, name, device=device, cache_dir=cache_dir)
     described = described or describe_for(prepared, samples.images, cache_dir)
-    resamples = chosen.bootstrap
+    few, resamples = described.features.shape[1] <= FEW_FEATURES, chosen.bootstrap
     if resamples is None:
-        resamples = BOOTSTRAP if described.features.shape[1] <= FEW_FEATURES else 0
+        resamples = BOOTSTRAP if few else 0
     result = compare(described, prepared) | {
+        "same_n_floor": same_n_floor(prepared, len(samples.images), PARTS if few else 1),
         "blocks": spread_over_parts(described, prepared),
         "bootstrap": interval(described, prepared, resamples, samples.chains),
         "classes": compare_classes(described, prepared),
@@ -198,6 +210,14 @@ def _read_earlier(path: str | Path) -> dict[str, Any]:
 
 
 def _differences(result: dict[str, Any], earlier: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Return the numbers of a result less those of an earlier one, where both have them."""
+    """Return the numbers of a result less those of an earlier one, where both have them; how sure the first is.
+
+    ``standard_error`` is that of the difference of Fréchet distances, from the spreads of both bootstraps, and
+    ``significant`` whether it lies beyond two of them; None where one has no bootstrap.
+    """
     compared = [name for name in ("frechet", "kid", *Prdc._fields) if None not in (result[name], earlier.get(name))]
-    return {"file": str(path)} | {name: result[name] - earlier[name] for name in compared}
+    differences = {name: result[name] - earlier[name] for name in compared}
+    spreads = [(one.get("bootstrap") or {}).get("spread") for one in (result, earlier)]
+    error = None if None in spreads else math.hypot(*spreads)
+    sure = None if error is None else abs(differences["frechet"]) > 2 * error
+    return {"file": str(path)} | differences | {"standard_error": error, "significant": sure}

@@ -7,8 +7,7 @@ hundred images tell solvers apart that a distance between distributions cannot.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +78,13 @@ def _root_mean_square(rows: Tensor) -> Tensor:
     return rows.square().mean(1).sqrt()
 
 
-def paired_folders(directory: str | Path, accurate: str | Path) -> dict[str, Any]:
+def paired_folders(directory: str | Path, accurate: str | Path, first: int | None = None) -> dict[str, Any]:
     """Compare two folders of samples pair by pair, those images that both have: image i of one with image i of other.
 
     Args:
         directory: a folder that a run wrote.
         accurate: that of the accurate solution: of the same model, seed and start, by another sampler or budget.
+        first: how many images of the folder, from the first on; all when None.
 
     Returns:
         ``with``, the other folder; ``n``, the pairs; ``error`` (:func:`paired_error`) in units of the data, ``mean``,
@@ -96,15 +96,11 @@ def paired_folders(directory: str | Path, accurate: str | Path) -> dict[str, Any
             model, and samplers that add noise of their own on their way.
     """
     sides = [open_generated(folder) for folder in (directory, accurate)]
-    one, other = (_begun(side.manifest, folder) for side, folder in zip(sides, (directory, accurate), strict=True))
-    for name, value in one.items():
-        if other[name] != value:
-            raise UserError(
-                f"{directory} and {accurate} cannot be paired: {name} is {value!r} there and {other[name]!r} here"
-            )
-    low, high = one["data_range"]
+    low, high = check_begun(sides[0].manifest, sides[1].manifest, directory, accurate)["data_range"]
+    if first is not None:
+        sides[0] = sides[0]._replace(images=sides[0].images.first(first))
     n = min(len(side.images) for side in sides)
-    pairs = (_first(side.images.in_range(low, high), n) for side in sides)
+    pairs = (side.images.in_range(low, high).first(n) for side in sides)
     errors = paired_errors(*pairs)
     return {
         "with": str(accurate),
@@ -113,12 +109,27 @@ def paired_folders(directory: str | Path, accurate: str | Path) -> dict[str, Any
         "mean": errors.mean().item(),
         "median": errors.median().item(),
         "largest": errors.max().item(),
-        "rounding": (high - low) / 255 / math.sqrt(6),
+        "rounding": rounding((low, high)),
     }
 
 
-def _first(images: ImageSet, n: int) -> ImageSet:
-    return replace(images, shape=(n, *images.shape[1:]))
+def rounding(data_range: Sequence[float]) -> float:
+    """Return the paired error that two roundings to 256 levels make of equal images, in units of the data."""
+    low, high = data_range
+    return (high - low) / 255 / math.sqrt(6)
+
+
+def check_begun(
+    manifest: Mapping[str, Any], accurate: Mapping[str, Any], directory: str | Path, other: str | Path
+) -> dict[str, Any]:
+    """Return what runs that begin with the same noise of one model agree on; UserError where these do not."""
+    ours, theirs = _begun(manifest, directory), _begun(accurate, other)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise UserError(
+                f"{directory} and {other} cannot be paired: {name} is {value!r} there and {theirs[name]!r} here"
+            )
+    return ours
 
 
 def _begun(manifest: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def _begun(manifest: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
         begun |= {name: plan[name] for name in ("start", "held_to", "chain", "posterior", "preconditioned_by", "cast")}
         begun |= {"classifier": plan.get("classifier"), "block": plan["block"] if plan["chain"] else None}
         begun["model_sha256"] = manifest["model_sha256"]  # last, as others change it
-        stochastic = _adds_noise(plan)
+        stochastic = adds_noise(plan)
     except (KeyError, TypeError):
         raise UserError(
             f"{folder} does not tell the seed, the start and the model of its run: only sample does"
@@ -144,8 +155,8 @@ def _begun(manifest: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
     return begun
 
 
-def _adds_noise(plan: Mapping[str, Any]) -> bool:
-    """Tell whether the sampler of a plan draws noise after the start (and, with chains, after these)."""
+def adds_noise(plan: Mapping[str, Any]) -> bool:
+    """Tell whether the sampler of a manifest's plan draws noise after the start (and, with chains, after these)."""
     name = plan["sampler"].removeprefix("dlg+")
     if name in INTEGRATORS:
         return INTEGRATORS[name].stochastic

@@ -98,6 +98,17 @@ def write_table(
     return paths
 
 
+def as_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Return a table of columns, key -> heading, for a terminal: numbers to the right, all else to the left."""
+    lines = [list(columns.values()), *([_text(row.get(key)) for key in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    right = [all(_is_number(row.get(key)) for row in rows) for key in columns]
+    return "\n".join(
+        "  ".join(f"{c:{'>' if r else '<'}{w}}" for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def read_csv(path: str | Path) -> list[dict[str, str | None]]:
     """Read the rows of a CSV as text, None where a cell is empty; no rows where there is no file."""
     try:

@@ -20,4 +20,4 @@ from dmcmc_core.report.plots.images import (
     start_panels,
     trajectories,
 )
-from dmcmc_core.report.plots.style import ARMS, COLOURS, LINES, MARKERS, STYLE, save_figure, styled
+from dmcmc_core.report.plots.style import ARMS, COLOURS, LINES, MARKERS, STYLE, save_figure, save_png, styled

@@ -89,6 +89,16 @@ def save_figure(
     return [*paths, write_csv(data_rows, columns, out_dir / f"{name}.csv")]
 
 
+@styled
+def save_png(figure: Figure, path: str | Path) -> Path:
+    """Write a figure that has no numbers, such as a grid of images, as PNG; return its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None}, bbox_inches="tight")
+    return path
+
+
 def look(k: int) -> dict[str, str]:
     """Return colour, marker and line of the k-th method; colours come again with other markers and lines."""
     shifted = k + k // len(COLOURS)

@@ -21,6 +21,7 @@ VERBS = {
     "sample": "draw images from a model with a sampler",
     "fit": "fit a solver to a network: better images from few calls",
     "evaluate": "compare images with a reference",
+    "compare": "samplers of one model side by side: which is better, by how much, and how sure that is",
     "boundary": "fit a boundary between images of two kinds, and edit images across it",
     "convert": "make a safetensors file of a checkpoint of another project",
     "models": "what models are known, which are here, and where each missing file goes and comes from",
@@ -48,6 +49,8 @@ def load(name: str) -> Verb:
             from dmcmc_core.workbench.cli.fit import FIT as found
         case "evaluate":
             from dmcmc_core.workbench.cli.evaluate import EVALUATE as found
+        case "compare":
+            from dmcmc_core.workbench.cli.compare import COMPARE as found
         case "boundary":
             from dmcmc_core.workbench.cli.boundary import BOUNDARY as found
         case "convert":
@@ -64,6 +67,7 @@ def load(name: str) -> Verb:
 
 
 CONTINUE = {
+    "compare": "finished runs are kept: the same command goes on from here",
     "evaluate": "finished features are kept: the same command goes on from here",
     "fit": "finished parts are kept: the same command goes on from here",
     "reproduce": "finished items are kept: the same command goes on from here",

@@ -55,11 +55,15 @@ def arguments(p: argparse.ArgumentParser) -> None:
         help="compare lossless images with a reference in JPEG files, or the other way round, which is refused else",
     )
     p.add_argument(
+        "--first", type=int, metavar="n", help="only the first n images, of a run that made more than another"
+    )
+    p.add_argument(
         "--against",
         type=Path,
         metavar="FILE",
-        help="the JSON of an earlier evaluation: print the differences from it too; refused unless number of images, "
-        "features, reference, protocol and encoding are the same",
+        help="the JSON of an earlier evaluation: print the differences from it too, and whether that of the Fréchet "
+        "distances is beyond two standard errors of both bootstraps; refused unless number of images, features, "
+        "reference, protocol and encoding are the same",
     )
     p.add_argument(
         "--paired-with",
@@ -86,11 +90,26 @@ def evaluate(a: argparse.Namespace) -> int:
         bootstrap=a.bootstrap,
         protocol=a.protocol,
         allow_mixed_encodings=a.allow_mixed_encodings,
+        first=a.first,
         against=a.against,
         paired_with=a.paired_with,
     )
-    print(json.dumps(result, default=_number) if a.json else readable(result))
+    print(json.dumps(result, default=_number) if a.json else f"{headline(result)}\n{readable(result)}")
     return 0
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Return a result in one line: the distance, what as many images of the reference have, n; and the difference."""
+    if "frechet" not in result:
+        paired = result["paired"]
+        return f"paired error {paired['error']:.4g} with {paired['with']}, n {paired['n']}"
+    floor = result.get("same_n_floor")
+    said = f"{result['name']} {result['frechet']:.4g}" + (f", same-n floor {floor:.4g}" if floor is not None else "")
+    said += f", n {result['n']}"
+    if against := result.get("against"):
+        sure = {True: "significant", False: "not significant", None: "no telling without both bootstraps"}
+        said += f"; {against['frechet']:+.4g} against {against['file']}, {sure[against['significant']]}"
+    return said
 
 
 def readable(result: dict[str, Any]) -> str:
