@@ -120,7 +120,7 @@ def comparison(
         said.append(f"paired error: to {ACCURATE[0]} of {ACCURATE[1]} calls from the same noise, in units of the data")
     if bench.reference:
         said.append(f"{distance}: to {bench.reference.name}, n {bench.reference.n or 'unknown'}")
-    if bench.reference and (floor := metrics.same_n_floor(bench.reference, rows[0]["n"], 1)) is not None:
+    if bench.reference and (floor := metrics.same_n_floor(bench.reference, rows[0]["n"])) is not None:
         said.append(f"as many of the reference itself: {floor:.4g}")
     said.append(f"better and worse: p < {LEVEL:g} for each pair alone")
     said += [bench.missing] if bench.missing else []

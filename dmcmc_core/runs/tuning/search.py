@@ -66,27 +66,11 @@ def auto(
     plans = plain_samplers.candidates(held, nfe, num, rest)
     if "tuned" in notes.content:
         return _with_file(Tuned(**notes.content["tuned"]), loaded, cache_dir, say)
-    tuned = _searched(loaded, fixed, asked, (chains, plans, rest), notes, cache_dir, say)
-    notes.keep(tuned=asdict(tuned))
-    return tuned
-
-
-def _searched(  # noqa: PLR0913  a search, and where it keeps what it finds
-    loaded: Denoiser,
-    fixed: dict[str, Any],
-    asked: dict[str, Any],
-    tried: tuple[Chains, Any, dict[str, Any]],
-    notes: Notes,
-    cache_dir: str | Path | None,
-    say: Callable[[str], None],
-) -> Tuned:
-    """Return the best sampler: plain ones by their paired errors, then the best of them beside chains."""
-    (chains, plans, rest), nfe, num, plain = tried, asked["nfe"], asked["num"], asked["plain"]
-    held = chains.model
     common = {name: value for name, value in rest.items() if name not in plain_samplers.OF_CHAINS}
-    paired, fit, why = Paired(held, nfe, common, notes, say), 0, ""
+    paired = Paired(held, nfe, common, notes, say)
     rows = plain_samplers.ranked(paired, plans) if len(plans) > 1 else []
     chains.follow_by(rows)
+    row, fit, why = None, 0, ""
     if plain and rows:
         row, fit, why = plain_samplers.consider_fitted(paired, loaded, nfe, num, fixed, cache_dir)
         rows = sorted([*rows, *([row] if row else [])], key=lambda one: (-one["images"], one["error"]))
@@ -94,23 +78,20 @@ def _searched(  # noqa: PLR0913  a search, and where it keeps what it finds
     with tempfile.TemporaryDirectory() as temporary:
         finals, slow = chains.run(Path(cache_dir or temporary), (best["sampler"], best["settings"]))
     total = slow + fit + paired.rows + sum(row["rows"] for row in [*chains.trials, *finals])
-    of_model = {name: fixed[name] for name in OF_MODEL if name in fixed}
+    tuned = _result(chains, best, asked, total, finals=finals, paired=rows, fitted=why)
+    tuned = tuned.or_plain() if plain else tuned
+    notes.keep(tuned=asdict(tuned))
+    return tuned
+
+
+def _result(chains: Chains, best: dict[str, Any], asked: dict[str, Any], total: int, **found: Any) -> Tuned:
+    """Return the chains chosen, and the plain sampler, ``best``, with the settings of the model that were asked for."""
+    of_model = {name: asked["fixed"][name] for name in OF_MODEL if name in asked["fixed"]}
     sampler, settings = chains.best
-    tuned = Tuned(
-        sampler,
-        settings | of_model,
-        finals[0]["distance"],
-        total / num,
-        total,
-        metrics.distance_name(chains.reference.extractor.name),
-        asked,
-        chains.trials,
-        finals,
-        rows,
-        why,
-        {"sampler": best["sampler"], "settings": best["settings"] | of_model},
-    )
-    return tuned.or_plain() if plain else tuned
+    plain = {"sampler": best["sampler"], "settings": best["settings"] | of_model}
+    distance, name = found["finals"][0]["distance"], metrics.distance_name(chains.reference.extractor.name)
+    about = {"trials": chains.trials, "plain": plain, "asked": asked} | found
+    return Tuned(sampler, settings | of_model, distance, total / asked["num"], total, name, **about)
 
 
 def _with_file(tuned: Tuned, model: Denoiser, cache_dir: str | Path | None, say: Callable[[str], None]) -> Tuned:
