@@ -75,3 +75,17 @@ def test_a_row_is_paired_with_the_accurate_solution_from_its_noise(tmp_path):
 def images_mixture_of(images):
     """A smooth model of shape (1, 8, 8): one wide Gaussian around each of three images."""
     return GaussianMixture(images[:3], torch.full((3,), 0.1), torch.ones(3), sigma_max=10.0, data_range=(0.0, 1.0))
+
+
+def test_the_floor_of_a_model_to_draw_from_is_that_of_its_own_draws(tmp_path):
+    """An exact mixture is not its reference: what nothing is wrong with is as far from that as exact draws are."""
+    images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    reference = metrics.make_reference(images, "random-conv", "eighty")
+    model = images_mixture_of(images)
+    bed = testbed.Testbed("bed", model, reference, images, None, tmp_path)
+    floor = bed.floor(70, range(2))
+    draws = [model.sample(70, seed=1000 + seed).clamp(0, 1) for seed in range(2)]
+    assert floor.mean == pytest.approx(sum(metrics.measure(x, reference)["frechet"] for x in draws) / 2, rel=1e-6)
+    assert floor.mean > 3 * bed._replace(train=images).floor(70, range(2)).mean
+    net = testbed.Testbed("net", lambda x, sigma: x, reference, images, None, tmp_path)
+    assert net.floor(70, range(2)) == bed._replace(train=images).floor(70, range(2))

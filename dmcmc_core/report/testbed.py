@@ -135,18 +135,19 @@ class Testbed(NamedTuple):
     def floor(self, n: int, seeds: Iterable[int]) -> Spread:
         """Return the distance of n images that nothing is wrong with: independent draws from what the model has seen.
 
-        Those are the training images, the images of an exact model or its own draws, or else the reference itself.
+        Those are the training images, the images of an exact model, exact draws from one that can be drawn from, in
+        its data range, or else the reference itself.
         """
-        seen = hasattr(self.model, "images")
-        own = self.train if self.train is not None else self.unit(self.model.images) if seen else self.heldout
-        rows = []
-        for seed in seeds:
-            if self.train is None and not seen and hasattr(self.model, "sample"):
-                drawn = self.unit(self.model.sample(n, seed=1000 + seed)).clamp(0, 1)
-            else:
-                drawn = own[torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(1000 + seed))]
-            rows.append({"frechet": metrics.measure(drawn, self.reference)["frechet"]})
+        rows = [metrics.measure(self._faultless(n, 1000 + seed), self.reference) for seed in seeds]
         return mean_and_spread(rows, "frechet", ())[0]["frechet"]
+
+    def _faultless(self, n: int, seed: int) -> Tensor:
+        """Return those draws, in [0, 1]."""
+        seen = hasattr(self.model, "images")
+        if self.train is None and not seen and hasattr(self.model, "sample"):
+            return self.unit(self.model.sample(n, seed=seed).clamp(*self.model.data_range)).float()
+        own = self.train if self.train is not None else self.unit(self.model.images) if seen else self.heldout
+        return own[torch.randint(len(own), (n,), generator=torch.Generator().manual_seed(seed))]
 
 
 @functools.cache

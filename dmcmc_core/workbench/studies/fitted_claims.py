@@ -50,7 +50,7 @@ def of_errors(found: Errors, where: str) -> list[dict[str, Any]]:
             note=f"not surely at {_listed(farther)}" if farther else "",
         ),
         claim(
-            f"its error is at most {HALF:g} of the best classical one, at every budget",
+            f"the error of fitted is at most {HALF:g} of the best classical one, at every budget",
             not above,
             f"{told} ({where})",
             note=f"above at {_listed(above)}" if above else "",

@@ -268,8 +268,8 @@ def spread(each: Tensor) -> Spread:
 
 
 def best_of(found: Errors, nfe: int, among: Iterable[str] = CLASSICAL.values()) -> str:
-    """Return the solver with the least error at a budget."""
-    return min(among, key=lambda name: spread(found[name, nfe]).mean)
+    """Return the solver with the least error at a budget, of those that were tried."""
+    return min((name for name in among if (name, nfe) in found), key=lambda name: spread(found[name, nfe]).mean)
 
 
 def nearer(one: Tensor, other: Tensor) -> bool:
