@@ -359,8 +359,8 @@ def _say_clipped(job: Job, images: Tensor) -> None:
     if share > CLIPPED and not job.clipped:
         job.clipped = True
         LOG.warning(
-            f"{share:.0%} of all numbers lie outside the data range {low:g} to {high:g}, and become its ends: give the "
-            "model the data_range that it was trained on"
+            f"{share:.0%} of all numbers lie outside the data range {low:g} to {high:g}, and become its ends: the "
+            "model was trained on another data_range, or the sampler overshoots and needs more levels"
         )
 
 
