@@ -7,7 +7,7 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dmcmc_core.errors import LOG, UserError, is_number, number
 from dmcmc_core.gradients import modules_of, to_evaluation
+from dmcmc_core.shapes import check_shape, checked_shape, like, per_row
+from dmcmc_core.variance_preserving import continuous, discrete
 
 BLOCK = 64
 """Rows of one network call. Part of every recipe: CPU kernels change their last digit with the batch size."""
@@ -40,19 +42,6 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the posterior mean, of the shape of ``x``."""
         ...
-
-
-def like(sigma: Tensor, x: Tensor) -> Tensor:
-    """View noise levels of shape () or (B,) so that they broadcast over ``x`` of shape (B, *shape)."""
-    return sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
-
-
-def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Return noise levels of shape () or (B,) as (B,), in the dtype and on the device of ``x``."""
-    sigma = torch.as_tensor(sigma).to(x)
-    if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
-        raise UserError(f"sigma must be one noise level or one per row, ({len(x)},), not {tuple(sigma.shape)}")
-    return sigma.expand(len(x))
 
 
 def score(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
@@ -107,17 +96,6 @@ def norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
 
 
-def check_shape(x: Tensor, shape: Sequence[int]) -> None:
-    """Raise UserError unless ``x`` is a batch of images of this shape."""
-    if tuple(x.shape[1:]) != tuple(shape):
-        raise UserError(f"x must have shape {batch_of(shape)}, not {tuple(x.shape)}")
-
-
-def batch_of(shape: Sequence[int]) -> str:
-    """Write ``(B, *shape)`` as text."""
-    return f"({', '.join(['B', *map(str, shape)])})"
-
-
 class Adapter:
     """A denoiser made from any function, with the facts that samplers need beside it.
 
@@ -129,7 +107,8 @@ class Adapter:
         data_range: smallest and largest value of clean data.
         sigma_min, sigma_max: noise levels between which the function may be asked, in units of the data.
         mean: mean of the clean data, (*shape,), when it is known; starting points can be drawn around it.
-        predicts: ``x0`` (the denoiser itself), ``epsilon`` (x = x0 + sigma * epsilon) or ``score``.
+        predicts: ``x0`` (the denoiser itself), ``epsilon`` (x = x0 + sigma * epsilon), ``score``, or ``v`` = alpha
+            epsilon - sigma alpha x0 with alpha = 1 / sqrt(1 + sigma^2); such a function is handed alpha x for x.
         classes: how many classes the labels of a call choose from, (B,) whole numbers from 0; 0 where there are none.
         unconditional: the label that stands for no class, which may lie outside of those; None where none does.
 
@@ -152,8 +131,8 @@ class Adapter:
     ) -> None:
         if not callable(function):
             raise UserError(f"function must be callable as function(x, sigma), not a {type(function).__name__}")
-        if predicts not in ("x0", "epsilon", "score"):
-            raise UserError(f"predicts must be 'x0', 'epsilon' or 'score', not {predicts!r}")
+        if predicts not in ("x0", "epsilon", "score", "v"):
+            raise UserError(f"predicts must be 'x0', 'epsilon', 'score' or 'v', not {predicts!r}")
         if not 0 < sigma_min < sigma_max < math.inf:
             raise UserError(
                 f"0 < sigma_min < sigma_max, all finite, is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}"
@@ -173,6 +152,33 @@ class Adapter:
         self.shape, self.data_range, self.mean = tuple(shape), data_range, mean
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
+    @classmethod
+    def from_ddpm(
+        cls, net: Any, alphas_cumprod: Any, *, predicts: str = "epsilon", quantize: bool = False, **facts: Any
+    ) -> Adapter:
+        """Return the model of a network of discrete times: net(x_t, t) with x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
+
+        Args:
+            net: (x_t (B, *shape), t (B,)[, labels]) -> (B, *shape), or twice the channels, of which the first half is
+                taken, or an object with that as its ``sample``, as networks of diffusers answer.
+            alphas_cumprod: abar, (T,), see :func:`dmcmc_core.variance_preserving.levels_of`.
+            predicts: ``epsilon``, ``v`` or ``x0``.
+            quantize: t is the nearest whole number in log sigma; else a real one, between two log sigma is linear in t.
+            facts: ``shape`` and others of an Adapter; by default data in [-1, 1] and all levels of the network.
+
+        Raises:
+            UserError: for numbers that are no abar, another prediction, and as an Adapter.
+        """
+        return discrete(cls, net, facts, alphas_cumprod, predicts, quantize)
+
+    @classmethod
+    def from_vp(cls, net: Any, *, beta_min=0.1, beta_max=20.0, predicts="epsilon", unit=1.0, **facts: Any) -> Adapter:
+        """Return the model of a network of the VP diffusion (Song et al. 2021), net(x_t, unit t), t from 1e-3 to 1.
+
+        beta(t) = beta_min + (beta_max - beta_min) t; for all else see :meth:`from_ddpm`.
+        """
+        return continuous(cls, net, facts, beta_min, beta_max, predicts, unit)
+
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D(x, sigma) of the shape and dtype of ``x``."""
         check_shape(x, self.shape)
@@ -181,7 +187,11 @@ class Adapter:
             raise UserError("this model has no classes: leave labels out (an Adapter is told of them by classes=)")
         given = x.to(next(self._weights(), x).dtype)
         more = () if labels is None else (labels,)
+        alpha = like((1 + sigma**2) ** -0.5, x) if self.predicts == "v" else None
+        given = given if alpha is None else (alpha * x).to(given)
         out = self._checked(self.function(given, per_row(sigma, given), *more), x, sigma)
+        if alpha is not None:
+            return alpha**2 * x - like(sigma, x) * alpha * out
         if self.predicts == "epsilon":
             return x - like(sigma, x) * out
         if self.predicts == "score":
@@ -202,12 +212,7 @@ class Adapter:
 
     def _checked(self, out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the answer in the dtype of x, if it is one."""
-        if not isinstance(out, Tensor):
-            raise UserError(f"the network must answer with a tensor of the shape of x, not a {type(out).__name__}")
-        if out.shape != x.shape:
-            same = out.ndim and len(out) == len(x)
-            got = batch_of(out.shape[1:]) if same else f"{tuple(out.shape)} for {len(x)} rows"
-            raise UserError(f"the network must answer in the shape of x, {batch_of(self.shape)}, not {got}")
+        checked_shape(out, x)
         if not torch.isfinite(out).all() and x.abs().max() < RUNAWAY * self.sigma_max:  # NaN in x fails this too
             row = (~torch.isfinite(out)).flatten(1).any(1).nonzero()[0, 0]
             raise UserError(

@@ -60,7 +60,7 @@ def test_shapes_of_levels():
 
 
 def test_bad_adapters():
-    with pytest.raises(UserError, match="predicts must be 'x0', 'epsilon' or 'score', not 'noise'"):
+    with pytest.raises(UserError, match="predicts must be 'x0', 'epsilon', 'score' or 'v', not 'noise'"):
         Adapter(lambda x, sigma: x, (2,), predicts="noise")
     with pytest.raises(
         UserError, match="0 < sigma_min < sigma_max, all finite, is needed, not sigma_min=2, sigma_max=1"

@@ -40,7 +40,8 @@ from dmcmc_core.checkpoints.diffusers_folder import Weights, json_object
 from dmcmc_core.checkpoints.weights import check_finite, check_numbers, without_memory
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, check_whole, unknown
-from dmcmc_core.nets.scalings import PREDICTIONS, Scalings, edm, index_of
+from dmcmc_core.nets.scalings import PREDICTIONS, edm
+from dmcmc_core.variance_preserving import Scalings, denoised, index_of
 
 OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0", "op": "conv", "Conv2d_0": "conv"}
 """Layers in the library's first versions -> their names since."""
@@ -131,7 +132,7 @@ class Unet(nn.Module):
         time = self.timestep(sigma).to(x) if len(self.log_levels) else sigma
         c = self.scalings(sigma, 1 / (1 + sigma**2).sqrt(), time)
         answer = self.unet(like(c.c_in, x) * x, c.c_noise, self._checked(labels, x), return_dict=False)[0]
-        return like(c.c_skip, x) * x + like(c.c_out, x) * answer[:, : x.shape[1]]
+        return denoised(answer, x, c)
 
     def _checked(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
         classes = self.unet.config.num_class_embeds

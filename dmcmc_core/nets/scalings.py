@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,7 @@ from torch import Tensor, nn
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, number, switch, unknown
 from dmcmc_core.nets.song import UNet
-
-
-class Scalings(NamedTuple):
-    """Factors of a network's input and output, and what it takes as noise level; each has the shape of sigma, (B,)."""
-
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
-    c_noise: Tensor
+from dmcmc_core.variance_preserving import Scalings, denoised, epsilon, index_of, sample, velocity
 
 
 def edm(sigma: Tensor, sigma_data: float = 0.5) -> Scalings:
@@ -98,18 +90,6 @@ def ddpm_levels(beta_min: float, beta_max: float, scales: int) -> Tensor:
     return (-torch.log1p(-betas)).cumsum(0).expm1().sqrt()
 
 
-def index_of(sigma: Tensor, log_levels: Tensor) -> Tensor:
-    """Return the real-valued index (B,) float64 of noise levels (B,) among rising ones (T,) float64.
-
-    It is exact at each of them. Between two of them log sigma is linear in the index; beyond the first and the last it
-    is theirs.
-    """
-    at = sigma.double().log()
-    after = torch.searchsorted(log_levels, at).clamp(1, len(log_levels) - 1)
-    share = (at - log_levels[after - 1]) / (log_levels[after] - log_levels[after - 1])
-    return (after - 1 + share).clamp(0, len(log_levels) - 1)
-
-
 def time_of_alpha(minus_log_alpha: Tensor, beta_min: float, beta_max: float) -> Tensor:
     """Return t with (beta_max - beta_min) t^2 / 4 + beta_min t / 2 = -log alpha(t)."""
     rise, c = beta_max - beta_min, 4 * minus_log_alpha
@@ -134,27 +114,12 @@ def improved_ddpm(sigma: Tensor, levels: list[float]) -> Scalings:
     return Scalings(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), len(levels) - 2 - index.to(sigma))
 
 
-def epsilon(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
-    """Return the scalings of Ho et al. 2020 (arXiv 2006.11239): x0 = x - sigma epsilon."""
-    return Scalings(torch.ones_like(sigma), -sigma, c_in, time)
-
-
-def velocity(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
-    """Return the scalings of Salimans & Ho 2022 (arXiv 2202.00512): v = alpha (epsilon - sigma x0), alpha = c_in."""
-    return Scalings(c_in**2, -sigma * c_in, c_in, time)
-
-
-def sample(sigma: Tensor, c_in: Tensor, time: Tensor) -> Scalings:
-    """Return the scalings of a network that answers with x0."""
-    return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), c_in, time)
-
-
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Scalings]] = {
     "epsilon": epsilon,
     "v_prediction": velocity,
     "sample": sample,
 }
-"""What a variance-preserving network predicts -> (sigma, alpha, time), each (B,), -> its scalings."""
+"""What a variance-preserving network predicts, as diffusers names it -> (sigma, alpha, time), (B,), -> its scalings."""
 
 
 def discrete(sigma: Tensor, betas: dict[str, Any], unit: float = 1.0, predicts: str = "epsilon") -> Scalings:
@@ -317,7 +282,7 @@ class ScaledUNet(nn.Module):
         c = KINDS[self.kind](sigma, **self.options)
         seen = like(c.c_in, x) * x
         out = self.net(2 * seen - 1 if self.centre else seen, c.c_noise, label_rows(labels, self.classes, x))
-        return like(c.c_skip, x) * x + like(c.c_out, x) * out[:, : x.shape[1]]
+        return denoised(out, x, c)
 
 
 def label_rows(labels: Tensor | None, classes: int, x: Tensor) -> Tensor | None:
