@@ -266,7 +266,7 @@ class EmpiricalData:
                 "images must be floats of shape (K, *shape) without NaN or infinity, "
                 f"not {images.dtype} of shape {tuple(images.shape)}, or with such values"
             )
-        (low, high), over = data_range, 0.1 * (data_range[1] - data_range[0])
+        (low, high), over = data_range, 2 * (data_range[1] - data_range[0])  # points of a toy may lie around it
         if ((images < low - over) | (images > high + over)).double().mean() > 0.05:
             raise UserError(
                 f"images lie outside data_range={data_range}, they go from {images.min():g} to {images.max():g}: name "
