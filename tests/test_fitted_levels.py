@@ -9,10 +9,12 @@ from exact import images_mixture
 
 from dmcmc_core import UserError, integrators, schedules
 from dmcmc_core.analytic import GaussianMixture
-from dmcmc_core.denoiser import count_nfe
+from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.dmcmc import prior
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.integrators import Spectrum, fitted
 from dmcmc_core.integrators.fitted.modes import Modes
+from dmcmc_core.metrics.paired import paired_folders
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.make import run
 from dmcmc_core.runs.plan import plan
@@ -239,3 +241,44 @@ def test_the_command_fits_for_chains_and_samples(tmp_path, capsys, monkeypatch):
     sample = ["sample", "--model", "digits", "--sampler", "dlg+fitted", "--set", "file=f.safetensors", "--set"]
     assert main([*sample, "chains=8", "--nfe", "8", "--num", "16", "--out", "images"]) == 0
     assert json.loads((tmp_path / "images" / "manifest.json").read_text())["plan"]["levels"] == 2
+
+
+# what fresh eyes found
+
+
+@pytest.mark.parametrize(("x", "sigma"), [(0.0, float("nan")), (0.0, -1.0), (float("nan"), 1.0)])
+def test_numbers_that_are_none_are_told(model, ladder, x, sigma):
+    with pytest.raises(UserError, match="x and sigma must be finite"):
+        ladder[2](model, torch.full((1, 1, 2, 2), x), torch.tensor([sigma]))
+
+
+def test_a_damaged_cache_is_made_again(model, tmp_path):
+    path = solver_file(model, 3, cache_dir=tmp_path)
+    whole = integrators.load_fitted(path)
+    path.write_text("junk")
+    for kept in (tmp_path / "fitted").glob("*/*.npz"):
+        kept.write_bytes(kept.read_bytes()[:100])
+    again = integrators.load_fitted(solver_file(model, 3, cache_dir=tmp_path))
+    assert torch.equal(again.coefficients, whole.coefficients)
+
+
+def test_a_network_that_was_trained_on_is_another(tmp_path):
+    net = torch.nn.Linear(4, 4)
+    own = Adapter(lambda x, sigma: net(x.flatten(1)).reshape(x.shape) / (1 + sigma.reshape(-1, 1, 1, 1)), (1, 2, 2))
+    own.net = net
+    before = fingerprint(own)
+    solver = integrators.fit(own, 3, **SMALL)
+    with torch.no_grad():
+        net.weight.mul_(-3.0)
+    assert fingerprint(own) != before
+    with pytest.raises(UserError, match="fitted to another network"):
+        solver(own, torch.zeros(1, 1, 2, 2))
+    with torch.no_grad():
+        net.weight.div_(-3.0)
+
+
+def test_fitted_runs_pair_with_accurate_ones(model, tmp_path):
+    integrators.fit(model, 3, **SMALL).save(tmp_path / "f.safetensors")
+    run(model, "fitted", 3, 8, 0, tmp_path / "a", {"file": str(tmp_path / "f.safetensors")}, progress=False)
+    run(model, "unipc", 60, 8, 0, tmp_path / "b", progress=False)
+    assert 0 < paired_folders(tmp_path / "a", tmp_path / "b")["error"] < 0.2

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmcmc_core.data import ImageSet, open_generated
 from dmcmc_core.errors import UserError
-from dmcmc_core.samplers import INTEGRATORS
+from dmcmc_core.samplers import FITTED, INTEGRATORS
 
 _ROWS = 1024  # images in memory at a time
 _DETERMINISTIC = ("gddim", "sde+heun")  # samplers of linear diffusions that add no noise unless lam asks for it
@@ -158,6 +158,8 @@ def _begun(manifest: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
 def adds_noise(plan: Mapping[str, Any]) -> bool:
     """Tell whether the sampler of a manifest's plan draws noise after the start (and, with chains, after these)."""
     name = plan["sampler"].removeprefix("dlg+")
+    if name == FITTED.name:  # after chains it begins with noise up to its first level
+        return name != plan["sampler"]
     if name in INTEGRATORS:
         return INTEGRATORS[name].stochastic
     return plan["options"].get("lam", 0.0 if name in _DETERMINISTIC else 1.0) > 0

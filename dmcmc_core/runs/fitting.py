@@ -9,7 +9,15 @@ from typing import Any
 from dmcmc_core import files
 from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.fingerprint import fingerprint
-from dmcmc_core.integrators.fitted import Fitted, FromLevels, fit_all, fit_from_levels, save_all
+from dmcmc_core.integrators.fitted import (
+    Fitted,
+    FromLevels,
+    fit_all,
+    fit_from_levels,
+    load_all,
+    load_from_levels,
+    save_all,
+)
 from dmcmc_core.integrators.fitted.job import PEERS, PROBE, PROBED
 from dmcmc_core.integrators.fitted.options import Options
 from dmcmc_core.runs.kinds import split
@@ -80,7 +88,7 @@ def solver_file(  # noqa: PLR0913  a run as it is asked for
     """
     settings, chained = settings or {}, split(sampler)[0]
     path, calls = place(model, nfe, settings, sampler=sampler, num=num, cache_dir=cache_dir)
-    if not path.is_file():
+    if not _whole(path, chained):
         say(f"{sampler}: a solver of {calls} calls is fitted once to this model, and kept in {path}")
         of_model = {name: value for name, value in settings.items() if name in (*CLASS, *LEVELS)}
         how: dict[str, Any] = {"chains": chained, "cache_dir": cache_dir, "say": say, "trajectories": TRAJECTORIES}
@@ -88,6 +96,14 @@ def solver_file(  # noqa: PLR0913  a run as it is asked for
         save_all(path, found[calls])
         say(cost_of(found))
     return path
+
+
+def _whole(path: Path, chained: bool) -> bool:
+    """Tell whether a file of solvers is there and can be read; a damaged one is made again."""
+    try:
+        return bool((load_from_levels if chained else load_all)(path))
+    except UserError:
+        return False
 
 
 def place(  # noqa: PLR0913  a run as it is asked for

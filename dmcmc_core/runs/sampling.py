@@ -15,6 +15,7 @@ from torch import Tensor
 from dmcmc_core import checkpoints
 from dmcmc_core.denoiser import Adapter
 from dmcmc_core.errors import LOG, UserError, number
+from dmcmc_core.fingerprint import ALWAYS
 from dmcmc_core.runs import folder
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.kinds import split
@@ -161,7 +162,8 @@ def _denoiser(model: Any, shape: Any, data_range: Any, device: str, ends: dict[s
     elif shape is not None and not hasattr(model, "sigma_max"):
         model = Adapter(model, tuple(shape), data_range or (0.0, 1.0), **ends)
         if not hasattr(model, "net"):  # nothing of it is kept, so that it needs no name by its weights
-            model._fingerprint = f"unnamed-{uuid.uuid4().hex}"
+            named: Any = model
+            named._fingerprint = f"unnamed-{uuid.uuid4().hex}", ALWAYS
         return model
     if shape is not None or data_range is not None:
         raise UserError("this model knows its shape and its data_range: leave them out")

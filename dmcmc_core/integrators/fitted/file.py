@@ -80,7 +80,9 @@ def _solvers(path: str | Path) -> list[Fitted]:
 
 
 def _read(file: Any, names: set[str], name: str, held: dict[str, Any]) -> Fitted:
-    tensors = {what: file.get_tensor(full) for full in names for start, what in [full.rsplit(".", 1)] if start == name}
+    tensors = {
+        what: file.get_tensor(full).clone() for full in names for start, what in [full.rsplit(".", 1)] if start == name
+    }
     sigmas, coefficients = tensors["sigmas"].double(), tensors["coefficients"].double()
     schedules.check(sigmas[[0, -1]])  # between them a level may be asked twice, as by Heun's method
     if (sigmas.diff() > 0).any() or not sigmas.isfinite().all():

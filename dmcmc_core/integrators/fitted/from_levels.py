@@ -73,6 +73,8 @@ class FromLevels:
         check_shape(x, model.shape)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         sigma = per_row(sigma, x).double()
+        if not torch.isfinite(x).all() or not (sigma >= 0).all():
+            raise UserError("x and sigma must be finite, and sigma at least 0")
         chosen, m = self.chosen(sigma), centre(model, self.solvers[0].start, x.device).to(x)
         levels, table, jumps = (t.to(x.device)[chosen] for t in self._table())
         s, past = self.firsts.to(x.device)[chosen], []

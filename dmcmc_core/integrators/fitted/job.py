@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dmcmc_core import files, samplers, schedules
 from dmcmc_core.denoiser import CountNFE, count_nfe
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.guidance import in_blocks, of_images
 from dmcmc_core.integrators.fitted import search
 from dmcmc_core.integrators.fitted.modes import Modes, pixels
@@ -117,9 +117,13 @@ class Job:
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
         """Return arrays as they were kept, or made now; count the rows that they took."""
         path = self.folder and self.folder / f"{name}.npz"
+        arrays = None
         if path and path.is_file():
-            arrays = files.read_npz(path)
-        else:
+            try:
+                arrays = files.read_npz(path)
+            except UserError as error:
+                LOG.warning(f"{error}; it is computed again")
+        if arrays is None:
             before = self.evaluated
             arrays = {n: np.asarray(a) for n, a in make().items()}
             arrays["rows"] = np.asarray(self.evaluated - before)
