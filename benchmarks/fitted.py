@@ -30,9 +30,8 @@ from torch import Tensor
 from dmcmc_core import integrators, metrics, schedules
 from dmcmc_core.data import load_images
 from dmcmc_core.denoiser import BLOCK, Denoiser
-from dmcmc_core.dmcmc import prior
 from dmcmc_core.integrators import Fitted
-from dmcmc_core.streams import Streams
+from dmcmc_core.workbench.studies.fitted_solvers import classical, in_batches, starts
 
 BUDGETS = (4, 5, 6, 8, 10)
 PEERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "ipndm", "unipc")
@@ -45,24 +44,6 @@ REFERENCES = {"digits": "digits-heldout", "glyphs32": "glyphs32"}
 def squares(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean squared difference of each image, (B,)."""
     return (a.double() - b.double()).square().flatten(1).mean(1)
-
-
-def noise(model: Denoiser, seed: int, rows: int) -> Tensor:
-    return prior(model, Streams(seed, "image", range(rows)), rows, start_of(model))
-
-
-def start_of(model: Denoiser) -> str:
-    return "mean" if getattr(model, "mean", None) is not None else "zero"
-
-
-def in_batches(sample: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return torch.cat([sample(rows) for rows in x.split(BLOCK)])
-
-
-def classical(model: Denoiser, name: str, grid: str, nfe: int) -> Callable[[Tensor], Tensor]:
-    entry = integrators.INTEGRATORS[name]
-    sigmas = schedules.SCHEDULES[grid](entry.levels(nfe), model.sigma_max, model.sigma_min)
-    return lambda x: entry(model, x, sigmas)
 
 
 def theirs(model: Denoiser, solver: fitted_peers.Solver, grid: str, nfe: int) -> Callable[[Tensor], Tensor]:
@@ -82,7 +63,7 @@ def peers(model: Denoiser, nfe: int) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def errors(model: Denoiser, solvers: dict[int, Fitted], seed: int, rows: int) -> dict[int, dict[str, Tensor]]:
     """Squared errors of images at each budget, of the fitted solver and of all peers, on noise that no fit has seen."""
-    x = noise(model, 1000 + seed, rows)
+    x = starts(model, 1000 + seed, "image", rows)
     truth = in_batches(classical(model, "unipc", "karras", ACCURATE), x)
     table = {}
     for nfe, solver in solvers.items():
@@ -109,7 +90,7 @@ def told(rows: list[dict[int, dict[str, float]]], nfe: int) -> str:
 def distances(model: Denoiser, name: str, solvers: dict[int, Fitted], seed: int, rows: int) -> dict[str, float]:
     """Frechet distances to held-out data, of fitted solvers and of Heun's method at 49 calls, from the same noise."""
     reference = metrics.make_reference(load_images(REFERENCES[name]), "random-conv", REFERENCES[name])
-    x, (low, high) = noise(model, 2000 + seed, rows), model.data_range
+    x, (low, high) = starts(model, 2000 + seed, "image", rows), model.data_range
     samplers = {"heun at 49": classical(model, "heun", "karras", 2 * SLOW - 1)}
     samplers |= {f"fitted at {nfe}": (lambda x, s=solvers[nfe]: s(model, x)) for nfe in (4, 5) if nfe in solvers}
     samplers |= {f"dpmpp_2m at {nfe}": classical(model, "dpmpp_2m", "karras", nfe) for nfe in (4, 5)}
@@ -139,7 +120,7 @@ def wall(model: Denoiser, solvers: dict[int, Fitted], table: dict[int, dict[str,
     """Time of the best peer at 10 calls over that of the cheapest fitted solver at least as near; and overhead."""
     best = min((name for name in table[10] if name != "fitted"), key=lambda name: table[10][name])
     enough = [nfe for nfe in solvers if table[nfe]["fitted"] <= table[10][best]]
-    x = noise(model, 3000, BLOCK)
+    x = starts(model, 3000, "image", BLOCK)
     found: dict = {"peer": best, "its error at 10": table[10][best], "fitted calls": min(enough, default=None)}
     if enough:
         solver = solvers[min(enough)]

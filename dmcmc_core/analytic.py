@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks, check_shape, per_row, total
 from dmcmc_core.errors import UserError
+from dmcmc_core.ranges import outside
 from dmcmc_core.streams import Streams
 
 _NUMBERS = 2**25  # numbers in the largest intermediate of a block, 128 MB in float32
@@ -266,8 +267,7 @@ class EmpiricalData:
                 "images must be floats of shape (K, *shape) without NaN or infinity, "
                 f"not {images.dtype} of shape {tuple(images.shape)}, or with such values"
             )
-        (low, high), over = data_range, 2 * (data_range[1] - data_range[0])  # points of a toy may lie around it
-        if ((images < low - over) | (images > high + over)).double().mean() > 0.05:
+        if outside(images, data_range, 2) > 0.05:  # points of a toy may lie around it
             raise UserError(
                 f"images lie outside data_range={data_range}, they go from {images.min():g} to {images.max():g}: name "
                 "the range that they have"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.errors import LOG, UserError, is_number, number
-from dmcmc_core.gradients import modules_of, to_evaluation
+from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 from dmcmc_core.shapes import check_shape, checked_shape, like, per_row
 from dmcmc_core.variance_preserving import continuous, discrete
 

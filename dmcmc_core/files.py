@@ -46,11 +46,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = part_name(path)
     try:
         yield part
+        _as_others(part)
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def _as_others(part: Path) -> None:
+    """Give a file the mode of any new one: safetensors writes for its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    if part.is_file():
+        part.chmod(0o666 & ~mask)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Sampling keeps no graph of what it did, unless asked; and the network is as it is meant to be asked."""
+"""Sampling keeps no graph of what it did, unless asked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-
-from dmcmc_core.errors import LOG
 
 T = TypeVar("T")
 
@@ -22,46 +20,3 @@ def without_gradients(function: Callable[..., T]) -> Callable[..., T]:
             return function(*args, **options)
 
     return sampled
-
-
-def modules_of(function: Any) -> list[torch.nn.Module]:
-    """Return the networks that a function asks, as far as it shows: itself, what it holds, is bound to or names."""
-    if isinstance(function, torch.nn.Module):
-        return [function]
-    if isinstance(function, functools.partial):
-        seen = [function.func, *function.args, *function.keywords.values()]
-    else:
-        held = vars(function).values() if hasattr(function, "__dict__") else ()
-        seen = [getattr(function, "__self__", None), *held, *_cells(function), *_globals(function)]
-    return [m for one in seen for m in ([one] if isinstance(one, torch.nn.Module) else _inner(one))]
-
-
-def _inner(one: Any) -> list[torch.nn.Module]:
-    return modules_of(one) if isinstance(one, functools.partial) else []
-
-
-def _cells(function: Any) -> list[Any]:
-    """Return what a closure holds; a cell may still be empty."""
-    held = []
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:
-            continue
-    return held
-
-
-def _globals(function: Any) -> list[Any]:
-    names = getattr(getattr(function, "__code__", None), "co_names", ())
-    return [getattr(function, "__globals__", {}).get(name) for name in names]
-
-
-def to_evaluation(modules: list[torch.nn.Module]) -> None:
-    """Switch networks that are being trained to evaluation, and say so: with dropout no image is made twice."""
-    for module in modules:
-        if module.training:
-            module.eval()
-            LOG.warning(
-                f"the network, a {type(module).__name__}, was in training mode, with dropout and batch statistics: "
-                "it is switched to evaluation by eval(); call train() to train on"
-            )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import BLOCK, Denoiser, apply_in_blocks
 from dmcmc_core.errors import UserError
-from dmcmc_core.gradients import modules_of, to_evaluation
+from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 from dmcmc_core.streams import Randomness
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.errors import LOG, UserError, number, one_of, switch
-from dmcmc_core.gradients import modules_of
+from dmcmc_core.evaluation_mode import modules_of
 from dmcmc_core.schedules import vp_time
 from dmcmc_core.shapes import checked_shape, like, per_row
 

@@ -11,8 +11,20 @@ from torch import Tensor
 from dmcmc_core import checkpoints
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.denoiser import Adapter, InBlocks
+from dmcmc_core.starts import prior
+from dmcmc_core.streams import Streams
 
 F64 = torch.float64
+
+
+def noise(model, rows: int, purpose: str = "test", start: str = "mean") -> Tensor:
+    """Noise that sampling begins with, always the same for a purpose."""
+    return prior(model, Streams(0, purpose, range(rows)), rows, start)
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    """The root mean square of a difference."""
+    return (a.double() - b.double()).square().mean().sqrt().item()
 
 
 def rotation(d: int, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from exact import Classes, images_mixture, mixture
+from exact import Classes, images_mixture, mixture, noise, rms
 
 from dmcmc_core import UserError, integrators, schedules
 from dmcmc_core.denoiser import Adapter, count_nfe
@@ -22,14 +22,6 @@ from dmcmc_core.streams import Streams
 from dmcmc_core.workbench.cli import main
 
 SMALL = {"trajectories": 24, "held_out": 8, "accurate": 24}
-
-
-def noise(model, rows, purpose="test", start="mean"):
-    return prior(model, Streams(0, purpose, range(rows)), rows, start)
-
-
-def rms(a, b):
-    return (a.double() - b.double()).square().mean().sqrt().item()
 
 
 @pytest.fixture(scope="module")

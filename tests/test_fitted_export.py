@@ -66,7 +66,10 @@ def test_with_a_jump_and_about_a_mean(tmp_path, monkeypatch, jump, start):
     solver = fitted.Fitted(solver.sigmas, solver.coefficients, jump, start)
     solver.save("fitted.safetensors")
     names = run(1)
-    sigmas, coefficients, has_jump = names["read_fitted"]("fitted.safetensors", 5)
+    for other in ({"nfe": 4, "start": start}, {"nfe": 5, "start": "mean" if start == "zero" else "zero"}):
+        with pytest.raises(ValueError, match="has no solver of . calls from a start of"):
+            names["read_fitted"]("fitted.safetensors", **other)
+    sigmas, coefficients, has_jump = names["read_fitted"]("fitted.safetensors", 5, start)
     mean, seen = model.mean if start == "mean" else 0.0, []
     x = mean + float(sigmas[0]) * noise
     found = names["sample_fitted"](model, x, sigmas, coefficients, has_jump, mean, callback=seen.append)

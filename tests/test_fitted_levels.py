@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from exact import images_mixture
+from exact import images_mixture, noise, rms
 
 from dmcmc_core import UserError, integrators, schedules
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.denoiser import Adapter, count_nfe
-from dmcmc_core.dmcmc import prior
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.integrators import Spectrum, fitted
 from dmcmc_core.integrators.fitted.modes import Modes
@@ -18,18 +17,9 @@ from dmcmc_core.metrics.paired import paired_folders
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.make import run
 from dmcmc_core.runs.plan import plan
-from dmcmc_core.streams import Streams
 from dmcmc_core.workbench.cli import main
 
 SMALL = {"trajectories": 24, "held_out": 8, "accurate": 24}
-
-
-def noise(model, rows, purpose="test"):
-    return prior(model, Streams(0, purpose, range(rows)), rows, "mean")
-
-
-def rms(a, b):
-    return (a.double() - b.double()).square().mean().sqrt().item()
 
 
 @pytest.fixture(scope="module")
@@ -246,10 +236,31 @@ def test_the_command_fits_for_chains_and_samples(tmp_path, capsys, monkeypatch):
 # what fresh eyes found
 
 
-@pytest.mark.parametrize(("x", "sigma"), [(0.0, float("nan")), (0.0, -1.0), (float("nan"), 1.0)])
-def test_numbers_that_are_none_are_told(model, ladder, x, sigma):
-    with pytest.raises(UserError, match="x and sigma must be finite"):
+@pytest.mark.parametrize(
+    ("x", "sigma", "words"),
+    [
+        (0.0, float("nan"), "sigma must be at least 0, not nan"),
+        (0.0, -1.0, "sigma must be at least 0, not -1"),
+        (float("nan"), 1.0, "x must be finite"),
+    ],
+)
+def test_numbers_that_are_none_are_told(model, ladder, x, sigma, words):
+    with pytest.raises(UserError, match=words):
         ladder[2](model, torch.full((1, 1, 2, 2), x), torch.tensor([sigma]))
+
+
+@pytest.mark.parametrize("x", [np.zeros((1, 1, 2, 2)), [1], None, torch.zeros(1, 1, 2, 2, dtype=torch.complex64)])
+def test_what_is_no_tensor_of_real_numbers_is_told(model, ladder, x):
+    with pytest.raises(UserError, match="x must be a tensor of real numbers, not"):
+        ladder[2].solvers[-1](model, x)
+
+
+@pytest.mark.parametrize("what", ["digits", None, torch.nn.Linear(1, 1), lambda x, sigma: x])
+def test_what_is_no_denoiser_is_told(ladder, what):
+    with pytest.raises(UserError, match="is no denoiser"):
+        integrators.fit(what, 4)
+    with pytest.raises(UserError, match="is no denoiser"):
+        integrators.Fitted(torch.tensor([1.0, 0.0]), torch.ones(1, 2))(what, torch.zeros(1, 1, 2, 2))
 
 
 def test_a_damaged_cache_is_made_again(model, tmp_path):

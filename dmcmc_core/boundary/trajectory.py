@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import Denoiser, like
 from dmcmc_core.errors import UserError, number
-from dmcmc_core.gradients import modules_of, to_evaluation
+from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 
 Epsilon = Callable[[Tensor, Tensor], Tensor]
 """(x (B, *shape), t (B,)) -> the predicted noise, of the shape of x; channels beyond those of x are left out."""

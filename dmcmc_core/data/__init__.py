@@ -9,7 +9,7 @@ are asked for. Single pictures to train on are those of :func:`load_pictures`.
 from dmcmc_core.data.cifar10 import download_cifar10
 from dmcmc_core.data.digits import HELD_OUT, digits
 from dmcmc_core.data.glyphs import CHARACTERS, FACES, STYLES, glyphs32
-from dmcmc_core.data.images import CASTS, Images, ImageSet, from_uint8, in_unit_range, outside, to_uint8
+from dmcmc_core.data.images import CASTS, Images, ImageSet, from_uint8, to_uint8
 from dmcmc_core.data.names import REFERENCES, load_images, open_images
 from dmcmc_core.data.pictures import PICTURES, load_pictures
 from dmcmc_core.data.published import (
@@ -44,8 +44,6 @@ __all__ = [
     "digits",
     "download_cifar10",
     "from_uint8",
-    "in_unit_range",
-    "outside",
     "glyphs32",
     "load_images",
     "load_pictures",

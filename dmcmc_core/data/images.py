@@ -137,30 +137,6 @@ def to_uint8(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0), cast:
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def outside(images: Tensor, data_range: tuple[float, float], margin: float) -> float:
-    """Return the share of numbers that lie outside a range by more than a margin, in units of the range."""
-    low, high = data_range
-    over = margin * (high - low)
-    return ((images < low - over) | (images > high + over)).double().mean().item()
-
-
-def in_unit_range(images: Tensor) -> Tensor:
-    """Return images of uint8, or of floats in [0, 1] that may leave it a little as samplers do, as floats.
-
-    Raises:
-        UserError: where more than a twentieth of the numbers lies outside by more than a tenth.
-    """
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if outside(images, (0.0, 1.0), 0.1) > 0.05:
-        low, high = (value.item() for value in images.aminmax())
-        raise UserError(
-            f"images must be uint8, or floats in [0, 1], and these go from {low:.4g} to {high:.4g}: bring them there "
-            "by (images - low) / (high - low), with the data_range of their model"
-        )
-    return images
-
-
 def from_uint8(array: np.ndarray, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Return images (N, H, W, C) uint8 as (N, C, H, W) float32 in ``data_range``; the inverse of :func:`to_uint8`."""
     return _floats(torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(), data_range)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmcmc_core.denoiser import RUNAWAY, Denoiser, Wrapper
 from dmcmc_core.errors import UserError
-from dmcmc_core.gradients import modules_of, to_evaluation
+from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 from dmcmc_core.linear_sde import BDM, LinearSDE
 
 Noise = Callable[[Tensor], Tensor]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dmcmc_core.data import ImageSet, in_unit_range, to_uint8
+from dmcmc_core.data import ImageSet, to_uint8
 from dmcmc_core.denoiser import BLOCK
 from dmcmc_core.errors import UserError
 from dmcmc_core.files import PART, read_npz, write_npz, write_text
@@ -31,6 +31,7 @@ from dmcmc_core.metrics.frechet import statistics
 from dmcmc_core.metrics.kid import within
 from dmcmc_core.metrics.neighbours import radii
 from dmcmc_core.metrics.rows import Rows, Table
+from dmcmc_core.ranges import in_unit_range
 
 
 @dataclass(frozen=True, eq=False)

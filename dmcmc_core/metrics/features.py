@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmcmc_core.data import ImageSet, from_uint8, in_unit_range, to_uint8
+from dmcmc_core.data import ImageSet, from_uint8, to_uint8
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks
 from dmcmc_core.errors import UserError, unknown
-from dmcmc_core.gradients import modules_of, to_evaluation
+from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 from dmcmc_core.metrics.inception_v3 import inception
 from dmcmc_core.metrics.random_features import RandomConv, random_conv
 from dmcmc_core.metrics.rows import table
+from dmcmc_core.ranges import in_unit_range
 
 
 class Extractor(NamedTuple):

@@ -18,11 +18,10 @@ from dmcmc_core.metrics.feature_sets import check_enough
 from dmcmc_core.report.arms import Arm, Comparison, comparison
 from dmcmc_core.report.measuring import Bench, Measured, pairs_with_accurate, prepare_reference
 from dmcmc_core.runs.cache import cached
-from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.model import Model
 from dmcmc_core.runs.plan import Request
+from dmcmc_core.runs.sampling import settled
 from dmcmc_core.runs.settings import SEARCHES
-from dmcmc_core.runs.tuning import AUTO_OR_PLAIN, auto
 from dmcmc_core.samplers import FITTED
 
 CONDITIONS = ("held_to", "preconditioned_by")
@@ -230,11 +229,6 @@ def _resolved(
     model: Model, name: str, nfe: float, n: int, settings: dict[str, Any], cache_dir: Path
 ) -> tuple[str, dict[str, Any]]:
     """Return sampler and settings of a run: those that trials find, and the file of a fitted solver."""
-    if name in SEARCHES:
-        path = cache_dir / "tuning" / f"{files.key([fingerprint(model), name, nfe, n, sorted(settings.items())])}.json"
-        tuned = auto(model, nfe, n, settings, plain=name == AUTO_OR_PLAIN, path=path, cache_dir=cache_dir)
-        return tuned.sampler, tuned.settings
-    if name.removeprefix("dlg+") == FITTED.name and "file" not in settings:
-        file = solver_file(model, nfe, settings, sampler=name, num=n, cache_dir=cache_dir)
-        return name, settings | {"file": str(file)}
-    return name, settings
+    asked = [fingerprint(model), name, nfe, n, sorted(settings.items())]
+    path = {"path": cache_dir / "tuning" / f"{files.key(asked)}.json"} if name in SEARCHES else {}
+    return settled(model, name, nfe, n, settings, cache_dir=cache_dir, **path)

@@ -65,29 +65,25 @@ def solvers(
     return {calls: list(one.solvers) if isinstance(one, FromLevels) else [one] for calls, one in found.items()}
 
 
-def solver_file(  # noqa: PLR0913  a run as it is asked for
+def solver_file(
     model: Model,
     nfe: float,
     settings: dict[str, Any] | None = None,
     *,
-    sampler: str = FITTED.name,
-    num: int = 1,
-    cache_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    **where: Any,
 ) -> Path:
     """Return the file of a solver for a budget of network evaluations; it is fitted unless it is there.
 
     Args:
-        settings: of the run.
-        sampler: ``fitted`` or ``dlg+fitted``, whose chains leave the solver what they do not take themselves.
-        num: images of the run, which share the warm-up of chains.
+        model, nfe, settings, where: see :func:`place`.
+        say: takes a line for each part that is done.
 
     Raises:
-        UserError: see :func:`solvers`; for a model without weights that could name it, and a budget that leaves the
-            solver fewer than two calls.
+        UserError: see :func:`solvers` and :func:`place`; for a model without weights that could name it.
     """
-    settings, chained = settings or {}, split(sampler)[0]
-    path, calls = place(model, nfe, settings, sampler=sampler, num=num, cache_dir=cache_dir)
+    settings, sampler, cache_dir = settings or {}, where.get("sampler", FITTED.name), where.get("cache_dir")
+    (path, calls), chained = place(model, nfe, settings, **where), split(sampler)[0]
     if not _whole(path, chained):
         say(f"{sampler}: a solver of {calls} calls is fitted once to this model, and kept in {path}")
         of_model = {name: value for name, value in settings.items() if name in (*CLASS, *LEVELS)}
@@ -115,7 +111,18 @@ def place(  # noqa: PLR0913  a run as it is asked for
     num: int = 1,
     cache_dir: str | Path | None = None,
 ) -> tuple[Path, int]:
-    """Return where the solver of :func:`solver_file` is kept once it is fitted, and its network calls; see there."""
+    """Return where the solver for a budget is kept once it is fitted, and its network calls.
+
+    Args:
+        nfe: network evaluations of an image.
+        settings: of the run.
+        sampler: ``fitted`` or ``dlg+fitted``, whose chains leave the solver what they do not take themselves.
+        num: images of the run, which share the warm-up of chains.
+        cache_dir: exp/cache of the checkout when None.
+
+    Raises:
+        UserError: for a budget that leaves the solver fewer than two calls.
+    """
     request = Request(model, sampler, settings)
     calls = calls_of_fitted(request, nfe, num)
     if calls < LEAST:

@@ -22,13 +22,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, gddim
-from dmcmc_core.data import outside, to_uint8
+from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
 from dmcmc_core.errors import LOG, UserError
 from dmcmc_core.files import key
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
+from dmcmc_core.ranges import outside
 from dmcmc_core.runs import folder, layout, windows
 from dmcmc_core.runs.kinds import ChainedFittedPlan, ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
@@ -344,7 +345,7 @@ def _from_chains(
 
 
 def _say_padding(job: Job, manifest: dict[str, Any]) -> None:
-    """Say where blocks were filled with more than a third of what was asked for, and what costs less."""
+    """Say where blocks were filled with more than PADDED of what was asked for, and what costs less."""
     padding, rows = manifest.get("rows_of_padding", 0), sum(manifest.get("rows", {}).values())
     if not job.quiet and padding > PADDED * rows and job.num < job.plan.block:
         LOG.warning(
@@ -375,8 +376,5 @@ def _made(job, shard, images, measured, arrays, rows, seconds) -> Made:  # noqa:
         arrays |= {"labels": measured.labels}
     _say_clipped(job, images)
     arrays = {"arr_0": to_uint8(images, job.model.data_range, job.plan.cast)} | arrays
-    return (
-        shard,
-        arrays,
-        {"rows": rows, "padding": padding, "seconds": {"chains": seconds, "integrator": measured.seconds}},
-    )
+    took = {"chains": seconds, "integrator": measured.seconds}
+    return shard, arrays, {"rows": rows, "padding": padding, "seconds": took}

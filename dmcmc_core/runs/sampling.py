@@ -137,17 +137,26 @@ def sample(  # noqa: PLR0913  all that a run may be told
     return images
 
 
-def settled(
-    model: Model, sampler: str, nfe: float, num: int, settings: dict[str, Any], say: Callable[[str], None]
+def settled(  # noqa: PLR0913  a run as it is asked for
+    model: Model,
+    sampler: str,
+    nfe: float,
+    num: int,
+    settings: dict[str, Any],
+    say: Callable[[str], None] = lambda line: None,
+    **kept: Any,
 ) -> tuple[str, dict[str, Any]]:
-    """Return sampler and settings once what has to be found for them is found: by trial, or by a fit."""
+    """Return sampler and settings once what has to be found for them is found: by trial, or by a fit.
+
+    ``kept`` is ``cache_dir`` of a search and of a fit, and ``path`` of a search, see :func:`tuning.auto`.
+    """
     if sampler in SEARCHES:
-        tuned = auto(model, nfe, num, settings, plain=sampler == AUTO_OR_PLAIN, say=say)
+        tuned = auto(model, nfe, num, settings, plain=sampler == AUTO_OR_PLAIN, say=say, **kept)
         say(str(tuned))
         return tuned.sampler, tuned.settings
     if sampler in (FITTED.name, f"dlg+{FITTED.name}") and "file" not in settings:
-        path = solver_file(model, nfe, settings, sampler=sampler, num=num, say=say)
-        return sampler, settings | {"file": str(path)}
+        where = {"sampler": sampler, "num": num, "cache_dir": kept.get("cache_dir")}
+        return sampler, settings | {"file": str(solver_file(model, nfe, settings, say=say, **where))}
     return sampler, settings
 
 

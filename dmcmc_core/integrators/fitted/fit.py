@@ -108,6 +108,8 @@ def _job(  # noqa: PLR0913  what a fit may be told
     firsts: Sequence[float] = (),
 ) -> Job:
     """Return the fit that is asked for, once all of it is checked."""
+    if not all(hasattr(model, name) for name in ("shape", "sigma_min", "sigma_max")):
+        raise UserError(f"the model, a {type(model).__name__}, is no denoiser: dmcmc_core.denoiser.Adapter makes one")
     known = [field.name for field in dataclasses.fields(Options)]
     for name in options:
         if name not in known:

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from dmcmc_core.denoiser import Denoiser, check_shape, like, per_row
+from dmcmc_core.denoiser import Denoiser, like, per_row
 from dmcmc_core.errors import UserError
-from dmcmc_core.integrators.fitted.solver import Fitted
+from dmcmc_core.integrators.fitted.solver import Fitted, check_noise
 from dmcmc_core.integrators.registry import Callback, Noise
 from dmcmc_core.starts import centre
 
@@ -70,11 +70,11 @@ class FromLevels:
             UserError: as :meth:`Fitted.__call__`, and for a level above the last first one.
         """
         self.solvers[0].check(model)
-        check_shape(x, model.shape)
+        check_noise(model, x)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         sigma = per_row(sigma, x).double()
-        if not torch.isfinite(x).all() or not (sigma >= 0).all():
-            raise UserError("x and sigma must be finite, and sigma at least 0")
+        if not (sigma >= 0).all():
+            raise UserError(f"sigma must be at least 0, not {sigma[~(sigma >= 0)][0].item():g}")
         chosen, m = self.chosen(sigma), centre(model, self.solvers[0].start, x.device).to(x)
         levels, table, jumps = (t.to(x.device)[chosen] for t in self._table())
         s, past = self.firsts.to(x.device)[chosen], []

@@ -20,7 +20,7 @@ class Options:
 
     Attributes:
         past: denoised images that a step may use, 1 to 4.
-        ridge: of the least squares, in units of its scaled normal equations.
+        ridge: of the least squares, above 0, in units of its scaled normal equations.
         start: ``zero`` or ``mean``; None: mean where the model knows it.
         jump: whether the first step makes no call; None: both ways are searched.
         accurate: network calls of an accurate trajectory, at least 16; None: 32, or twice the largest budget.
@@ -48,7 +48,7 @@ class Options:
 
     def __post_init__(self) -> None:
         number("past", self.past, least=1, most=4, whole=True)
-        number("ridge", self.ridge, least=0)
+        number("ridge", self.ridge, above=0)
         number("held_out", self.held_out, least=HELD_OUT, whole=True)
         number("bands", self.bands, least=1, most=16, whole=True)
         one_of("start", self.start, None, "zero", "mean")

@@ -70,9 +70,7 @@ class Fitted:
             UserError: for another network, an x of another shape, and a model without a mean where one is needed.
         """
         self.check(model)
-        check_shape(x, model.shape)
-        if not torch.isfinite(x).all():
-            raise UserError("x must be finite: it holds NaN or infinity")
+        check_noise(model, x)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         view, past = self.view(model, x), []
         steps, levels, y = len(self.coefficients), self.sigmas.to(x.device), view.of(x)
@@ -108,6 +106,18 @@ class Fitted:
     def save(self, path: str | Path) -> None:
         """Write the solver as safetensors; a file of that name is only replaced once the new one is whole."""
         save_all(path, [self])
+
+
+def check_noise(model: Denoiser, x: Any) -> None:
+    """Raise UserError unless x is a batch of real, finite states of a model."""
+    if not hasattr(model, "shape"):
+        raise UserError(f"the model, a {type(model).__name__}, is no denoiser: dmcmc_core.denoiser.Adapter makes one")
+    if not isinstance(x, Tensor) or x.is_complex():
+        kind = f"of {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UserError(f"x must be a tensor of real numbers, not {kind}")
+    check_shape(x, model.shape)
+    if not torch.isfinite(x).all():
+        raise UserError("x must be finite: it holds NaN or infinity")
 
 
 def summed(coefficients: Sequence[Any], terms: Sequence[Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ from dmcmc_core.integrators.fitted import tabulate
 from dmcmc_core.linear_sde import VP
 from dmcmc_core.metrics import paired_errors
 from dmcmc_core.report.tables import Spread, mean_and_spread
+from dmcmc_core.report.verdicts import BETTER, of_errors, rms
 from dmcmc_core.starts import prior
 from dmcmc_core.streams import Streams
 
@@ -257,11 +258,6 @@ def between_seeds(bed: Bed, solvers: Fits, nfe: int) -> Tensor:
     return torch.stack([rms(errors(bed, lambda _: lambda x: some[nfe](bed.model, x))) for some in solvers.values()])  # noqa: B023
 
 
-def rms(each: Tensor) -> Tensor:
-    """Return the paired error of each seed, (seeds,), of those of its images (seeds, n)."""
-    return each.square().mean(1).sqrt()
-
-
 def spread(each: Tensor) -> Spread:
     """Return mean and spread over seeds of the paired error, of errors (seeds, n)."""
     return mean_and_spread([{"e": e} for e in rms(each).tolist()], "e", ())[0]["e"]
@@ -273,17 +269,8 @@ def best_of(found: Errors, nfe: int, among: Iterable[str] = CLASSICAL.values()) 
 
 
 def nearer(one: Tensor, other: Tensor) -> bool:
-    """Tell whether errors (seeds, n) are surely less than others from the same noise.
-
-    That is so where the paired error of every seed is, and a paired t test over the errors of all images puts the
-    difference below 5 %.
-    """
-    from scipy import stats
-
-    apart = (one - other).double()
-    if not (rms(one) < rms(other)).all() or apart.mean() >= 0:
-        return False
-    return bool(apart.std() == 0 or stats.ttest_1samp(apart.flatten().numpy(), 0).pvalue < 0.05)
+    """Tell whether errors (seeds, n) are surely less than others from the same noise, see :func:`of_errors`."""
+    return of_errors(dict(enumerate(one)), dict(enumerate(other))).word == BETTER
 
 
 def rows_of(bed: Bed, found: Errors, grids: Mapping[tuple[str, int], str]) -> list[dict[str, Any]]:

@@ -1,0 +1,53 @@
+"""The networks behind a function, in the mode in which they are asked: with dropout on no image is made twice."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from dmcmc_core.errors import LOG
+
+
+def modules_of(function: Any) -> list[torch.nn.Module]:
+    """Return the networks that a function asks, as far as it shows: itself, what it holds, is bound to or names."""
+    if isinstance(function, torch.nn.Module):
+        return [function]
+    if isinstance(function, functools.partial):
+        seen = [function.func, *function.args, *function.keywords.values()]
+    else:
+        held = vars(function).values() if hasattr(function, "__dict__") else ()
+        seen = [getattr(function, "__self__", None), *held, *_cells(function), *_globals(function)]
+    return [m for one in seen for m in ([one] if isinstance(one, torch.nn.Module) else _inner(one))]
+
+
+def _inner(one: Any) -> list[torch.nn.Module]:
+    return modules_of(one) if isinstance(one, functools.partial) else []
+
+
+def _cells(function: Any) -> list[Any]:
+    """Return what a closure holds; a cell may still be empty."""
+    held = []
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:
+            continue
+    return held
+
+
+def _globals(function: Any) -> list[Any]:
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    return [getattr(function, "__globals__", {}).get(name) for name in names]
+
+
+def to_evaluation(modules: list[torch.nn.Module]) -> None:
+    """Switch networks that are being trained to evaluation, and say so."""
+    for module in modules:
+        if module.training:
+            module.eval()
+            LOG.warning(
+                f"the network, a {type(module).__name__}, was in training mode, with dropout and batch statistics: "
+                "it is switched to evaluation by eval(); call train() to train on"
+            )
