@@ -41,6 +41,8 @@ def fingerprint(model: Any) -> str:
         digest = hashlib.sha256(repr((tuple(facts.shape), tuple(facts.data_range), *ends)).encode())
         for tensor in parts:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if getattr(facts, "predicts", "x0") != "x0":
+            digest.update(facts.predicts.encode())
         known = digest.hexdigest()
         facts._fingerprint = known, versions
     return known
