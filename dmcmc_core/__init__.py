@@ -34,9 +34,12 @@ def __getattr__(name: str) -> Any:
 
         return compare
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("dmcmc-core")
+        try:
+            return version("dmcmc-core")
+        except PackageNotFoundError:  # a checkout that nobody has installed
+            return "unknown"
     if name in (*CORE, *ROOMS):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,7 +31,9 @@ class TooFew(UserError):
     """A budget that a sampler cannot keep to."""
 
 
-def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True) -> UserError:
+def unknown(
+    kind: str, name: object, choices: Iterable[str], guess: bool = True, nearest: str | None = None
+) -> UserError:
     """Return the error for a name that is not among ``choices``, with the one that it is a slip of the pen for.
 
     That is the most alike of those with the same first letter, an ending that all share left out: ``flow_prediction``
@@ -39,6 +41,7 @@ def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True)
 
     Args:
         guess: False for a name that is known to be no slip of the pen.
+        nearest: the choice that is nearest in meaning, where that is known: the one that is named then.
     """
     choices = sorted(choices)
     ending = os.path.commonprefix([choice[::-1] for choice in choices])[::-1] if len(choices) > 1 else ""
@@ -46,7 +49,7 @@ def unknown(kind: str, name: object, choices: Iterable[str], guess: bool = True)
     own, *others = (text.removesuffix(ending).casefold() for text in (str(name), *choices))
     alike = {other: choice for other, choice in zip(others, choices, strict=True) if other[:1] == own[:1]}
     near = difflib.get_close_matches(own, alike, n=1, cutoff=0.65) if guess else []
-    hint = f"did you mean {alike[near[0]]!r}? " if near else ""
+    hint = f"the nearest here is {nearest!r}; " if nearest else f"did you mean {alike[near[0]]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
     return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from dmcmc_core.aliases import known_as, near
 from dmcmc_core.errors import UserError, number, one_of, unknown
 
 STAGES = {"2heun": 2, "3kutta": 3, "4rk": 4}
@@ -90,10 +91,12 @@ class Integrator:
 
 
 class Registry(dict[str, Integrator]):
-    """Integrators by name; a name that is not there is answered with the nearest one that is."""
+    """Integrators by name or by :data:`dmcmc_core.aliases.ALIASES`; another is answered with the nearest one here."""
 
     def __missing__(self, name: str) -> Integrator:
-        raise unknown("integrator", name, self)
+        if (here := known_as(name)) in self:
+            return self[here]
+        raise unknown("integrator", name, self, nearest=near(name))
 
 
 def one_a_step(n: int, **_: Any) -> int:

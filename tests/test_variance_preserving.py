@@ -10,6 +10,7 @@ from exact import F64, images_mixture, mixture
 
 from dmcmc_core import UserError, integrators, load_model, schedules
 from dmcmc_core.checkpoints import load_network
+from dmcmc_core.checkpoints.diffusers import PREDICTIONS, Unet
 from dmcmc_core.denoiser import Adapter, InBlocks, epsilon
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.nets.shipped import NETS
@@ -154,6 +155,31 @@ def test_a_network_of_diffusers_samples_the_bits_of_its_folder(prediction, tmp_p
     x = 100 * torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     grid = schedules.karras(4, 100.0, read.sigma_min)
     assert torch.equal(integrators.dpmpp_2m(model, x, grid), integrators.dpmpp_2m(read, x, grid))
+
+
+class Config(dict):
+    """A configuration as diffusers has them: keys are attributes too."""
+
+    __getattr__ = dict.get
+
+
+class Stub(Small):
+    """A network that answers as those of diffusers do, of learned variances."""
+
+    config = Config(in_channels=1, sample_size=4, num_class_embeds=None)
+
+    def forward(self, x, t, labels=None, return_dict=True):
+        answer = super().forward(x, t)
+        return SimpleNamespace(sample=answer) if return_dict else (answer,)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("epsilon", "epsilon"), ("v_prediction", "v"), ("sample", "x0")])
+def test_what_reads_folders_of_diffusers_answers_with_the_same_bits(theirs, ours):
+    net, x = Stub(twice=True).eval(), 3 * torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    read = Unet(net, PREDICTIONS[theirs], SIGMAS)
+    model = Adapter.from_ddpm(net, KEPT, predicts=ours, shape=(1, 4, 4))
+    for sigma in (0.05, 0.7, 5.0):
+        assert torch.equal(model(x, torch.tensor(sigma)), read(x, torch.tensor(sigma)))
 
 
 def test_a_network_of_a_file_samples_the_bits_of_its_reader():

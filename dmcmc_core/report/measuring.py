@@ -17,11 +17,11 @@ from dmcmc_core.report.testbed import ACCURATE
 from dmcmc_core.report.verdicts import Distance
 from dmcmc_core.runs.cache import cached
 from dmcmc_core.runs.model import Model
-from dmcmc_core.runs.settings import CLASS, LEVELS, LINEAR_SAMPLERS
+from dmcmc_core.runs.settings import LINEAR_SAMPLERS, OF_MODEL
 
 PICTURES = 8
 """Images of a run that a grid shows."""
-BEGINS = (*CLASS, *LEVELS, "start", "mean", "block", "cast")
+BEGINS = (*OF_MODEL, "start", "block", "cast")
 """Settings that a run shares with the accurate solution from its noise."""
 FEATURES = {"digits": "digits-cnn", "glyphs32": "glyphs-cnn"}
 """Features of references whose names begin so; others take those of :data:`OTHERWISE`."""

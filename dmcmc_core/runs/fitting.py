@@ -23,7 +23,7 @@ from dmcmc_core.integrators.fitted.options import Options
 from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.model import Model, prepared
 from dmcmc_core.runs.plan import Request, calls_of_fitted
-from dmcmc_core.runs.settings import CLASS, LEVELS
+from dmcmc_core.runs.settings import OF_MODEL
 from dmcmc_core.samplers import FITTED
 
 LEAST = 2
@@ -58,7 +58,9 @@ def solvers(
     """
     request, rest = prepared(model, FITTED.name, settings)
     if rest:
-        raise UserError(f"{next(iter(rest))} does not belong to the model: a fit takes its class, guidance and levels")
+        raise UserError(
+            f"{next(iter(rest))} does not belong to the model: a fit takes its class, guidance, levels and mean"
+        )
     how: dict[str, Any] = {"keep": _folder(cache_dir), "say": say} | options
     denoiser: Any = request
     found: dict[int, Any] = fit_from_levels(denoiser, budgets, **how) if chains else fit_all(denoiser, budgets, **how)
@@ -86,7 +88,7 @@ def solver_file(
     (path, calls), chained = place(model, nfe, settings, **where), split(sampler)[0]
     if not _whole(path, chained):
         say(f"{sampler}: a solver of {calls} calls is fitted once to this model, and kept in {path}")
-        of_model = {name: value for name, value in settings.items() if name in (*CLASS, *LEVELS)}
+        of_model = {name: value for name, value in settings.items() if name in OF_MODEL}
         how: dict[str, Any] = {"chains": chained, "cache_dir": cache_dir, "say": say, "trajectories": TRAJECTORIES}
         found = solvers(model, [calls], of_model, **how)
         save_all(path, found[calls])

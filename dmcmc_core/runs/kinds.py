@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core import files, gddim, integrators, schedules
+from dmcmc_core.aliases import known_as, near
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.errors import UserError, unknown
@@ -46,7 +47,7 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """Return the plan as plain values, as manifests have it: every kind of plan has the same names there."""
         held = {"schedule": "power", "start": "zero", "tweedie": None, "chain": None, "posterior": None}
-        unless = ("sigma_min", "sigma_max", "classifier")  # nothing where they are the network's own, or none
+        unless = ("sigma_min", "sigma_max", "rho", "classifier")  # nothing where they are their defaults, or none
         held |= {name: value for name, value in asdict(self).items() if name not in unless or value is not None}
         return {("held_to" if name == "condition" else name): value for name, value in held.items()}
 
@@ -70,7 +71,8 @@ class IntegratorPlan(Plan):
     """An integrator of a denoiser, whose noise is centred on ``start``.
 
     ``levels`` is None where ``options["tol"]`` sets the cost; ``tweedie`` is the level of one more denoising after the
-    integrator (None: none). ``sigma_min`` and ``sigma_max`` are None where they are the network's own.
+    integrator (None: none). ``sigma_min`` and ``sigma_max`` are None where they are the network's own, ``rho`` where it
+    is the schedule's own.
     """
 
     schedule: str = "karras"
@@ -78,6 +80,7 @@ class IntegratorPlan(Plan):
     tweedie: float | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
+    rho: float | None = None
 
     @property
     def integrator(self) -> integrators.Integrator:
@@ -97,7 +100,8 @@ class IntegratorPlan(Plan):
     def levels_from(self, model: Denoiser, sigma: Any) -> Any:
         """Return the grid of the integrator from the level (), or the levels (B,), that it starts at."""
         end = model.sigma_min if self.sigma_min is None else self.sigma_min
-        return schedules.SCHEDULES[self.schedule](self.levels or 2, sigma, end)
+        bend = {} if self.rho is None else {"rho": self.rho}
+        return schedules.SCHEDULES[self.schedule](self.levels or 2, sigma, end, **bend)
 
     def integrate(self, model: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, **more: Any) -> Tensor:
         """Return images from x, down a grid by the integrator, then by the last denoising where there is one."""
@@ -198,7 +202,8 @@ class ChainedFittedPlan(ChainedPlan):
 
 
 def split(sampler: str) -> tuple[bool, integrators.Integrator]:
-    """Tell whether chains run first, and return the integrator: of ``NAME`` or ``dlg+NAME``."""
+    """Tell whether chains run first, and return the integrator: of ``NAME`` or ``dlg+NAME``, or of another name."""
+    sampler = known_as(sampler)
     method, _, name = sampler.rpartition("+")
     if sampler == "sde+rk45":
         raise UserError(
@@ -217,5 +222,6 @@ def split(sampler: str) -> tuple[bool, integrators.Integrator]:
             "sampler",
             sampler,
             [*names, FITTED.name, *(f"dlg+{n}" for n in (*names, FITTED.name)), *SEARCHES, *LINEAR_SAMPLERS],
+            nearest=near(sampler),
         )
     return method == "dlg", integrators.INTEGRATORS[name]

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, gddim
+from dmcmc_core.aliases import known_as
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
@@ -34,6 +35,7 @@ from dmcmc_core.runs import folder, layout, windows
 from dmcmc_core.runs.kinds import ChainedFittedPlan, ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
 from dmcmc_core.runs.levels import levels_of
+from dmcmc_core.runs.means import Centred, say_start
 from dmcmc_core.runs.measured import Measured
 from dmcmc_core.runs.model import Model, check_model, check_range, device_of, encoder_of
 from dmcmc_core.runs.pictures import announce
@@ -117,10 +119,11 @@ def run(  # noqa: PLR0913  what a command line may say of a run
             of a run that began here.
     """
     _check_numbers(num, shard, seed, trial)
-    ranks, out = _ranks(share, alone), Path(out)
+    ranks, out, sampler = _ranks(share, alone), Path(out), known_as(sampler)
     name, request = _resolved(model, sampler, settings, device)
     announce(request.model, pictures, say=ranks.leads and not trial)
     plan = request.plan(nfe, num)
+    say_start(request.model, plan, request.settings, say=ranks.leads and not trial)
     request.model = in_blocks(request.model, request.settings.get("block"))
     recipe = _recipe(name, request, plan, {"sampler": sampler, "settings": settings or {}}, nfe, seed, shard)
     posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
@@ -156,7 +159,7 @@ def _resolved(
     if request is None and sampler not in LINEAR_SAMPLERS:
         split(sampler)  # a wrong name should not wait for the model
     named = model if request is None else request.model
-    while isinstance(named, Narrowed):
+    while isinstance(named, Narrowed | Centred):
         named = named.denoiser
     name = named if isinstance(named, str) else getattr(named, "name", type(named).__name__)
     if request is None:

@@ -17,6 +17,7 @@ from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 from dmcmc_core.runs.levels import narrowed
+from dmcmc_core.runs.means import centred
 from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, LINEAR_SAMPLERS, STATISTICS
 
 PARTS = {"frequency": (True, False), "pixel": (False, True), "both": (True, True)}
@@ -53,7 +54,7 @@ def prepared(model: Model, sampler: str, settings: dict[str, Any] | None) -> tup
 
 
 def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = True) -> tuple[Model, dict[str, Any]]:
-    """Return the model of the class, guided, with the gains and between the levels of the settings; and the others.
+    """Return the model of the class, guided, with gains, mean and between levels of the settings; and the others.
 
     Args:
         starts: whether sampling starts at the model's last level, which may then be lowered by
@@ -83,6 +84,10 @@ def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = Tr
     if chosen and "label" not in chosen:
         raise UserError(f"{next(iter(chosen))} is a setting of a class: choose one by label")
     model = Conditioned(model, **chosen) if chosen else model
+    if "mean" in rest:
+        if not starts or hasattr(model, "sde"):
+            raise UserError("a linear diffusion starts at its prior: leave mean out")
+        model = centred(model, rest.pop("mean"), device_of(model))
     gains = {name: rest.pop(name) for name in GAINS if name in rest}
     return (preconditioned(model, **gains) if gains else model), rest
 

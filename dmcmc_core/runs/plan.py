@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core import files, gddim, integrators, schedules
+from dmcmc_core.aliases import known_as
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import AnyPosterior
@@ -54,8 +55,8 @@ class Request:
     """
 
     def __init__(self, model: Model, sampler: str, settings: dict[str, Any] | None = None) -> None:
-        self.sampler = sampler
-        self.model, self.settings = prepared(model, sampler, settings)
+        self.sampler = known_as(sampler)
+        self.model, self.settings = prepared(model, self.sampler, settings)
         self._classifiers: dict[str | None, classifiers.Classifier | Absent] = {}
 
     def bare(self, settings: dict[str, Any]) -> Request:
@@ -173,6 +174,11 @@ def _shared(model: Denoiser, entry: integrators.Integrator, settings: dict[str, 
     schedule = settings.get("schedule", entry.schedule)
     if schedule not in tuple(schedules.SCHEDULES):
         raise unknown("schedule", schedule, schedules.SCHEDULES)
+    rho = settings.get("rho")
+    if rho is not None:
+        number("rho", rho, above=0)
+        if schedule != "karras":
+            raise UserError(f"rho bends the grid of karras, and this one is {schedule}: set schedule=karras too")
     tweedie = settings.get("tweedie")
     if tweedie is not None:
         number("tweedie", tweedie, least=model.sigma_min, most=model.sigma_max)
@@ -180,7 +186,7 @@ def _shared(model: Denoiser, entry: integrators.Integrator, settings: dict[str, 
     cast = one_of("cast", settings.get("cast", "round"), *CASTS)
     low, high = _narrowing(model)
     shared = {"start": start, "schedule": schedule, "tweedie": tweedie, "block": int(block), "cast": cast}
-    return shared | {"sigma_min": low, "sigma_max": high}
+    return shared | {"sigma_min": low, "sigma_max": high, "rho": rho}
 
 
 def _narrowing(model: Denoiser) -> tuple[float | None, float | None]:
@@ -243,7 +249,7 @@ def _fitted_plan(request: Request, nfe: float, num: int, settings: dict[str, Any
     """Return the plan of the largest solver of a file that the budget pays for."""
     model, chained = request.model, split(request.sampler)[0]
     _known_settings(request.sampler, set(FITTED.options), chained, settings)
-    for name in ("schedule", "levels", "speed_up", "tweedie", *(() if chained else ("start",))):
+    for name in ("schedule", "rho", "levels", "speed_up", "tweedie", *(() if chained else ("start",))):
         if name in settings:
             raise UserError(f"{name} is in the file of a fitted solver: leave it out")
     if getattr(model, "preconditioned_by", None):

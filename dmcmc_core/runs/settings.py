@@ -18,6 +18,8 @@ CLASS = ("label", "guidance", "unconditional", "guide")
 """Settings that choose a class and guide: they belong to the model."""
 LEVELS = ("sigma_min", "sigma_max")
 """Settings that narrow the noise levels: they belong to the model too."""
+OF_MODEL = (*CLASS, *LEVELS, "mean")
+"""Settings that a fit takes and trials keep, as they make the model: those two, and the mean of its data."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
 SOLVER = "a file of the command fit, for the model as it is run (fitted once, and kept in exp/cache/fitted)"
@@ -28,10 +30,14 @@ CASTS = ("round", "truncate")
 
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
+    "mean": "mean of the data, for a model that knows none: a number in units of its data, a reference's name, a "
+    "folder of PNG or JPEG files, an NPZ or NPY file, a folder of samples, or samples: that of 64 images of its own, "
+    "made once for 3,200 evaluations and kept (what the model knows)",
     "sigma_max": "noise level that all begins at, within the model's own (the start in its card; else its last, unless "
     "that is far above what its data needs)",
     "sigma_min": "last noise level above 0, within the model's own (the model's first)",
     "schedule": f"grid of noise levels: {', '.join(SCHEDULES)} (the integrator's own)",
+    "rho": "of the grid karras, above 0: the larger, the more levels lie near sigma_min (7.0)",
     "levels": "noise levels of the integrator, at least 1 (as many as the budget pays for)",
     "speed_up": "k, for int(1000 / k) levels, as Preconditioned Diffusion Sampling counts them (none)",
     "tweedie": "noise level of one more denoising after the integrator, from sigma_min to sigma_max (none)",

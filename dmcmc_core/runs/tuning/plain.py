@@ -14,7 +14,7 @@ from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.integrators import load_fitted
 from dmcmc_core.runs.fitting import cost_at_most, place, solver_file
 from dmcmc_core.runs.plan import CHAIN_SETTINGS, plan
-from dmcmc_core.runs.settings import CLASS, LEVELS
+from dmcmc_core.runs.settings import OF_MODEL
 from dmcmc_core.runs.tuning.paired import ALL, FIRST, Paired
 from dmcmc_core.samplers import FITTED, INTEGRATORS
 
@@ -77,7 +77,7 @@ def consider_fitted(  # noqa: PLR0913  a run as it is asked for
         fixed: all settings that the user has chosen.
         cache_dir: keeps the solver, see :func:`dmcmc_core.runs.fitting.solver_file`.
     """
-    kept = {name: fixed[name] for name in (*CLASS, *LEVELS, *OF_FITTED) if name in fixed}
+    kept = {name: fixed[name] for name in (*OF_MODEL, *OF_FITTED) if name in fixed}
     others = fixed.keys() - kept.keys() - (OF_CHAINS - {"integrator", "levels"})
     if others:
         return None, 0, f"{FITTED.name} was not considered, as {min(others)} is set"

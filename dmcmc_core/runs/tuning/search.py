@@ -14,7 +14,7 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.model import conditioned
-from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, SEARCHES
+from dmcmc_core.runs.settings import GAINS, OF_MODEL, SEARCHES
 from dmcmc_core.runs.tuning import plain as plain_samplers
 from dmcmc_core.runs.tuning.chains import Chains
 from dmcmc_core.runs.tuning.notes import Notes
@@ -23,7 +23,6 @@ from dmcmc_core.runs.tuning.result import Tuned
 from dmcmc_core.samplers import FITTED
 
 AUTO, AUTO_OR_PLAIN = SEARCHES
-OF_MODEL = (*CLASS, *LEVELS)
 
 
 def auto(

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words and not words[0].startswith("-"):
-            load(words[0])  # an unknown one is answered before its arguments are read
+            load(words[0]).check(words[1:])  # an unknown one is answered before its arguments are read
         arguments = parser(words).parse_args(words)
         return load(arguments.verb).function(arguments)
     except UserError as error:
@@ -100,6 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class Version(argparse.Action):
+    """Print the package's version, asked for only then, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import dmcmc_core
+
+        print(f"dmcmc-core {dmcmc_core.__version__}")
+        parser.exit()
+
+
 def parser(words: Sequence[str]) -> Parser:
     """Return the parser of a command; only verbs among its words know their arguments."""
     top = Parser(
@@ -107,6 +117,7 @@ def parser(words: Sequence[str]) -> Parser:
         description="Good images from few network evaluations of score-based diffusion models, without retraining.",
         epilog=f"Help on a verb: {PROGRAM} VERB --help",
     )
+    top.add_argument("--version", action=Version, nargs=0, help="print the version and end")
     shown = "{" + ",".join(name for name, line in VERBS.items() if line) + "}"
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs", help=shown)
     for name, line in VERBS.items():

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmcmc_core.aliases import known_as
 from dmcmc_core.errors import UserError
-from dmcmc_core.runs.settings import SEARCHES, TUNING
+from dmcmc_core.runs.settings import SEARCHES, SETTINGS, TUNING
 from dmcmc_core.samplers import FITTED
 from dmcmc_core.workbench.cli import settings_help
 from dmcmc_core.workbench.cli.verb import PROGRAM, Verb
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from dmcmc_core.runs.ranks import Ranks
 
 SET = "a setting of the run, the chains or the integrator, as listed below; may be repeated"
+
+
+ELSEWHERE = {
+    **dict.fromkeys(["--steps", "--num-steps", "--num-inference-steps"], "--nfe, the budget in network evaluations"),
+    **dict.fromkeys(["--batch", "--batch-size", "--bs"], "--set block=N, rows of one network evaluation"),
+    **dict.fromkeys(["--scheduler", "--method", "--integrator"], "--sampler"),
+    **dict.fromkeys(["--checkpoint", "--ckpt", "--network"], "--model"),
+    **dict.fromkeys(["--count", "--samples", "--num-samples", "--num-images"], "--num"),
+    **dict.fromkeys(["--output", "--outdir", "--folder", "--dir"], "--out"),
+    **dict.fromkeys(["--cfg", "--guidance", "--guidance-scale", "--cfg-scale"], "--set guidance=W"),
+    **dict.fromkeys(["--label", "--class", "--class-idx"], "--set label=CLASS"),
+    **dict.fromkeys(["--gpu", "--cuda"], "--device cuda"),
+    **{f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in SETTINGS if name not in ("label", "guidance")},
+}
+"""Arguments of other programs -> what they are called here."""
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -61,6 +77,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
         default=0,
         metavar="s",
         help="image i of a recipe and a seed is always the same (default: 0)",
+    )
+    p.add_argument(
+        "--seeds", metavar="a-b", help="instead of --seed: a run for each from a to b, in DIR/seed-a and so on"
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
     p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SET)
@@ -110,6 +129,19 @@ def share_of_array(text: str | None) -> tuple[int, int] | None:
     return int(i), int(n)
 
 
+def of_seeds(a: argparse.Namespace) -> list[argparse.Namespace]:
+    """Return the arguments of each run: one, or one for every seed of ``--seeds``, in a folder of its own."""
+    if a.seeds is None:
+        return [a]
+    first, _, last = a.seeds.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise UserError(f"--seeds takes a-b, the first seed and the last, such as 0-2, not {a.seeds!r}")
+    if a.seed:
+        raise UserError("--seed and --seeds say the same in two ways: leave one out")
+    runs = range(int(first), int(last) + 1)
+    return [argparse.Namespace(**vars(a) | {"seed": seed, "out": a.out / f"seed-{seed}"}) for seed in runs]
+
+
 def sample(a: argparse.Namespace) -> int:
     """Make the images, alone or as one of several ranks."""
     from dmcmc_core.runs.ranks import current
@@ -117,7 +149,7 @@ def sample(a: argparse.Namespace) -> int:
     with _ended_like_ctrl_c():
         ranks = current()
         with ranks.together():
-            return _sample(a, ranks)
+            return max([_sample(one, ranks) for one in of_seeds(a)])
 
 
 @contextlib.contextmanager
@@ -134,7 +166,7 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
 
 def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
-    chosen, share = settings(a.settings), share_of_array(a.shard)
+    chosen, share, a.sampler = settings(a.settings), share_of_array(a.shard), known_as(a.sampler)
     _check_numbers(a)
     from dmcmc_core.checkpoints import check_device
     from dmcmc_core.runs.folder import finished
@@ -258,4 +290,5 @@ SAMPLE = Verb(
     "  torchrun --nproc-per-node=2 -m dmcmc_core sample -n 600 ... (its own parser stumbles over --num)\n"
     f"  {PROGRAM} sample ... --shard 0/4, and so on to 3/4, as the jobs of an array",
     settings_help.all_settings,
+    elsewhere=ELSEWHERE,
 )

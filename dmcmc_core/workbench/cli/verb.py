@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from dmcmc_core.errors import UserError
@@ -36,6 +36,7 @@ class Verb:
         description: the text above the arguments; the verb's line in the list of verbs where empty.
         example: the text below the arguments.
         more: returns text that ends the help; it is only called when help is asked for.
+        elsewhere: arguments of other programs, such as ``--steps`` -> what they are called here.
     """
 
     function: Callable[[argparse.Namespace], int]
@@ -43,3 +44,11 @@ class Verb:
     description: str = ""
     example: str = ""
     more: Callable[[], str] | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, words: Sequence[str]) -> None:
+        """Raise UserError for an argument that has another name here."""
+        for word in words:
+            name = word.partition("=")[0].replace("_", "-")
+            if name in self.elsewhere:
+                raise UserError(f"{word.partition('=')[0]} is no argument here: use {self.elsewhere[name]}")
