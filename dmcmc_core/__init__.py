@@ -16,7 +16,7 @@ CORE = (
     "linear_sde", "mcmc", "noise_level", "preconditioning", "quadrature", "samplers", "schedules", "streams",
 )  # fmt: skip
 ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
-__all__ = ["UserError", "compare", "load_model", "sample", *CORE, *ROOMS]
+__all__ = ["UserError", "auto", "compare", "load_model", "sample", *CORE, *ROOMS]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.checkpoints import load_model
 
         return load_model
+    if name == "auto":
+        from dmcmc_core.runs.tuning import auto
+
+        return auto
     if name == "sample":
         from dmcmc_core.runs.sampling import sample
 

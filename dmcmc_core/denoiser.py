@@ -7,7 +7,7 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmcmc_core.errors import LOG, UserError, is_number, number
 from dmcmc_core.evaluation_mode import modules_of, to_evaluation
-from dmcmc_core.shapes import check_shape, checked_shape, like, per_row
+from dmcmc_core.shapes import check_image_shape, check_shape, checked_shape, like, per_row
 from dmcmc_core.variance_preserving import continuous, discrete
 
 BLOCK = 64
@@ -133,14 +133,20 @@ class Adapter:
             raise UserError(f"function must be callable as function(x, sigma), not a {type(function).__name__}")
         if predicts not in ("x0", "epsilon", "score", "v"):
             raise UserError(f"predicts must be 'x0', 'epsilon', 'score' or 'v', not {predicts!r}")
-        if not 0 < sigma_min < sigma_max < math.inf:
+        check_image_shape(shape)
+        if not (is_number(sigma_min) and is_number(sigma_max) and 0 < sigma_min < sigma_max < math.inf):
             raise UserError(
-                f"0 < sigma_min < sigma_max, all finite, is needed, not sigma_min={sigma_min}, sigma_max={sigma_max}"
+                "0 < sigma_min < sigma_max, all finite, is needed, not "
+                f"sigma_min={sigma_min!r}, sigma_max={sigma_max!r}"
             )
-        if not data_range[0] < data_range[1]:
-            raise UserError(f"data_range must be the smallest and the largest value of clean data, not {data_range}")
-        if mean is not None and tuple(mean.shape) != tuple(shape):
-            raise UserError(f"mean must have the shape of one image, {tuple(shape)}, not {tuple(mean.shape)}")
+        ends = tuple(data_range) if isinstance(data_range, Sequence) else (data_range,)
+        if not (len(ends) == 2 and all(map(is_number, ends)) and ends[0] < ends[1]):
+            raise UserError(
+                f"data_range must be the smallest and the largest value of clean data, not {data_range!r:.60}"
+            )
+        if mean is not None and (not isinstance(mean, Tensor) or tuple(mean.shape) != tuple(shape)):
+            found = tuple(mean.shape) if isinstance(mean, Tensor) else f"a {type(mean).__name__}"
+            raise UserError(f"mean must have the shape of one image, {tuple(shape)}, not {found}")
         if not is_number(classes, whole=True) or classes < 0:
             raise UserError(f"classes must be a whole number, at least 0, not {classes!r}")
         if unconditional is not None and not is_number(unconditional, whole=True):

@@ -27,6 +27,10 @@ class Absent(UserError):
     """A name or a file that is not there, as opposed to one that cannot be used."""
 
 
+MANY = 40
+"""Names of a kind that are all told to who misses one."""
+
+
 class TooFew(UserError):
     """A budget that a sampler cannot keep to."""
 
@@ -51,7 +55,8 @@ def unknown(
     near = difflib.get_close_matches(own, alike, n=1, cutoff=0.65) if guess else []
     hint = f"the nearest here is {nearest!r}; " if nearest else f"did you mean {alike[near[0]]!r}? " if near else ""
     shown = repr(name) if isinstance(name, str) else reprlib.repr(name)
-    return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(choices)}")
+    known = choices if len(choices) <= MANY else [*choices[: MANY // 2], f"{len(choices) - MANY // 2} more"]
+    return UserError(f"unknown {kind} {shown}: {hint}known are {', '.join(known)}")
 
 
 def sentence(error: BaseException, most: int = 200) -> str:
@@ -66,6 +71,11 @@ def sentence(error: BaseException, most: int = 200) -> str:
         return "it ends too early"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.split(r"(?<=[a-z])\. ", line)[0][:most]  # what follows is advice
+
+
+def plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's, which JSON has as well; all else as it is."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
 
 
 def is_number(value: Any, whole: bool = False) -> bool:
@@ -84,14 +94,14 @@ def number(
     whole: bool = False,
     finite: bool = True,
 ) -> Any:
-    """Return the value if it is a number within these bounds; text, truth values and NaN are none.
+    """Return the value, NumPy's as Python's, if it is a number within these bounds; text, truth values, NaN are none.
 
     Raises:
         UserError: names the argument, its bounds and the value.
     """
+    value = plain(value)
     if (
         is_number(value, whole)
-        and (not whole or isinstance(value, int))  # as JSON has them: NumPy's are none
         and (math.isfinite(value) or (not finite and value == math.inf))
         and (least is None or value >= least)
         and (above is None or value > above)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import uuid
 from typing import Any
 
 import torch
@@ -11,18 +13,29 @@ from dmcmc_core.errors import UserError
 
 ALWAYS = "always"
 """In the place of the versions of tensors: the name is given, and stays."""
+UNNAMED = "unnamed-"
+"""What the name of a model begins with that no weights name, and of which nothing is kept."""
+
+
+def named(model: Any) -> Any:
+    """Return a model that has a name: itself, or a copy with one of its own where no weights could name it."""
+    try:
+        fingerprint(model)
+    except UserError:
+        model = copy.copy(model)
+        model._fingerprint = f"{UNNAMED}{uuid.uuid4().hex}", ALWAYS
+    return model
 
 
 def fingerprint(model: Any) -> str:
     """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
+    known, seen = getattr(model, "__dict__", {}).get("_fingerprint", (None, None))  # its own, not that of one inside
+    if seen == ALWAYS:
+        return known
     if hasattr(model, "identity"):
         models, more = model.identity()
         parts = (*map(fingerprint, models), *more)
         return parts[0] if len(parts) == 1 else hashlib.sha256(repr(parts).encode()).hexdigest()
-    remembered: Any = getattr(model, "_fingerprint", (None, None))
-    known, seen = remembered
-    if seen == ALWAYS:
-        return known
     linear = isinstance(model, torch.nn.Module) and hasattr(model, "sde")
     net = model if linear else getattr(model, "net", None)
     parts = list(net.state_dict().values()) if net is not None else []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, is_number
 
 
 def like(sigma: Tensor, x: Tensor) -> Tensor:
@@ -24,10 +24,19 @@ def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma.expand(len(x))
 
 
-def check_shape(x: Tensor, shape: Sequence[int]) -> None:
+def check_shape(x: Any, shape: Sequence[int]) -> None:
     """Raise UserError unless ``x`` is a batch of images of this shape."""
+    if not isinstance(x, Tensor):
+        raise UserError(f"x must be a tensor of shape {batch_of(shape)}, not a {type(x).__name__}")
     if tuple(x.shape[1:]) != tuple(shape):
         raise UserError(f"x must have shape {batch_of(shape)}, not {tuple(x.shape)}")
+
+
+def check_image_shape(shape: Any) -> None:
+    """Raise UserError unless this is the shape of one image: whole numbers, each at least 1."""
+    sizes: Any = shape if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if not sizes or not all(is_number(n, whole=True) and n >= 1 for n in sizes):
+        raise UserError(f"shape must be that of one image, whole numbers such as (3, 32, 32), not {shape!r:.60}")
 
 
 def checked_shape(out: Any, x: Tensor) -> Tensor:

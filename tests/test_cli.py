@@ -310,8 +310,9 @@ def test_the_core_needs_no_notebook_package():
 def auto(monkeypatch, tmp_path):
     """The command on the digits net with short trials; what was really made: (sampler, seed, images)."""
     from dmcmc_core.runs import cache, make
-    from dmcmc_core.runs.tuning import chains, paired, slow
+    from dmcmc_core.runs.tuning import chains, paired, search, slow
 
+    monkeypatch.setattr(search, "_place", lambda *_: tmp_path / "answers" / "tuning.json")
     for module, name, value in ((chains, "IMAGES", 66), (chains, "REFERENCE", 66), (slow, "SMOOTH", 2)):
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(chains, "choices", lambda *_: {"eta": ([0.3, 1.0], 0)})
@@ -342,6 +343,7 @@ def test_auto_finds_its_settings_once_and_says_what_that_cost(auto, capsys):
     assert made[-1] == ("dlg+dpmpp_2m", 0, 70) and [seed for _, seed, _ in made[:-1]] == [-1, -1, -3, -3]
     said = capsys.readouterr()
     assert "chosen: dlg+dpmpp_2m with" in said.out and "tuning cost" in said.out and "70 images in" in said.out
+    assert said.out.split()[:5] == ["sampler", "settings", "measured", "value", "chosen"]
     assert said.err.count("distance") == 4 and said.err.count("paired error") >= 3
     first = (out / "shard-00000000.npz").read_bytes()
     assert command() == 0 and made == [("dlg+dpmpp_2m", 0, 70)]

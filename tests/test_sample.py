@@ -34,15 +34,8 @@ def test_the_same_bits_as_the_command(sampler, settings, tmp_path):
     assert torch.equal(torch.as_tensor(images), load_images(tmp_path / "out"))
     assert images.data_range == (0.0, 1.0)
     assert 10 < images.nfe <= 12
-    assert images.recipe == {
-        "model": "digits",
-        "model_sha256": images.manifest["model_sha256"],
-        "nfe": 12,
-        "num": 8,
-        "seed": 3,
-        "sampler": sampler,
-        "settings": settings,
-    }
+    assert images.recipe == {"model": "digits", "sampler": sampler, "nfe": 12, "n": 8, "seed": 3} | settings
+    assert torch.equal(torch.as_tensor(dmcmc_core.sample(**images.recipe)), torch.as_tensor(images))
 
 
 def test_images_are_a_tensor_and_what_is_computed_of_them_a_plain_one():

@@ -19,11 +19,19 @@ from dmcmc_core.integrators import load_fitted
 from dmcmc_core.metrics import paired_error
 from dmcmc_core.runs import fitting, tuning
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.tuning import chains, paired, plain, slow
+from dmcmc_core.runs.tuning import chains, paired, plain, search, slow
 from dmcmc_core.runs.tuning.notes import Notes
 from dmcmc_core.streams import Streams
 
 NUM, NFE = 80, 12
+
+
+@pytest.fixture(autouse=True)
+def unanswered(monkeypatch, tmp_path_factory):
+    """No answer is remembered from one search to the next, but in a file that is named."""
+    place = search._place
+    monkeypatch.setattr(search, "_place", lambda *_: tmp_path_factory.mktemp("answers") / "tuning.json")
+    return place
 
 
 @pytest.fixture
@@ -90,18 +98,18 @@ def test_what_is_fixed_is_left_alone(model, trials):
 def test_the_climb_finds_the_top_of_a_hill_and_stays_where_nothing_is_clearly_better(model, monkeypatch):
     best = {"renoise": 0.3, "eta": 0.3, "n_skip": 4}
 
-    def hill(search, sampler, settings):
+    def hill(climbing, sampler, settings):
         off = 0
         for name in ("renoise", "eta", "n_skip"):
-            values = search.values[name][0]
+            values = climbing.values[name][0]
             off += abs(values.index(settings[name]) - values.index(best[name]))
         return {"distance": 1.0 + off, "without": [1.0 + off] * chains.GROUPS}
 
     monkeypatch.setattr(chains.Chains, "measured", hill)
-    search = chains.Chains(model, NFE, NUM, {}, print, Notes(None, {}))
-    assert search.climb() == best
+    climbing = chains.Chains(model, NFE, NUM, {}, print, Notes(None, {}))
+    assert climbing.climb() == best
     monkeypatch.setattr(chains.Chains, "measured", lambda *_: {"distance": 1.0, "without": [1.0] * chains.GROUPS})
-    assert search.climb() == search.start
+    assert climbing.climb() == climbing.start
 
 
 def test_a_difference_counts_beyond_two_standard_errors_over_groups_of_chains():
@@ -187,6 +195,34 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, t
     assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
     assert tuning.auto(model, NFE, NUM, path=path) == expected and len(trials) == 2 * whole
     assert [p.name for p in path.parent.iterdir()] == ["tuning.json"]
+
+
+def test_a_question_is_answered_from_the_cache_whatever_the_folder(model, trials, tmp_path, monkeypatch, unanswered):
+    monkeypatch.setattr(search, "_place", unanswered)
+    said, fixed = [], {"integrator": "euler", "eta": 0.3, "renoise": 1.0}
+    first = tuning.auto(model, NFE, NUM, fixed, cache_dir=tmp_path / "cache", path=tmp_path / "a" / "tuning.json")
+    made = len(trials)
+    assert tuning.auto(model, NFE, NUM, fixed, cache_dir=tmp_path / "cache") == first
+    path = tmp_path / "b" / "tuning.json"
+    assert tuning.auto(model, NFE, NUM, fixed, cache_dir=tmp_path / "cache", path=path, say=said.append) == first
+    assert len(trials) == made and path.is_file() and "this was asked before" in said[0] and len(said) == 1
+    other = tuning.auto(model, NFE + 1, NUM, fixed, cache_dir=tmp_path / "cache")
+    assert len(trials) > made and other.asked["nfe"] == NFE + 1
+
+
+def test_the_table_has_all_that_was_tried_and_what_was_chosen(model):
+    for is_plain in (False, True):
+        tuned = tuning.auto(model, NFE, NUM, plain=is_plain)
+        rows = tuned.table()
+        assert len(rows) == len(tuned.paired) + len(tuned.trials) + len(tuned.finals)
+        errors = [row["value"] for row in rows if row["measured"] == f"paired error, {len(paired.ALL)} images"]
+        assert 1 < len(errors) < len(tuned.paired) and errors == sorted(errors)
+        chosen = [row for row in rows if row["chosen"]]
+        assert chosen and {row["sampler"] for row in chosen} == {tuned.sampler}
+        assert {row["measured"] for row in chosen} >= {f"{tuned.distance_name}, fresh seeds"}
+        for row in chosen:
+            given = dict(pair.split("=") for pair in row["settings"].split(", "))
+            assert all(str(tuned.settings[name]) == value for name, value in given.items() if name != "levels")
 
 
 def test_another_question_is_not_answered_from_the_file(model, tmp_path):

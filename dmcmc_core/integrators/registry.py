@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ def state(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
     Only what starts at or below the model's sigma_min, as chains may, goes on below it on its way to 0.
     """
+    if not callable(denoiser):
+        raise UserError(f"a denoiser is a function (x, sigma) -> D(x, sigma), not a {type(denoiser).__name__}")
+    check_numbers(x)
     if getattr(denoiser, "shape", None) is not None:
         check_shape(x, denoiser.shape)
     schedules.check(sigmas, rows=x.shape[0])
@@ -34,9 +38,16 @@ def state(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
         raise UserError(
             f"sigmas must not go below the model's sigma_min = {lowest:g} but to 0, not to {sigmas[below][0].item():g}"
         )
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_numbers(x: Any) -> None:
+    """Raise UserError unless x is a tensor of real, finite numbers."""
+    if not isinstance(x, Tensor) or x.is_complex():
+        kind = f"of {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UserError(f"x must be a tensor of real numbers, not {kind}")
     if not torch.isfinite(x).all():
         raise UserError("x must be finite: it holds NaN or infinity")
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def steps(x: Tensor, sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -98,6 +98,8 @@ def evaluate(
             not be compared with, a reference without features or the other way round, and as :func:`measure` and
             :func:`dmcmc_core.metrics.paired_folders`.
     """
+    if not isinstance(directory, str | Path):
+        raise UserError(f"evaluate takes a folder or a file of images, not a {type(directory).__name__}")
     chosen = EvaluationSettings(**settings)
     paired = (
         {} if chosen.paired_with is None else {"paired": paired_folders(directory, chosen.paired_with, chosen.first)}

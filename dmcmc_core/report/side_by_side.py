@@ -12,13 +12,12 @@ from dmcmc_core import files
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.data.samples import open_samples
 from dmcmc_core.errors import UserError, number
-from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.metrics import Extractor
 from dmcmc_core.metrics.feature_sets import check_enough
 from dmcmc_core.report.arms import Arm, Comparison, comparison
 from dmcmc_core.report.measuring import Bench, Measured, pairs_with_accurate, prepare_reference
 from dmcmc_core.runs.cache import cached
-from dmcmc_core.runs.model import Model
+from dmcmc_core.runs.model import Model, check_model
 from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.sampling import settled
 from dmcmc_core.runs.settings import SEARCHES
@@ -78,6 +77,7 @@ def compare(  # noqa: PLR0913  a design, what it is measured by, and where it go
     else:
         model, samplers, nfe = _three(what, model, samplers, nfe)
         net = load_model(model, device) if isinstance(model, str | Path) else model
+        check_model(net)
         found = of_samplers(net, samplers, nfe, _seeds(seeds), number("n", n, least=1, whole=True), settings, asked)
     if out is not None:
         found.write(out)
@@ -217,18 +217,9 @@ def of_samplers(  # noqa: PLR0913  a design, and what it is measured by
     bench = asked.bench(model.shape, n, model)
     found: dict[Arm, dict[int, Measured]] = {}
     for seed, nfe, name in itertools.product(seeds, budgets, samplers):
-        sampler, chosen = _resolved(model, name, nfe, n, given, asked.cache_dir)
+        sampler, chosen = settled(model, name, nfe, n, given, cache_dir=asked.cache_dir)
         images, manifest = cached(model, sampler, nfe, n, seed, chosen, asked.cache_dir, asked.progress)
         arm = Arm(name if name == sampler else f"{name} ({sampler})", json.dumps(given, sort_keys=True), nfe)
         found.setdefault(arm, {})[seed] = bench.measured(images, manifest, chosen, name, len(seeds) == 1)
     known = getattr(model, "name", type(model).__name__)
     return comparison(found, bench, str(known), model.data_range)
-
-
-def _resolved(
-    model: Model, name: str, nfe: float, n: int, settings: dict[str, Any], cache_dir: Path
-) -> tuple[str, dict[str, Any]]:
-    """Return sampler and settings of a run: those that trials find, and the file of a fitted solver."""
-    asked = [fingerprint(model), name, nfe, n, sorted(settings.items())]
-    path = {"path": cache_dir / "tuning" / f"{files.key(asked)}.json"} if name in SEARCHES else {}
-    return settled(model, name, nfe, n, settings, cache_dir=cache_dir, **path)

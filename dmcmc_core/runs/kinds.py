@@ -204,6 +204,8 @@ class ChainedFittedPlan(ChainedPlan):
 def split(sampler: str) -> tuple[bool, integrators.Integrator]:
     """Tell whether chains run first, and return the integrator: of ``NAME`` or ``dlg+NAME``, or of another name."""
     sampler = known_as(sampler)
+    if not isinstance(sampler, str):
+        raise UserError(f"a sampler is a name, such as 'heun' or 'dlg+heun', not {sampler!r:.60}")
     method, _, name = sampler.rpartition("+")
     if sampler == "sde+rk45":
         raise UserError(

@@ -26,7 +26,7 @@ from dmcmc_core.aliases import known_as
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
-from dmcmc_core.errors import LOG, UserError
+from dmcmc_core.errors import LOG, UserError, plain
 from dmcmc_core.files import key
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
@@ -110,14 +110,14 @@ def run(  # noqa: PLR0913  what a command line may say of a run
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
         window that several ranks walk through is counted once. ``sigmas`` is the integrator's grid from sigma_max;
         with chains it begins at the ``start_sigma`` of each image, which its shard tells. ``times``, in its place, is
-        the grid of a linear diffusion. ``block_halved``: rows of a block, where all did not fit into the device's
-        memory.
+        the grid of a linear diffusion. ``block_halved``: rows of a block, where the device had no memory for all.
 
     Raises:
         UserError: bad input (before anything is written), a folder that holds another run or that another process
             holds, a full disk, or values that are not finite; where that is so from the first image on, nothing stays
             of a run that began here.
     """
+    nfe, num, seed, shard = map(plain, (nfe, num, seed, shard))
     _check_numbers(num, shard, seed, trial)
     ranks, out, sampler = _ranks(share, alone), Path(out), known_as(sampler)
     name, request = _resolved(model, sampler, settings, device)
@@ -125,7 +125,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     plan = request.plan(nfe, num)
     say_start(request.model, plan, request.settings, say=ranks.leads and not trial)
     request.model = in_blocks(request.model, request.settings.get("block"))
-    recipe = _recipe(name, request, plan, {"sampler": sampler, "settings": settings or {}}, nfe, seed, shard)
+    recipe = _recipe(name, request, plan, _asked(sampler, settings), nfe, seed, shard)
     posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
     job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks, quiet=trial)
     before = folder.earlier(out, recipe, job.num, say=ranks.leads)
@@ -170,6 +170,11 @@ def _resolved(
     return name, request
 
 
+def _asked(sampler: str, settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the sampler and its settings as they were asked for, for JSON."""
+    return {"sampler": sampler, "settings": {name: plain(value) for name, value in sorted((settings or {}).items())}}
+
+
 def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:
     """Return what a run of this folder has to agree on, whatever its number of images."""
     recipe = {
@@ -179,7 +184,7 @@ def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:
         "nfe": nfe,
         "block": plan.block,
         "shard": int(shard or max(SHARD, plan.block)),
-        "asked": asked | {"settings": dict(sorted(asked["settings"].items()))},
+        "asked": asked,
     }
     if plan.preconditioned_by:  # a file of gains may change under its name
         recipe["gains_sha256"] = plan.preconditioned_by["sha256"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from dmcmc_core import checkpoints
 from dmcmc_core.denoiser import Adapter
-from dmcmc_core.errors import LOG, UserError, number
-from dmcmc_core.fingerprint import ALWAYS
+from dmcmc_core.errors import LOG, UserError, number, plain
+from dmcmc_core.fingerprint import UNNAMED, fingerprint, named
 from dmcmc_core.runs import folder
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.kinds import split
@@ -25,6 +24,7 @@ from dmcmc_core.runs.pictures import check_pictures, save_png, side_by_side
 from dmcmc_core.runs.settings import LINEAR_SAMPLERS, SEARCHES
 from dmcmc_core.runs.tuning import AUTO_OR_PLAIN, auto
 from dmcmc_core.samplers import FITTED
+from dmcmc_core.shapes import check_image_shape
 
 IN_A_GRID = 64
 """Images of a grid at most."""
@@ -50,9 +50,27 @@ class Images(Tensor):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What makes these images again: model, sampler, settings, budget, number and seed."""
-        asked, manifest = self.manifest["asked"], self.manifest
-        return {name: manifest[name] for name in ("model", "model_sha256", "nfe", "num", "seed")} | asked
+        """What makes these images again: ``sample(**images.recipe)``, for a model that has a name."""
+        manifest, asked = self.manifest, self.manifest["asked"]
+        about = {"model": manifest["model"], "sampler": asked["sampler"], "nfe": manifest["nfe"]}
+        return about | {"n": manifest["num"], "seed": manifest["seed"]} | asked["settings"]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Return some of the images, as ``Images``, or what else is asked for, as a plain tensor."""
+        some = self.as_subclass(Tensor)[index]
+        return self._with(some) if some.ndim == self.ndim and some.shape[1:] == self.shape[1:] else some
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Images:
+        return self._with(self.as_subclass(Tensor).clone())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What is pickled, and saved by ``torch.save``, is a plain tensor."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+    def _with(self, images: Tensor) -> Images:
+        some = images.as_subclass(Images)
+        some.data_range, some.manifest = self.data_range, self.manifest
+        return some
 
     def grid(self) -> np.ndarray:
         """Return the first images side by side, (H, W, C) uint8, at least 512 pixels wide or high.
@@ -67,6 +85,8 @@ class Images(Tensor):
 
     def save(self, path: str | Path) -> Path:
         """Write the grid as a PNG file, which is replaced only once the new one is whole; return its path."""
+        if not isinstance(path, str | Path):
+            raise UserError(f"images are saved to a path, such as 'x.png', not {path!r:.60}")
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UserError(f"images are saved as PNG: name a file that ends in .png, not {str(path)!r}")
@@ -121,14 +141,20 @@ def sample(  # noqa: PLR0913  all that a run may be told
     Raises:
         UserError: as :func:`dmcmc_core.runs.make.run`; for a model that is none of these.
     """
-    number("n", n, least=1, whole=True)
-    number("seed", seed, least=0, whole=True)
+    n, seed, nfe = number("n", n, least=1, whole=True), number("seed", seed, least=0, whole=True), plain(nfe)
     if sampler not in (*SEARCHES, *LINEAR_SAMPLERS):
         split(sampler)  # a wrong name should not wait for the model
+    if shape is not None:
+        check_image_shape(shape)
+        if len(shape) != 3:
+            raise UserError(
+                f"images have three numbers, channels, height and width: shape must be like (3, 32, 32), not {shape}"
+            )
     ends = {name: settings.pop(name) for name in ("sigma_min", "sigma_max") if name in settings and shape is not None}
     model = _denoiser(model, shape, data_range, device, ends)
-    sampler, settings = settled(model, sampler, nfe, n, settings, say=LOG.info)
     with tempfile.TemporaryDirectory() as temporary:
+        kept = {"cache_dir": temporary} if fingerprint(model).startswith(UNNAMED) else {}
+        sampler, settings = settled(model, sampler, nfe, n, settings, say=LOG.info, **kept)
         out = Path(temporary) / "run"
         manifest = run(model, sampler, nfe, n, seed, out, settings, progress=progress, alone=True)
         images = folder.load_images(out).as_subclass(Images)
@@ -169,12 +195,8 @@ def _denoiser(model: Any, shape: Any, data_range: Any, device: str, ends: dict[s
             model.save_pretrained(temporary)
             model = checkpoints.load_model(temporary, device)
     elif shape is not None and not hasattr(model, "sigma_max"):
-        model = Adapter(model, tuple(shape), data_range or (0.0, 1.0), **ends)
-        if not hasattr(model, "net"):  # nothing of it is kept, so that it needs no name by its weights
-            named: Any = model
-            named._fingerprint = f"unnamed-{uuid.uuid4().hex}", ALWAYS
-        return model
+        return named(Adapter(model, tuple(shape), data_range or (0.0, 1.0), **ends))
     if shape is not None or data_range is not None:
         raise UserError("this model knows its shape and its data_range: leave them out")
     check_model(model)
-    return model
+    return named(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core import schedules
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, number
 from dmcmc_core.integrators.fitted.from_levels import FromLevels
 from dmcmc_core.integrators.fitted.modes import Modes
 from dmcmc_core.integrators.fitted.solver import Fitted
@@ -26,6 +26,8 @@ def load_fitted(path: str | Path, nfe: int | None = None) -> Fitted:
         UserError: for a file that is missing, damaged or of another kind, and a budget that it has not.
     """
     solvers = load_all(path)
+    if nfe is not None:
+        number("nfe", nfe, least=1, whole=True)
     if nfe is None and len(solvers) > 1:
         raise UserError(f"{path} has solvers of {listed(solvers)} calls: choose one by nfe")
     if nfe is not None and nfe not in solvers:
@@ -64,6 +66,8 @@ def _calls(solver: Fitted) -> int:
 def _solvers(path: str | Path) -> list[Fitted]:
     from safetensors import safe_open
 
+    if not isinstance(path, str | Path):
+        raise UserError(f"a file of fitted solvers is a path, not a {type(path).__name__}")
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
@@ -83,6 +87,9 @@ def _read(file: Any, names: set[str], name: str, held: dict[str, Any]) -> Fitted
     tensors = {
         what: file.get_tensor(full).clone() for full in names for start, what in [full.rsplit(".", 1)] if start == name
     }
+    known = {"sigmas", "coefficients", "group", "mean", "variances", "axes"}
+    if not tensors.keys() <= known or not all(tensors[n].is_floating_point() for n in tensors.keys() - {"group"}):
+        raise ValueError("numbers of another kind")
     sigmas, coefficients = tensors["sigmas"].double(), tensors["coefficients"].double()
     schedules.check(sigmas[[0, -1]])  # between them a level may be asked twice, as by Heun's method
     if (sigmas.diff() > 0).any() or not sigmas.isfinite().all():
@@ -94,6 +101,12 @@ def _read(file: Any, names: set[str], name: str, held: dict[str, Any]) -> Fitted
     shape = coefficients.shape[:1] + (coefficients.shape[1:2] if modes else ())
     if coefficients.ndim != 2 + bool(modes) or shape != (len(sigmas) - 1, *([modes.groups] if modes else [])):
         raise ValueError("coefficients that do not fit the levels")
-    if not coefficients.isfinite().all() or held["start"] not in ("zero", "mean") or not isinstance(held["card"], dict):
-        raise ValueError("coefficients that are not finite, an unknown start or card")
-    return Fitted(sigmas, coefficients, bool(held["jump"]), held["start"], held["card"], modes)
+    if coefficients.shape[-1] < 2 or not coefficients.isfinite().all():
+        raise ValueError("coefficients that are not finite, or none of a denoised image")
+    card, jump = held["card"], held["jump"]
+    if held["start"] not in ("zero", "mean") or not isinstance(card, dict) or not isinstance(jump, bool):
+        raise ValueError("an unknown start, jump or card")
+    solver = Fitted(sigmas, coefficients, jump, held["start"], card, modes)
+    if number("budget", card.get("budget", solver.nfe), least=max(1, solver.nfe), whole=True) and solver.nfe < 1:
+        raise ValueError("no network call")
+    return solver

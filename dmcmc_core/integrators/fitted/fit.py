@@ -51,7 +51,7 @@ def fit_all(
         keep: folder of what was computed, from which an interrupted fit goes on; None: nothing is kept.
         say: takes a line for each part that is done.
     """
-    budgets = list(budgets)
+    budgets = _numbers(budgets)
     job, solvers = _job(model, budgets, trajectories, seed, keep, options), {}
     for nfe in budgets:
         solvers[nfe] = job.solver(nfe)
@@ -80,7 +80,7 @@ def fit_from_levels(
     Raises:
         UserError: as :func:`fit`; for a level that the model has not, and coefficients of modes.
     """
-    budgets = list(budgets)
+    budgets = _numbers(budgets)
     low, high = getattr(model, "data_range", (0.0, 1.0))
     if levels is None:
         levels = [s for s in ((high - low) * f for f in FIRSTS) if model.sigma_min < s < model.sigma_max]
@@ -96,6 +96,13 @@ def fit_from_levels(
             say(f"from level {one.card['first']:.3g}, {told(one)}")
         found[nfe] = solvers
     return {nfe: FromLevels(tuple(_with_cost(one, job) for one in some)) for nfe, some in found.items()}
+
+
+def _numbers(budgets: Any) -> list[int]:
+    """Return budgets of network calls; UserError for none, and for what is no list of them."""
+    if not isinstance(budgets, Iterable) or isinstance(budgets, str) or not (found := list(budgets)):
+        raise UserError(f"budgets must be a list of network calls, such as [5, 10], not {budgets!r:.60}")
+    return [number("nfe", nfe, least=2, whole=True) for nfe in found]
 
 
 def _job(  # noqa: PLR0913  what a fit may be told
@@ -115,8 +122,8 @@ def _job(  # noqa: PLR0913  what a fit may be told
         if name not in known:
             raise UserError(f"unknown option of fit {name!r}: known are {', '.join(known)}")
     chosen = Options(**options)
-    for nfe in budgets:
-        number("nfe", nfe, least=2, whole=True)
+    if keep is not None and not isinstance(keep, str | Path):
+        raise UserError(f"keep must be a folder or None, not {keep!r:.60}")
     number("trajectories", trajectories, least=2, whole=True)
     if trajectories < 1 + chosen.past:
         raise UserError(
@@ -125,7 +132,7 @@ def _job(  # noqa: PLR0913  what a fit may be told
         )
     number("seed", seed, whole=True)
     start = chosen.start or ("mean" if getattr(model, "mean", None) is not None else "zero")
-    calls = chosen.accurate or max(32, 2 * max(budgets, default=0))
+    calls = chosen.accurate or max(32, 2 * max(budgets))
     return Job(model, trajectories, seed, start, calls, chosen, keep, firsts)
 
 

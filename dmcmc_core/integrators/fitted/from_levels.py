@@ -69,8 +69,8 @@ class FromLevels:
         Raises:
             UserError: as :meth:`Fitted.__call__`, and for a level above the last first one.
         """
-        self.solvers[0].check(model)
         check_noise(model, x)
+        self.solvers[0].check(model)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         sigma = per_row(sigma, x).double()
         if not (sigma >= 0).all():

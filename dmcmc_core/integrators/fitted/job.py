@@ -24,7 +24,7 @@ from dmcmc_core.guidance import in_blocks, of_images
 from dmcmc_core.integrators.fitted import search
 from dmcmc_core.integrators.fitted.modes import Modes, pixels
 from dmcmc_core.integrators.fitted.options import HELD_OUT, Options
-from dmcmc_core.integrators.fitted.solver import Fitted, network_of
+from dmcmc_core.integrators.fitted.solver import Fitted, facts_of, network_of
 from dmcmc_core.integrators.fitted.table import tabulate
 from dmcmc_core.integrators.fitted.trajectories import (
     Levels,
@@ -198,6 +198,7 @@ class Job:
         tried = self._kept(self._name(f"error{form or ''}", nfe, first), partial(self._error, made, first))
         card = {
             "network": self.network,
+            **facts_of(self.bare),
             "solver": "fitted",
             "budget": nfe,
             "seed": self.seed,

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from dmcmc_core.denoiser import Denoiser, check_shape
 from dmcmc_core.errors import UserError
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.integrators.fitted.modes import Modes, View, pixels
-from dmcmc_core.integrators.registry import Callback
+from dmcmc_core.integrators.registry import Callback, check_numbers
 from dmcmc_core.starts import centre
 
 
@@ -69,8 +71,8 @@ class Fitted:
         Raises:
             UserError: for another network, an x of another shape, and a model without a mean where one is needed.
         """
-        self.check(model)
         check_noise(model, x)
+        self.check(model)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         view, past = self.view(model, x), []
         steps, levels, y = len(self.coefficients), self.sigmas.to(x.device), view.of(x)
@@ -96,8 +98,12 @@ class Fitted:
         return summed(each.T.unbind(), terms)
 
     def check(self, model: Denoiser) -> None:
-        """Raise UserError for a model that is not the one of the card."""
+        """Raise UserError for a model that is not the one of the card, or of another shape or other levels."""
         known = self.card.get("network")
+        for name, facts in facts_of(model).items() if known is None else ():
+            own = self.card.get(name, facts)
+            if len(own) != len(facts) or not all(map(partial(math.isclose, rel_tol=1e-5), own, facts)):
+                raise UserError(f"this solver was fitted to a model of {name} {own}, not {facts}: fit it anew")
         if known is not None and (found := network_of(model)) != known:
             raise UserError(
                 f"this solver was fitted to another network or other settings of it, {known}, not {found}: fit it anew"
@@ -110,14 +116,10 @@ class Fitted:
 
 def check_noise(model: Denoiser, x: Any) -> None:
     """Raise UserError unless x is a batch of real, finite states of a model."""
-    if not hasattr(model, "shape"):
+    if not all(hasattr(model, name) for name in ("shape", "sigma_min", "sigma_max")):
         raise UserError(f"the model, a {type(model).__name__}, is no denoiser: dmcmc_core.denoiser.Adapter makes one")
-    if not isinstance(x, Tensor) or x.is_complex():
-        kind = f"of {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise UserError(f"x must be a tensor of real numbers, not {kind}")
+    check_numbers(x)
     check_shape(x, model.shape)
-    if not torch.isfinite(x).all():
-        raise UserError("x must be finite: it holds NaN or infinity")
 
 
 def summed(coefficients: Sequence[Any], terms: Sequence[Tensor]) -> Tensor:
@@ -129,6 +131,11 @@ def summed(coefficients: Sequence[Any], terms: Sequence[Tensor]) -> Tensor:
         elif c:
             x = torch.add(x, term, alpha=c)
     return x
+
+
+def facts_of(model: Denoiser) -> dict[str, list[float]]:
+    """Return what a solver needs of a model whose weights are not known: the shape of an image, the noise levels."""
+    return {"shape": list(model.shape), "levels": [float(model.sigma_min), float(model.sigma_max)]}
 
 
 def network_of(model: Denoiser) -> str | None:

@@ -11,6 +11,8 @@ from dmcmc_core.runs.settings import SEARCHES
 
 SURELY = 2.0
 """Standard errors that make a difference count."""
+MEASURED = ("sampler", "seed", "distance", "rows", "without")
+"""What a trial of chains has beside its settings."""
 
 
 @dataclass
@@ -43,14 +45,35 @@ class Tuned:
             return self
         return replace(self, **self.plain, distance=self.finals[1]["distance"])
 
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row for all that was tried: what it was ``measured`` by, its ``value``, whether it was ``chosen``.
+
+        First plain samplers by their paired error, those on most images first; then chains by their distance in trials;
+        then the two of the last comparison, on fresh seeds.
+        """
+        distance = self.distance_name
+        rows = [(row, f"paired error, {row['images']} images", row["error"]) for row in self.paired]
+        rows += [(row, f"{distance}, in trials", row["distance"]) for row in sorted(self.trials, key=_distance)]
+        rows += [(row, f"{distance}, fresh seeds", row["distance"]) for row in self.finals]
+        return [
+            {"sampler": row["sampler"], "settings": described("", _settings(row)), "measured": measured, "value": value}
+            | {"chosen": "chosen" if self._is(row) else ""}
+            for row, measured, value in rows
+        ]
+
+    def _is(self, row: dict[str, Any]) -> bool:
+        """Tell whether a row is of what was chosen; the levels of chains are those that a run's budget pays for."""
+        return row["sampler"] == self.sampler and all(
+            self.settings.get(name) == value for name, value in _settings(row).items() if name != "levels"
+        )
+
     def __str__(self) -> str:
         text = f"chosen: {described(self.sampler, self.settings)}: {self.distance_name} {self.distance:.3g} to slow "
         text += f"images of the model itself; tuning cost {self.rows} evaluations, {self.nfe:.2f} NFE per image asked "
         text += f"for; {self._compared()}"
         if self.paired:
             best = self.paired[0]
-            settings = {name: value for name, value in best["settings"].items() if name != "file"}
-            text += f"; of {len(self.paired)} plain samplers {described(best['sampler'], settings)} is nearest "
+            text += f"; of {len(self.paired)} plain samplers {described(best['sampler'], best['settings'])} is nearest "
             text += f"to the accurate solution, at a paired error of {best['error']:.3g}"
         return f"{text}; {self.fitted}" if self.fitted else text
 
@@ -68,8 +91,18 @@ class Tuned:
 
 
 def described(sampler: str, settings: dict[str, Any]) -> str:
-    """Return a sampler with its settings, in words."""
-    return sampler + (" with " + ", ".join(f"{k}={v}" for k, v in settings.items()) if settings else "")
+    """Return a sampler with its settings, in words; the settings alone without a sampler."""
+    chosen = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "file")
+    return " with ".join(part for part in (sampler, chosen) if part)
+
+
+def _settings(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a row, which those of chains have beside their measurements."""
+    return row["settings"] if "settings" in row else {k: v for k, v in row.items() if k not in MEASURED}
+
+
+def _distance(row: dict[str, Any]) -> float:
+    return row["distance"]
 
 
 def surely_less(a: dict[str, Any], b: dict[str, Any]) -> bool:

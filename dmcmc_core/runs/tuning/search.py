@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dmcmc_core import checkpoints, metrics
+from dmcmc_core import checkpoints, files, metrics
 from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError
 from dmcmc_core.fingerprint import fingerprint
+from dmcmc_core.runs.cache import code_key
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.model import conditioned
 from dmcmc_core.runs.settings import GAINS, OF_MODEL, SEARCHES
@@ -43,9 +46,9 @@ def auto(
         plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``); a
             fitted solver is then one of them, where its fit costs no more than the images.
         path: JSON file that keeps what was measured, trial by trial, and the result: an interrupted search goes on
-            from it, and the same question is answered from it.
-        cache_dir: keeps the trials' images for another search, in a temporary folder when None, and the fitted
-            solver, in exp/cache of the checkout when None.
+            from it, and the same question is answered from it. When None, the file of the question in the cache.
+        cache_dir: keeps the trials' images for another search, in a temporary folder when None; and, in exp/cache of
+            the checkout when None, answers by their question, and the fitted solver.
         say: takes a line for every trial.
 
     Raises:
@@ -60,7 +63,8 @@ def auto(
         raise UserError("settings are searched for without a preconditioner: leave it out, or set the chains by hand")
     held, rest = conditioned(loaded, fixed)
     asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain, "model": fingerprint(held)}
-    notes = Notes(path, asked)
+    answer = _place(asked, cache_dir)
+    notes = Notes(_answered(path, answer, say), asked)
     chains = Chains(held, nfe, num, rest, say, notes)
     plans = plain_samplers.candidates(held, nfe, num, rest)
     if "tuned" in notes.content:
@@ -80,7 +84,30 @@ def auto(
     tuned = _result(chains, best, asked, total, finals=finals, paired=rows, fitted=why)
     tuned = tuned.or_plain() if plain else tuned
     notes.keep(tuned=asdict(tuned))
+    if path:
+        files.write_bytes(answer, Path(path).read_bytes())
     return tuned
+
+
+def _answered(path: str | Path | None, answer: Path, say: Callable[[str], None]) -> str | Path:
+    """Return the file of the notes, which begins as the answer that the cache has, if any."""
+    if path and answer.is_file() and not Path(path).exists():
+        say(f"this was asked before: the answer is taken from {answer}")
+        files.write_bytes(path, answer.read_bytes())
+    return path or answer
+
+
+def _place(asked: dict[str, Any], cache_dir: str | Path | None) -> Path:
+    """Return the file of the answer that this code gives to a question."""
+    folder = Path(cache_dir) if cache_dir else files.root() / "exp" / "cache"
+    return folder / code_key() / "tuning" / f"{files.key([asked, _code()])}.json"
+
+
+@functools.cache
+def _code() -> str:
+    """Hash the modules that decide an answer, beside those of :func:`code_key`."""
+    own = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (*own, *metrics.SOURCES))).hexdigest()
 
 
 def _result(chains: Chains, best: dict[str, Any], asked: dict[str, Any], total: int, **found: Any) -> Tuned:

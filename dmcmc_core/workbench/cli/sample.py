@@ -246,6 +246,7 @@ def _fitted_together(a: argparse.Namespace, chosen: dict[str, Any], device: str,
 def _search(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: bool) -> tuple[str, dict[str, Any]]:
     """Return the sampler and settings that trials find best; they are kept in the folder for the same command."""
     from dmcmc_core.checkpoints import load_model
+    from dmcmc_core.report import tables
     from dmcmc_core.runs import tuning
     from dmcmc_core.runs.pictures import announce
 
@@ -258,6 +259,7 @@ def _search(a: argparse.Namespace, chosen: dict[str, Any], device: str, leads: b
     say(f"{a.sampler}: settings are tried, or taken from an earlier trial; what is found is kept in {path}")
     tuned = tuning.auto(model, a.nfe, a.num, chosen, plain=plain, path=path, say=say)
     if leads:
+        print(tables.as_text(tuned.table(), {name: name for name in tuned.table()[0]}))
         print(tuned)
     return tuned.sampler, tuned.settings
 
