@@ -89,3 +89,13 @@ def test_the_floor_of_a_model_to_draw_from_is_that_of_its_own_draws(tmp_path):
     assert floor.mean > 3 * bed._replace(train=images).floor(70, range(2)).mean
     net = testbed.Testbed("net", lambda x, sigma: x, reference, images, None, tmp_path)
     assert net.floor(70, range(2)) == bed._replace(train=images).floor(70, range(2))
+
+
+def test_a_block_is_that_of_all_samplers_unless_they_say_otherwise(tmp_path):
+    images = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    reference = metrics.make_reference(images, "random-conv", "eighty")
+    model = EmpiricalData(images, sigma_min=0.05, sigma_max=10.0)
+    bed = testbed.Testbed("bed", model, reference, images, None, tmp_path, block=5)
+    assert bed.samples("euler", 2, 4, 0).manifest["block"] == 5
+    assert bed.samples("euler", 2, 4, 0, {"block": 7}).manifest["block"] == 7
+    assert bed._replace(block=None).samples("euler", 2, 4, 0).manifest["block"] == 64

@@ -41,6 +41,7 @@ class Testbed(NamedTuple):
     heldout: Tensor | data.ImageSet
     train: Tensor | None
     cache_dir: Path
+    block: int | None = None
 
     @property
     def distance(self) -> str:
@@ -49,6 +50,7 @@ class Testbed(NamedTuple):
 
     def samples(self, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any] | None = None) -> Samples:
         """Return n images of a sampler at a full budget, from the cache where they are there."""
+        settings = ({} if self.block is None else {"block": self.block}) | (settings or {})
         return cached(self.model, sampler, nfe, n, seed, settings, self.cache_dir)
 
     def accurate(self, n: int, seed: int, settings: dict[str, Any] | None = None) -> Tensor:
@@ -164,6 +166,7 @@ def load(
     train_reference: str = "",
     cache_dir: str | Path = "exp/cache",
     device: str = "cpu",
+    block: int | None = None,
 ) -> Testbed:
     """Make a test-bed from names.
 
@@ -172,6 +175,7 @@ def load(
         features: a name of :data:`dmcmc_core.metrics.FEATURES`.
         reference, train_reference: for :func:`dmcmc_core.data.load_images`; the latter empty for exact models.
         device: where a model that is named, and the features, compute: ``cpu``, ``cuda`` or ``cuda:N``.
+        block: see :class:`Testbed`.
 
     Raises:
         UserError: for unknown names, images that do not fit the features, and a model of images of another shape.
@@ -186,4 +190,4 @@ def load(
     heldout = images if large or isinstance(images, Tensor) else images[:]
     name = model if isinstance(model, str) else getattr(net, "name", type(net).__name__)
     train = heldout if train_reference == reference else train
-    return Testbed(name, net, ref, heldout, train, Path(cache_dir))
+    return Testbed(name, net, ref, heldout, train, Path(cache_dir), block)
