@@ -143,7 +143,8 @@ def test_interrupted_or_killed_it_goes_on_and_ends_as_undisturbed(toy, tmp_path_
     ]
     time.sleep(1)  # lets it come to the lock; it is right either way
     (toy.root / "exp" / "cache" / "go").touch()
-    assert second.communicate(timeout=120)[0].count("1 of 2 claims hold") == 3
+    said = second.communicate(timeout=120)[0]
+    assert said.count("1 of 2 claims hold") == 3 and f"figures and tables are in {toy.root / 'figures'}\n" in said
     assert first.wait(timeout=120) == 0 and second.returncode == 0
     assert toy.runs("a") == 1 and toy.runs("c") == 1  # two at once made it once
     (folder,) = [p for p in (toy.root / "exp" / "runs" / "c").iterdir() if not p.name.endswith(".lock")]

@@ -73,6 +73,16 @@ def test_a_number_and_images(tmp_path):
     torch.testing.assert_close(mean_of("digits-train", net), digits("train").images.mean(0))
 
 
+def test_a_value_for_each_channel_and_known_ones():
+    model = Adapter(lambda x, sigma: x, (3, 2, 2), data_range=(-1.0, 1.0))
+    assert mean_of([0.25, -0.5, 0.0], model)[:, 0, 1].tolist() == [0.25, -0.5, 0.0]
+    torch.testing.assert_close(mean_of("cifar10", model)[:, 1, 1], 2 * torch.tensor([0.4914, 0.4822, 0.4465]) - 1)
+    with pytest.raises(UserError, match="mean has 3 values, and an image of the model 1 channels"):
+        mean_of("imagenet")
+    with pytest.raises(UserError, match="mean must be a finite number, at least -1 and at most 1, not 2"):
+        mean_of([0.25, 2, 0.0], model)
+
+
 def test_a_folder_of_pictures(tmp_path):
     image = pytest.importorskip("PIL.Image")
     for value in (0, 51):
@@ -159,8 +169,9 @@ def test_a_start_around_0_is_said_once(tmp_path, capsys, anew):
     [
         (2, "mean must be a finite number, at least 0 and at most 1, not 2"),
         (float("nan"), "mean must be a finite number"),
-        (True, "mean must be a number, the name of a reference, a file or folder of images, or samples, not True"),
-        ([0.1], r"mean must be a number, .*, not \[0.1\]"),
+        (True, "mean must be a number, one for each channel, cifar10 or imagenet, .*, or samples, not True"),
+        ([0.1, 0.2], "mean has 2 values, and an image of the model 1 channels"),
+        ([], r"mean must be a number, .*, not \[\]"),
         ("", "mean must be a number"),
         ("digits-trian", "unknown image set .*: did you mean 'digits-train'?"),
         ("digits-train", r"mean=digits-train: its images have shape \(1, 8, 8\), those of the model \(1, 2, 2\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ OWN = "samples"
 IMAGES, LEVELS, SEED = 64, 50, -4
 """How many those are, their noise levels, and their seed, which no run has."""
 AT_ONCE = 512
+KNOWN = {"cifar10": (0.4914, 0.4822, 0.4465), "imagenet": (0.485, 0.456, 0.406)}
+"""Means of the channels of published data, in [0, 1], as classifiers are normalised by."""
 
 
 class Centred(Wrapper):
@@ -53,23 +56,38 @@ def centred(model: Denoiser, mean: Any, device: torch.device) -> Centred:
     """Return the model with the mean of a setting.
 
     Args:
-        mean: a number within the data range, ``samples``, or what :func:`dmcmc_core.data.open_images` takes.
+        mean: a number within the data range, or one for each channel; a name of :data:`KNOWN`; ``samples``; or what
+            :func:`dmcmc_core.data.open_images` takes.
 
     Raises:
         UserError: for another one, and images that are not there or of another shape.
     """
     low, high = model.data_range
+    if isinstance(mean, str) and mean in KNOWN:
+        mean = [low + (high - low) * channel for channel in KNOWN[mean]]
     if is_number(mean):
         found = torch.full(model.shape, float(number("mean", mean, least=low, most=high)))
+    elif isinstance(mean, list | tuple) and len(mean) > 0:
+        found = _of_channels(mean, model)
     elif mean == OWN:
         found = _of_samples(model, device)
     elif isinstance(mean, str | Path) and str(mean):
         found = _of_images(open_images(mean), str(mean), model)
     else:
         raise UserError(
-            f"mean must be a number, the name of a reference, a file or folder of images, or {OWN}, not {mean!r:.60}"
+            f"mean must be a number, one for each channel, {' or '.join(KNOWN)}, the name of a reference, a file or "
+            f"folder of images, or {OWN}, not {mean!r:.60}"
         )
     return Centred(model, found.to(device))
+
+
+def _of_channels(values: Sequence[Any], model: Denoiser) -> Tensor:
+    """Return the image (*shape,) whose channels have these values."""
+    low, high = model.data_range
+    if len(values) != model.shape[0]:
+        raise UserError(f"mean has {len(values)} values, and an image of the model {model.shape[0]} channels")
+    channels = torch.tensor([float(number("mean", value, least=low, most=high)) for value in values])
+    return channels.reshape(-1, *[1] * (len(model.shape) - 1)).expand(model.shape).clone()
 
 
 def _of_images(images: Tensor | ImageSet, name: str, model: Denoiser) -> Tensor:
@@ -118,7 +136,7 @@ def say_start(model: Any, plan: Any, asked: dict[str, Any], say: bool) -> None:
         and not known
         and not math.isclose(-low, high)
     ):
-        _say("starts around 0: no mean is known (mean=NUMBER, a reference, images or samples tells one)")
+        _say("starts around 0: no mean is known (mean=NUMBER, cifar10, imagenet, images or samples tells one)")
 
 
 @functools.cache

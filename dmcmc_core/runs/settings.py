@@ -30,9 +30,9 @@ CASTS = ("round", "truncate")
 
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
-    "mean": "mean of the data, for a model that knows none: a number in units of its data, a reference's name, a "
-    "folder of PNG or JPEG files, an NPZ or NPY file, a folder of samples, or samples: that of 64 images of its own, "
-    "made once for 3,200 evaluations and kept (what the model knows)",
+    "mean": "mean of the data, for a model that knows none: a number in units of its data or one for each channel, "
+    "cifar10 or imagenet, a reference's name, a folder of PNG or JPEG files, an NPZ or NPY file, a run's folder, or "
+    "samples: that of 64 images of its own, made once for 3,200 evaluations and kept (what the model knows)",
     "sigma_max": "noise level that all begins at, within the model's own (the start in its card; else its last, unless "
     "that is far above what its data needs)",
     "sigma_min": "last noise level above 0, within the model's own (the model's first)",

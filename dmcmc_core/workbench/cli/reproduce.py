@@ -70,6 +70,8 @@ def reproduce(a: argparse.Namespace) -> int:
         return 0
     project.select(a.only, a.profile)  # names are looked at before a cluster is
     outcomes = experiments.reproduce(a.profile, a.only, project=project, executor=_executor(a), track=a.track)
+    if any(not outcome.failed for outcome in outcomes):
+        print(f"figures and tables are in {project.figures(a.profile) or project.root / 'exp' / 'runs'}")
     return int(any(outcome.failed for outcome in outcomes))
 
 
