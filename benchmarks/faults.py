@@ -73,7 +73,9 @@ def images(out: Path) -> torch.Tensor:
     return load_images(out)
 
 
-def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path, seed: int = 0) -> Iterator[tuple]:
+def same_images(
+    num: int, nfe: int, kills: int, samplers: list[str], work: Path, seed: int = 0, ranks: int = 3
+) -> Iterator[tuple]:
     """(sampler, way of making them, whether they are the images of one process, and at the same cost) for each."""
     rng = random.Random(seed)
     for sampler in samplers:
@@ -92,9 +94,9 @@ def same_images(num: int, nfe: int, kills: int, samplers: list[str], work: Path,
             assert Command(out, f"{words} --shard-size {size}").end() == 0
             yield told(f"shards of {size}", out)
         out = work / f"{sampler}-ranks"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
         subprocess.run([*launch, "dmcmc_core", "sample", *words.split(), "--out", str(out)], check=True)
-        yield told("three ranks under torchrun", out)
+        yield told(f"{ranks} ranks under torchrun", out)
         out = work / f"{sampler}-array"
         for i in (2, 0, 1):
             assert Command(out, f"{words} --shard {i}/3").end() == 0

@@ -22,6 +22,19 @@ def noise(model, rows: int, purpose: str = "test", start: str = "mean") -> Tenso
     return prior(model, Streams(0, purpose, range(rows)), rows, start)
 
 
+class OneStream:
+    """Random numbers for kernels where no row needs a stream of its own: thousands of streams cost more than a step."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype)
+
+
 def rms(a: Tensor, b: Tensor) -> float:
     """The root mean square of a difference."""
     return (a.double() - b.double()).square().mean().sqrt().item()

@@ -266,7 +266,15 @@ def test_a_conditional_start_begins_near_the_picture(finished, tmp_path, kind):
 
 @pytest.mark.slow
 def test_training_brings_samples_to_the_picture(tmp_path):
-    more = {"images": 1, "steps": 300, "lr": 3e-3, "batch": 16, "profile_steps": 150, "log_every": 100}
+    more = {
+        "images": 1,
+        "steps": 150,
+        "lr": 3e-3,
+        "batch": 16,
+        "profile_steps": 150,
+        "log_every": 100,
+        "save_every": 1e9,
+    }
     more["net"] = {**NET, "width": 16, "dropout": 0.0}
     training.train("embedded", write(tmp_path, {**EMBEDDED, **more, "times": 10}), progress=False, profile=True)
     assert float(read_rows(tmp_path)[-1]["ssim"]) > 0.7

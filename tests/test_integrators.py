@@ -11,9 +11,9 @@ import torch
 from exact import F64, digits_net, dop853_flow, gaussian, gaussian_flow, images_mixture, mixture
 from scipy.integrate import quad, solve_ivp
 
-from dmcmc_core import gddim, integrators, linear_sde, schedules
+from dmcmc_core import analytic, gddim, integrators, linear_sde, schedules
 from dmcmc_core.analytic import GaussianMixture
-from dmcmc_core.denoiser import Adapter, count_nfe
+from dmcmc_core.denoiser import BLOCK, Adapter, InBlocks, count_nfe
 from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.streams import Streams
@@ -50,7 +50,9 @@ def refined(n):
 @cache
 def problem(name):
     """Model, starts at sigma 10 and where the exact flow takes them at sigma 0.1."""
-    model = {"gaussian": gaussian, "mixture": mixture}[name]()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(analytic, "BLOCK", 6)  # the rows that there are
+        model = {"gaussian": gaussian, "mixture": mixture}[name]()
     x = model.sample(6, START, seed=1)
     flow = gaussian_flow if name == "gaussian" else dop853_flow
     return model, x, flow(model, x, START, END)
@@ -95,14 +97,14 @@ def test_references_agree():
 @pytest.mark.parametrize("name", ORDERED)
 def test_order_is_the_declared_one(name, model):
     declared = INTEGRATORS[name].order
-    counts = [160, 320, 640] if declared > 2 else [80, 160, 320, 640, 1280]
+    counts = [160, 640] if declared > 2 else [80, 1280]
     order, errors = measured(name, model, counts, refined if name in WARMING_UP else levels)
     assert abs(order - declared) < 0.2, errors
     assert errors[-1] < 0.02
 
 
 def measured(name, model, counts, grid, **options):
-    """Slope of log error over log step count, and the errors."""
+    """Slope of log error over log step count, and the errors: of two counts, as one midway has no weight in it."""
     model, x, exact = problem(model)
     errors = [(INTEGRATORS[name](model, x, grid(n), **options) - exact).abs().max().item() for n in counts]
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0], errors
@@ -121,7 +123,7 @@ def measured(name, model, counts, grid, **options):
     ],
 )
 def test_order_with_options(name, options, order):
-    found, errors = measured(name, "mixture", [80, 160, 320], refined, **options)
+    found, errors = measured(name, "mixture", [80, 320], refined, **options)
     assert abs(found - order) < 0.2, errors
 
 
@@ -131,7 +133,7 @@ def test_order_that_warming_up_leaves(name, left):
     model, start = problem("gaussian")[0], 0.5
     x = model.sample(6, start, seed=1)
     exact = gaussian_flow(model, x, start, END)
-    counts = [80, 160, 320]
+    counts = [80, 320]
     errors = [(INTEGRATORS[name](model, x, levels(n, start)) - exact).abs().max().item() for n in counts]
     assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - left) < 0.3, errors
 
@@ -235,17 +237,22 @@ def test_rk45_reports_failure():
 
 
 MODELS = {"mixture": lambda: images_mixture(50.0), "digits": digits_net}
+ROWS = {"mixture": (100, 64), "digits": (25, 16)}
+"""Starts, more than a block of the model holds, and that block: rows of a network are what these tests pay for."""
 
 
 @cache
 def made(model):
-    """A model, 100 starts of different noise levels, and those levels."""
+    """A model, starts of different noise levels, and those levels."""
+    n, block = ROWS[model]
     model = MODELS[model]()
     if model is None:
         pytest.skip("the digits net is not there")
-    sigma = 0.02 * (model.sigma_max / 0.02) ** torch.linspace(0, 1, 100)
-    rng = Streams(3, "starts", range(100))
-    like = torch.zeros(100, *model.shape)
+    if block < BLOCK:
+        model = InBlocks(model.denoiser, block)
+    sigma = 0.02 * (model.sigma_max / 0.02) ** torch.linspace(0, 1, n)
+    rng = Streams(3, "starts", range(n))
+    like = torch.zeros(n, *model.shape)
     return model, 0.5 + sigma.reshape(-1, 1, 1, 1) * rng(like), sigma
 
 
@@ -258,7 +265,8 @@ def sampled(name, model, x, sigmas, rows):
 @pytest.mark.parametrize("name", INTEGRATORS)
 def test_scalar_and_per_sample_levels_give_the_same_bits(name, model):
     model, x, sigma = made(model)
-    x, start = x[60:66], sigma[60]
+    n = 6 * len(x) // 10
+    x, start = x[n : n + 6], sigma[n]
     y = sampled(name, model, x, grid(name, 4, start), range(6))
     assert torch.equal(y, sampled(name, model, x, grid(name, 4, start.expand(6)), range(6)))
     assert torch.isfinite(y).all()
@@ -268,13 +276,14 @@ def test_scalar_and_per_sample_levels_give_the_same_bits(name, model):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", INTEGRATORS)
 def test_any_number_of_rows_gives_the_same_bits(name, model):
+    many, block = ROWS[model]
     model, x, sigma = made(model)
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))  # so that the first rows are of all levels
+    order = torch.randperm(many, generator=torch.Generator().manual_seed(0))  # so that the first rows are of all levels
     x, sigmas = x[order], grid(name, 3, sigma[order])
-    y = sampled(name, model, x, sigmas, range(100))
-    for n in (1, 7, 64):
+    y = sampled(name, model, x, sigmas, range(many))
+    for n in (1, 7, block):
         assert torch.equal(sampled(name, model, x[:n], sigmas[:n], range(n)), y[:n]), n
-    rows = [93, 5, 40]
+    rows = [many - 7, 5, 4 * many // 10]
     assert torch.equal(sampled(name, model, x[rows], sigmas[rows], rows), y[rows])
 
 
@@ -472,21 +481,24 @@ def test_euler_maruyama_published_convention():
 
 @cache
 def many():
-    """A 16-dimensional anisotropic Gaussian, 4,000 exact draws at sigma 10: (model, x, mean, variances), axes first."""
-    variances = torch.logspace(-1, 0.5, 16, dtype=F64)
-    mean = torch.linspace(-1, 1, 16, dtype=F64)
+    """A 16-dimensional anisotropic Gaussian, 4,000 exact draws at sigma 10: (model, x, mean, variances), axes first.
+
+    In float32, whose rounding is far below what 4,000 draws can tell.
+    """
+    variances = torch.logspace(-1, 0.5, 16)
+    mean = torch.linspace(-1, 1, 16)
 
     def function(x, sigma):
-        return mean + (x - mean) * variances / (variances + sigma[:, None] ** 2)
+        return torch.addcmul(mean, x - mean, variances / (variances + sigma[:, None] ** 2))
 
     model = Adapter(function, (16,), sigma_max=10.0)
-    z = torch.randn(4000, 16, dtype=F64, generator=torch.Generator().manual_seed(5))
+    z = torch.randn(4000, 16, generator=torch.Generator().manual_seed(5))
     return model, mean + z * (variances + 100.0).sqrt(), mean, variances
 
 
 def worst(x, mean, variances):
     """Largest deviation of means, variances and correlations, in standard errors."""
-    n, z = len(x), (x - mean) / variances.sqrt()
+    n, z = len(x), ((x - mean) / variances.sqrt()).double()
     products = torch.triu(z.T @ z / n, diagonal=1)
     deviations = [z.mean(0).abs() * n**0.5, (z.var(0) - 1).abs() * (n / 2) ** 0.5, products.abs().flatten() * n**0.5]
     return torch.cat(deviations).max().item()

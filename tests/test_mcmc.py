@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from exact import F64, covariance, images_mixture
+from exact import F64, OneStream, covariance, images_mixture
 
 from dmcmc_core import adaptation, analytic, mcmc, noise_level
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
@@ -56,7 +56,7 @@ class Result(NamedTuple):
 
 def run(model, kernel):
     """Independent chains from one bad start; the spread of their means is the standard error, whatever their mixing."""
-    rng = Streams(4, "chain", range(CHAINS))
+    rng = OneStream(4)
     state = ChainState(model.means[1].expand(CHAINS, 2).clone(), torch.full((CHAINS,), 2.0, dtype=F64))
     seen, acceptance = [], []
     for i in range(BURN_IN + STEPS):
@@ -192,7 +192,7 @@ def test_one_step_from_exact_draws_leaves_them_exact(model):
     """Invariance alone, of each half of the step, whatever the mixing: 20,000 draws, one step."""
     n = 20_000
     sigma = LEVELS[torch.randint(len(LEVELS), (n,), generator=torch.Generator().manual_seed(1))]
-    state, rng = ChainState(model.sample(n, sigma, seed=1), sigma), Streams(0, "chain", range(n))
+    state, rng = ChainState(model.sample(n, sigma, seed=1), sigma), OneStream(0)
     before = statistics(model, state.x, state.sigma)
     for kernel in (mala(model, 0.8, "sigma2"), gibbs(ExactPosterior(model, LEVELS))):
         after = statistics(model, *kernel(state, rng)[0][:2])
@@ -353,8 +353,9 @@ def test_the_residual_tells_the_level_where_images_are_far_apart_or_together(sig
     assert counted.calls == 1 and ((got - exact).abs().sum(1) / 2).max() < 0.03
 
 
-def test_the_expected_residual_is_what_stein_says():
+def test_the_expected_residual_is_what_stein_says(monkeypatch):
     """A Gaussian of variance v in d dimensions: D shrinks by v / (v + s^2), so m = d - d v / (v + s^2)."""
+    monkeypatch.setattr(analytic, "BLOCK", 400)  # small rows: few calls
     model = GaussianMixture(torch.zeros(1, 50, dtype=F64), torch.tensor([0.5]), torch.ones(1))
     levels, n = log_levels(50.0, 0.01, 200), 2000
     images = model.sample(n)
@@ -420,7 +421,7 @@ def test_errors(model):
 
 def adapted(model, make, by, eta, steps=300):
     """Step sizes from a bad start, the kernel made with them, and the chains' last state."""
-    sizes, rng = adaptation.LevelSteps(2.0, 0.1, eta, bins=4), Streams(5, "chain", range(CHAINS))
+    sizes, rng = adaptation.LevelSteps(2.0, 0.1, eta, bins=4), OneStream(5)
     kernel = then(make(sizes), gibbs(ExactPosterior(model, LEVELS)))
     state = ChainState(model.sample(CHAINS, 2.0), torch.full((CHAINS,), 2.0, dtype=F64))
     return sizes, kernel, adaptation.adapt(kernel, sizes, state, rng, steps, by)
@@ -428,7 +429,7 @@ def adapted(model, make, by, eta, steps=300):
 
 def seen_by_bin(sizes, kernel, state, steps=100):
     """With the sizes fixed: mean acceptance, and mean log displacement per pixel in units of sigma, of every bin."""
-    sums, rng = torch.zeros(3, len(sizes.visits)), Streams(6, "chain", range(CHAINS))
+    sums, rng = torch.zeros(3, len(sizes.visits)), OneStream(6)
     for _ in range(steps):
         before = state.x
         state, info = kernel(state, rng)

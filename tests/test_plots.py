@@ -19,26 +19,22 @@ from dmcmc_core.runs import cache
 from dmcmc_core.workbench.experiments import imported_modules
 
 SAVE = """
-import sys
 from dmcmc_core.report import plots
 rows = [dict(integrator=i, arm=a, nfe=n, distance=100 / n**k, spread=1 / n)
         for k, i in enumerate(("heun", "euler")) for a in plots.ARMS for n in (9, 25)]
 figure = plots.distance_against_nfe(rows, "distance", reference=2.0)
-plots.save_figure(figure, sys.argv[1], "f", rows, {"commit": "abc", "seconds": 1})
+plots.save_figure(figure, folder, "f", rows, {"commit": "abc", "seconds": 1})
 """
 
 
 def test_a_figure_is_the_same_bytes_in_every_process_and_holds_its_origin(tmp_path):
     from PIL import Image
 
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SAVE, str(tmp_path / name)],
-            env={"PYTHONHASHSEED": salt, "PYTHONPATH": ":".join(sys.path)},
-        )
-        for name, salt in (("one", "1"), ("two", "2"))
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
+    program = f"folder = {str(tmp_path / 'one')!r}\nprint(hash('a salt'))" + SAVE
+    environment = {"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
+    assert int(done.stdout) != hash("a salt"), "this process has a salt of its own"
+    exec(SAVE, {"folder": str(tmp_path / "two")})
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["f.csv", "f.pdf", "f.png"]
     for name in names:

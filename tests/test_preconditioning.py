@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from exact import F64, covariance
+from exact import F64, OneStream, covariance
 from torch import Tensor
 
 from dmcmc_core import analytic, dmcmc, integrators, mcmc, preconditioning, schedules
@@ -22,11 +22,13 @@ from dmcmc_core.runs.make import run
 from dmcmc_core.runs.model import conditioned
 from dmcmc_core.streams import Streams
 
+CHAINS = 400
+
 
 @pytest.fixture(autouse=True)
 def large_blocks(monkeypatch):
-    """Rows of the models here are small: one call for all chains."""
-    monkeypatch.setattr(analytic, "BLOCK", 4000)
+    """Rows of the models here are small: one call for all chains, and none for rows that are not there."""
+    monkeypatch.setattr(analytic, "BLOCK", CHAINS)
 
 
 SHAPES = [(7,), (8,), (5, 6), (3, 8, 8), (2, 7, 9)]
@@ -296,7 +298,7 @@ def chain(kernel, model, n=4000, steps=30, sigma=0.5, seed=0):
 
 def walk(kernel, x, steps, sigma, seed):
     """All states after a start, (steps, n, d), and the mean acceptance."""
-    state, rng = ChainState(x, torch.full((len(x),), sigma, dtype=F64)), Streams(seed, "test", range(len(x)))
+    state, rng = ChainState(x, torch.full((len(x),), sigma, dtype=F64)), OneStream(seed)
     seen, accepted = [], []
     for _ in range(steps):
         state, info = kernel(state, rng)
@@ -361,12 +363,12 @@ def strong(parts=("frequency", "pixel", "skew")):
     ],
 )
 def test_adjusted_kernels_reach_their_law_with_any_m_and_s(model, make, parts):
-    """400 chains from one bad start: within 4 standard errors (the largest of 12), from over 1,000 effective draws.
+    """Chains from one bad start: within 4 standard errors (the largest of 12), from over 1,000 effective draws.
 
     What is wrong by a factor in M, in S or in the test is seen: see the next tests.
     """
     plain = model()
-    start = (plain.means[0] + 0.5).expand(400, 3).clone()
+    start = (plain.means[0] + 0.5).expand(CHAINS, 3).clone()
     seen, accepted = walk(make(WithPreconditioner(plain, strong(parts))), start, 330, 0.5, seed=0)
     off, effective = difference(statistics(seen[80:]).mean(0), plain, 0.5)
     assert off < 4 and effective > 1000 and 0.5 < accepted < 0.995, (off, effective, accepted)
@@ -448,6 +450,7 @@ class White:
 GRID = schedules.log_uniform(500, 50.0, 0.01)[:-1]
 
 
+@functools.cache
 def final_variance(c: float, corrections: int, rows=100, variance=1.0) -> float:
     """What the predictor-corrector makes of that variance with gain sqrt(c) everywhere, down to sigma 0.01."""
     model = WithPreconditioner(White(variance), Preconditioner(pixel=torch.full((256,), c**0.5)))

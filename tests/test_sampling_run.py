@@ -21,6 +21,7 @@ from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.integrators import INTEGRATORS
 from dmcmc_core.linear_sde import make_sde
+from dmcmc_core.nets import linear
 from dmcmc_core.nets.linear import EpsilonNet
 from dmcmc_core.runs import cache
 from dmcmc_core.runs.cache import cached
@@ -715,7 +716,8 @@ def test_a_network_that_does_not_fit_is_told(monkeypatch):
 
 
 @pytest.fixture(params=["CLD", "BDM", "VP"])
-def epsilon_net(request):
+def epsilon_net(request, monkeypatch):
+    monkeypatch.setattr(linear, "BLOCK", 8)  # of the few rows here, and some in a second one
     constants = {"image_size": 4, "sigma_blur_max": 1.0} if request.param == "BDM" else {}
     torch.manual_seed(0)
     small = {"channels": (8, 8), "blocks": (1, 1), "attention": (False, False), "embedding": 8}

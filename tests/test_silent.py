@@ -197,21 +197,27 @@ def described(n, seed, scale=1.0):
     return FeatureSet(x)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.3])
-def test_the_interval_covers_the_expected_distance_and_holds_the_estimate(scale):
-    """Of 200 sets of exact draws about 95 % have an interval around the mean distance of such sets."""
-    n, trials = 100, 200
+@pytest.mark.parametrize(("scale", "wide"), [(1.0, 1.5), (1.3, 1.1)])
+def test_the_interval_covers_the_expected_distance_and_holds_the_estimate(scale, wide):
+    """Of 60 sets of exact draws about 95 % have an interval around the mean distance of such sets, and about as wide.
+
+    At equal distributions it is too wide, as the distance cannot fall below 0; at others by what resamples repeat.
+    Bounds are 4.5 standard errors away: of 60 widths (3 %), of the spread of 400 distances (3.5 %), of the share.
+    """
+    n, trials = 100, 60
     mu, cov = torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
     nothing = metrics.Extractor("none", torch.nn.Identity())
     reference = metrics.Reference("exact", nothing, None, None, mu, cov, None, None, 3)
-    sets = [described(n, seed, scale) for seed in range(trials)]
+    sets = [described(n, seed, scale) for seed in range(400)]
     estimates = [metrics.frechet_distance(*one.statistics, mu, cov) for one in sets]
-    expected, covered = sum(estimates) / trials, 0
-    for one, estimate in zip(sets, estimates, strict=True):
-        found = interval(one, reference, 100)
+    expected, covered, widths = np.mean(estimates), 0, []
+    for one, estimate in zip(sets[:trials], estimates[:trials], strict=True):
+        found = interval(one, reference, 50)
         assert found["low"] <= estimate <= found["high"]
         covered += found["low"] <= expected <= found["high"]
-    assert 0.88 <= covered / trials <= (0.99 if scale > 1 else 1.0)  # at equal distributions it is too wide
+        widths.append(found["high"] - found["low"])
+    assert covered / trials >= 0.82
+    assert np.mean(widths) / (2 * 1.96 * np.std(estimates)) == pytest.approx(wide, rel=0.21)
 
 
 def test_the_error_of_kid_is_that_of_its_draws():

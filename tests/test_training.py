@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forks import status_of_fork
 from safetensors.torch import load_file
 
 from dmcmc_core import training
@@ -98,25 +96,21 @@ def test_ctrl_c_saves_and_the_same_command_continues_to_the_same_bits(tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "tiny.log", "tiny.safetensors"]
 
 
-@pytest.mark.slow
 def test_sigkill_in_the_middle_changes_nothing(tmp_path, undisturbed):
     config = write(tmp_path, SCORE)
-    program = f"""
-import os, signal
-from dmcmc_core import training
-from dmcmc_core.training import score
-calls, draw = [], score.draw_sigma
-def killed(*arguments):
-    calls.append(1)
-    if len(calls) == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw(*arguments)
-score.draw_sigma = killed
-training.train("score", {str(config)!r}, progress=False)
-"""
-    root = Path(training.__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=300)
-    assert done.returncode == -signal.SIGKILL and (tmp_path / "tiny.state").is_file()
+    calls, draw = [], score.draw_sigma
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(*arguments)
+
+    def train():
+        score.draw_sigma = killed  # in the fork alone
+        training.train("score", config, progress=False)
+
+    assert status_of_fork(train) == -signal.SIGKILL and (tmp_path / "tiny.state").is_file()
     assert same(load_file(training.train("score", config, progress=False)), undisturbed)
 
 
@@ -189,7 +183,7 @@ def test_every_kind_leaves_a_file_that_can_be_read(tmp_path, kind):
 
 @pytest.mark.slow
 def test_training_lowers_the_held_out_loss(tmp_path):
-    config = {**SCORE, "steps": 120, "warmup": 10, "lr": 0.01, "batch": 32, "log_every": 60}
+    config = {**SCORE, "steps": 120, "warmup": 10, "lr": 0.01, "batch": 32, "log_every": 60, "save_every": 1e9}
     training.train("score", write(tmp_path, config), progress=False)
     first, last = (json.loads(line)["held_out_loss"] for line in (tmp_path / "tiny.log").read_text().splitlines()[1:])
     assert last < first < 1.0  # 1 is the loss of predicting nothing: F = 0 against a target of unit variance

@@ -8,10 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADS = """
+import sys
 import dmcmc_core
 from dmcmc_core import checkpoints, files
 print(dmcmc_core.__file__, dmcmc_core.load_model("digits").shape, checkpoints.load("digits-cld").shape, files.root())
+from dmcmc_core.workbench import cli
+sys.exit(cli.main(sys.argv[1:]))
 """
+"""One process for what a program does and what the command does: torch takes long to import."""
 
 
 def output(*command, **how):
@@ -45,11 +49,11 @@ def test_a_wheel_samples_and_evaluates_in_an_empty_folder(tmp_path):
 
     here.mkdir()
     away = {"cwd": here, "env": os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}}
-    assert output("-c", LOADS, **away) == f"{package / '__init__.py'} (1, 8, 8) (1, 8, 8) {here}\n"
-    command = ("-m", "dmcmc_core")
-    output(*command, *"sample --model digits --sampler dlg+heun --nfe 12 --num 70 --out images".split(), **away)
+    words = "sample --model digits --sampler dlg+heun --nfe 12 --num 70 --out images".split()
+    told = output("-c", LOADS, *words, **away)
+    assert told.startswith(f"{package / '__init__.py'} (1, 8, 8) (1, 8, 8) {here}\n")
     words = "evaluate images --reference digits-heldout --features digits-cnn --bootstrap 0 --json".split()
-    result = json.loads(output(*command, *words, **away))
+    result = json.loads(output("-m", "dmcmc_core", *words, **away))
     assert result["n"] == 70 and result["frechet"] > 0
     assert {path.name for path in here.iterdir()} == {"images", "exp"} and listed(here / "exp" / "cache")
     assert listed(site) == before, "nothing is written into an installed package"
