@@ -1,18 +1,21 @@
 """Fitted solvers: tables of integrators, the search on exact models, what a fit promises, bad input."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
-from exact import Classes, images_mixture, mixture, noise, rms
+from exact import F64, Classes, images_mixture, mixture, noise, rms
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dmcmc_core import UserError, integrators, schedules
 from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.dmcmc import prior
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.integrators import fitted
-from dmcmc_core.integrators.fitted import search
+from dmcmc_core.integrators.fitted import save_all, search
 from dmcmc_core.integrators.fitted.modes import pixels
 from dmcmc_core.integrators.fitted.trajectories import Levels, accurate, inner_products, kept_numbers
 from dmcmc_core.runs.fitting import solver_file, solvers
@@ -293,6 +296,70 @@ def test_a_run_with_a_file_gives_the_images_of_the_solver(found, model, tmp_path
 def test_bad_settings_of_a_run_are_told(model, settings, words):
     with pytest.raises(UserError, match=words):
         plan(model, "fitted", 5, 10, settings)
+
+
+def changed(path, tensors=None, **about):
+    """Write a file of one solver again, with other tensors and other facts."""
+    with safe_open(path, framework="pt") as file:
+        ((name, held),) = json.loads(file.metadata()["fitted"]).items()
+        kept = {full: file.get_tensor(full) for full in file.keys()}  # noqa: SIM118  it is no dict
+    kept |= {f"{name}.{what}": tensor for what, tensor in (tensors or {}).items()}
+    save_file(kept, path, metadata={"fitted": json.dumps({name: held | about})})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about"),
+    [
+        ({"coefficients": torch.ones(3, 3, dtype=torch.int64)}, {}),
+        ({"coefficients": torch.ones(3, 3, dtype=torch.complex64)}, {}),
+        ({"coefficients": torch.ones(3, 1, dtype=F64)}, {}),
+        ({"coefficients": torch.ones(2, 3, dtype=F64)}, {}),
+        ({"sigmas": torch.tensor([4, 2, 1, 0])}, {}),
+        ({"other": torch.ones(1)}, {}),
+        ({}, {"jump": "yes"}),
+        ({}, {"start": "middle"}),
+        ({}, {"card": "none"}),
+        ({}, {"card": {"budget": "3"}}),
+        ({}, {"card": {"budget": 1}}),
+    ],
+)
+def test_files_that_were_edited_are_refused(found, tmp_path, tensors, about):
+    path = tmp_path / "f.safetensors"
+    found[3].save(path)
+    changed(path)
+    assert integrators.load_fitted(path).nfe == 3
+    changed(path, tensors, **about)
+    with pytest.raises(UserError, match="no file of fitted solvers, or it is damaged"):
+        integrators.load_fitted(path)
+
+
+def test_a_solver_of_a_function_is_held_to_its_shape_and_levels(model):
+    def function(x, sigma):
+        return model(x, sigma)
+
+    own = Adapter(function, model.shape, sigma_min=model.sigma_min, sigma_max=model.sigma_max)
+    solver = integrators.fit(own, 3, trajectories=8, held_out=8, accurate=16)
+    assert solver(own, noise(own, 2, start="zero")).isfinite().all()
+    for shape, high, words in (
+        ((1, 4, 1), own.sigma_max, r"shape \[1, 2, 2\], not \[1, 4, 1\]"),
+        (own.shape, 9.0, r"levels \[.*\], not \[.*, 9.0\]"),
+    ):
+        other = Adapter(function, shape, sigma_min=own.sigma_min, sigma_max=high)
+        with pytest.raises(UserError, match=f"was fitted to a model of {words}: fit it anew"):
+            solver(other, torch.zeros(2, *shape))
+
+
+def test_what_cannot_be_saved_is_told(found, tmp_path):
+    for path, some, words in (
+        (tmp_path, [found[3]], "solvers are saved to a file"),
+        (None, [found[3]], "solvers are saved to a file"),
+        (tmp_path / "f.safetensors", [], "there is no solver to save"),
+        (tmp_path / "f.safetensors", [3], "must be a Fitted, not a int"),
+        (tmp_path / "f.safetensors", [found[3], found[3]], "two of the solvers are of 3 calls"),
+    ):
+        with pytest.raises(UserError, match=words):
+            save_all(path, some)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_another_network_is_refused(found, tmp_path):

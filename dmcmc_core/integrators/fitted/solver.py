@@ -147,19 +147,31 @@ def network_of(model: Denoiser) -> str | None:
 
 
 def save_all(path: str | Path, solvers: Iterable[Fitted]) -> None:
-    """Write solvers of several budgets, or from several first levels, to one file, see :meth:`Fitted.save`."""
+    """Write solvers of several budgets, or from several first levels, to one file, see :meth:`Fitted.save`.
+
+    Raises:
+        UserError: for a path that is none or a folder, for no solver, for what is no solver, and for two of one name.
+    """
     from safetensors.torch import save_file
 
     from dmcmc_core.files import replacing
 
+    if not isinstance(path, str | Path) or Path(path).is_dir():
+        raise UserError(f"solvers are saved to a file, such as 'solvers.safetensors', not {str(path)!r:.60}")
     tensors: dict[str, Tensor] = {}
-    about = {}
+    about: dict[str, Any] = {}
     for one in solvers:
+        if not isinstance(one, Fitted):
+            raise UserError(f"a solver to save must be a Fitted, not a {type(one).__name__}")
         first = one.card.get("first")
         name = str(one.card.get("budget", one.nfe)) + ("" if first is None else f" from {first!r}")
+        if name in about:
+            raise UserError(f"two of the solvers are of {name} calls: save them in two files")
         tensors |= {f"{name}.{what}": t.contiguous() for what, t in _tensors(one).items()}
         about[name] = {"jump": one.jump, "start": one.start, "card": one.card}
         about[name] |= {"split": one.modes.split} if one.modes else {}
+    if not about:
+        raise UserError("there is no solver to save")
     with replacing(path) as part:
         save_file(tensors, part, metadata={"fitted": json.dumps(about)})
 
