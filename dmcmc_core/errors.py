@@ -27,12 +27,12 @@ class Absent(UserError):
     """A name or a file that is not there, as opposed to one that cannot be used."""
 
 
-MANY = 40
-"""Names of a kind that are all told to who misses one."""
-
-
 class TooFew(UserError):
     """A budget that a sampler cannot keep to."""
+
+
+MANY = 40
+"""Names of a kind that are all told to who misses one."""
 
 
 def unknown(
@@ -73,7 +73,7 @@ def sentence(error: BaseException, most: int = 200) -> str:
     return re.split(r"(?<=[a-z])\. ", line)[0][:most]  # what follows is advice
 
 
-def plain(value: Any) -> Any:
+def native(value: Any) -> Any:
     """Return a number of NumPy as Python's, which JSON has as well; all else as it is."""
     return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
 
@@ -99,7 +99,7 @@ def number(
     Raises:
         UserError: names the argument, its bounds and the value.
     """
-    value = plain(value)
+    value = native(value)
     if (
         is_number(value, whole)
         and (math.isfinite(value) or (not finite and value == math.inf))

@@ -102,13 +102,18 @@ def test_in_python(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numbers_of_numpy_are_numbers(tmp_path):
     plain = sample(sampler="dlg+heun", nfe=25, n=4, seed=3, chains=4)
     of_numpy = sample(sampler="dlg+heun", nfe=np.float32(25), n=np.int64(4), seed=np.int32(3), chains=np.int64(4))
     assert torch.equal(torch.as_tensor(plain), torch.as_tensor(of_numpy))
     assert plain.manifest["recipe"] == of_numpy.manifest["recipe"] and plain.recipe == of_numpy.recipe
-    solver = fit(images_mixture(), np.int64(2), trajectories=8, held_out=8, accurate=16)
-    assert solver.nfe == 2 and type(solver.card["budget"]) is int
+    trials = {"trajectories": np.int64(8), "seed": np.int64(1), "held_out": np.int64(8), "accurate": np.int64(16)}
+    solver = fit(images_mixture(), np.int64(2), keep=tmp_path, **trials)
+    solver.save(tmp_path / "a.safetensors")
+    assert load_fitted(tmp_path / "a.safetensors", np.int64(2)).nfe == 2
+    design = {"n": np.int64(4), "seeds": np.int64(2), "cache_dir": tmp_path}
+    found = dmcmc_core.compare(images_mixture(), ["heun", "euler"], np.array([5]), **design)
+    assert len(found.rows) == 2
 
 
 def test_images_can_be_cut_copied_and_kept():

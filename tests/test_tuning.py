@@ -252,7 +252,7 @@ def test_another_question_is_not_answered_from_the_file(model, tmp_path):
         (NFE, NUM, {"step": "constant"}, "with step=constant, fix eta too"),
         (NFE, NUM, {"levels": 30}, "is not a whole number that dlg.dpmpp_2m can pay for"),
         (2, NUM, {}, "2 NFE are too few"),
-        (NFE, 0, {}, "num must be a whole number of images, at least 1, not 0"),
+        (NFE, 0, {}, "num must be a whole number, at least 1, not 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_evaluated(model, trials, tmp_path, nfe, num, fixed, message):

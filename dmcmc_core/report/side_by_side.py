@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dmcmc_core import files
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.data.samples import open_samples
-from dmcmc_core.errors import UserError, number
+from dmcmc_core.errors import UserError, is_number, native, number
 from dmcmc_core.metrics import Extractor
 from dmcmc_core.metrics.feature_sets import check_enough
 from dmcmc_core.report.arms import Arm, Comparison, comparison
@@ -120,7 +120,7 @@ def _three(what: tuple, model: Any, samplers: Any, nfe: Any) -> tuple[Any, list[
     if absent:
         raise UserError(f"a comparison of samplers needs a model, samplers and nfe: {', '.join(absent)} missing")
     names = [given["samplers"]] if isinstance(given["samplers"], str) else list(given["samplers"])
-    budgets = list(given["nfe"]) if isinstance(given["nfe"], Iterable) else [given["nfe"]]
+    budgets = [*map(native, given["nfe"])] if isinstance(given["nfe"], Iterable) else [native(given["nfe"])]
     for about, some in (("samplers", names), ("nfe", budgets)):
         if len(set(some)) < len(some) or not some:
             raise UserError(f"{about} must be different, and at least one, not {', '.join(map(str, some)) or 'none'}")
@@ -130,7 +130,7 @@ def _three(what: tuple, model: Any, samplers: Any, nfe: Any) -> tuple[Any, list[
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    if isinstance(seeds, int):
+    if is_number(seeds):
         return list(range(number("seeds", seeds, least=1, whole=True)))
     found = [number("a seed", seed, least=0, whole=True) for seed in seeds]
     if len(set(found)) < len(found) or not found:

@@ -26,7 +26,7 @@ from dmcmc_core.aliases import known_as
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
-from dmcmc_core.errors import LOG, UserError, plain
+from dmcmc_core.errors import LOG, UserError, native
 from dmcmc_core.files import key
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
@@ -117,7 +117,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
             holds, a full disk, or values that are not finite; where that is so from the first image on, nothing stays
             of a run that began here.
     """
-    nfe, num, seed, shard = map(plain, (nfe, num, seed, shard))
+    nfe, num, seed, shard = map(native, (nfe, num, seed, shard))
     _check_numbers(num, shard, seed, trial)
     ranks, out, sampler = _ranks(share, alone), Path(out), known_as(sampler)
     name, request = _resolved(model, sampler, settings, device)
@@ -172,7 +172,7 @@ def _resolved(
 
 def _asked(sampler: str, settings: dict[str, Any] | None) -> dict[str, Any]:
     """Return the sampler and its settings as they were asked for, for JSON."""
-    return {"sampler": sampler, "settings": {name: plain(value) for name, value in sorted((settings or {}).items())}}
+    return {"sampler": sampler, "settings": {name: native(value) for name, value in sorted((settings or {}).items())}}
 
 
 def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:

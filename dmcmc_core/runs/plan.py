@@ -13,7 +13,7 @@ from dmcmc_core.aliases import known_as
 from dmcmc_core.chains import ChainSettings
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.dmcmc import AnyPosterior
-from dmcmc_core.errors import Absent, TooFew, UserError, is_number, number, one_of, plain, unknown
+from dmcmc_core.errors import Absent, TooFew, UserError, is_number, native, number, one_of, unknown
 from dmcmc_core.guidance import EACH, RANDOM
 from dmcmc_core.integrators.fitted import FromLevels, load_all, load_from_levels
 from dmcmc_core.integrators.fitted.file import listed
@@ -56,7 +56,7 @@ class Request:
 
     def __init__(self, model: Model, sampler: str, settings: dict[str, Any] | None = None) -> None:
         self.sampler = known_as(sampler)
-        settings = {name: plain(value) for name, value in (settings or {}).items()}
+        settings = {name: native(value) for name, value in (settings or {}).items()}
         self.model, self.settings = prepared(model, self.sampler, settings)
         self._classifiers: dict[str | None, classifiers.Classifier | Absent] = {}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmcmc_core import checkpoints
 from dmcmc_core.denoiser import Adapter
-from dmcmc_core.errors import LOG, UserError, number, plain
+from dmcmc_core.errors import LOG, UserError, native, number
 from dmcmc_core.fingerprint import UNNAMED, fingerprint, named
 from dmcmc_core.runs import folder
 from dmcmc_core.runs.fitting import solver_file
@@ -141,7 +141,7 @@ def sample(  # noqa: PLR0913  all that a run may be told
     Raises:
         UserError: as :func:`dmcmc_core.runs.make.run`; for a model that is none of these.
     """
-    n, seed, nfe = number("n", n, least=1, whole=True), number("seed", seed, least=0, whole=True), plain(nfe)
+    n, seed, nfe = number("n", n, least=1, whole=True), number("seed", seed, least=0, whole=True), native(nfe)
     if sampler not in (*SEARCHES, *LINEAR_SAMPLERS):
         split(sampler)  # a wrong name should not wait for the model
     if shape is not None:

@@ -107,6 +107,6 @@ def _read(file: Any, names: set[str], name: str, held: dict[str, Any]) -> Fitted
     if held["start"] not in ("zero", "mean") or not isinstance(card, dict) or not isinstance(jump, bool):
         raise ValueError("an unknown start, jump or card")
     solver = Fitted(sigmas, coefficients, jump, held["start"], card, modes)
-    if number("budget", card.get("budget", solver.nfe), least=max(1, solver.nfe), whole=True) and solver.nfe < 1:
-        raise ValueError("no network call")
+    number("nfe", solver.nfe, least=1)
+    number("budget", card.get("budget", solver.nfe), least=solver.nfe, whole=True)
     return solver

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.denoiser import Denoiser
-from dmcmc_core.errors import UserError, number
+from dmcmc_core.errors import UserError, native, number
 from dmcmc_core.integrators.fitted.from_levels import FromLevels
 from dmcmc_core.integrators.fitted.job import Job
 from dmcmc_core.integrators.fitted.options import Options
@@ -121,16 +121,15 @@ def _job(  # noqa: PLR0913  what a fit may be told
     for name in options:
         if name not in known:
             raise UserError(f"unknown option of fit {name!r}: known are {', '.join(known)}")
-    chosen = Options(**options)
+    chosen = Options(**{name: native(value) for name, value in options.items()})
     if keep is not None and not isinstance(keep, str | Path):
         raise UserError(f"keep must be a folder or None, not {keep!r:.60}")
-    number("trajectories", trajectories, least=2, whole=True)
+    trajectories, seed = number("trajectories", trajectories, least=2, whole=True), number("seed", seed, whole=True)
     if trajectories < 1 + chosen.past:
         raise UserError(
             f"trajectories={trajectories} are fewer than the {1 + chosen.past} unknowns of a step with past="
             f"{chosen.past}: take more, or fewer past values"
         )
-    number("seed", seed, whole=True)
     start = chosen.start or ("mean" if getattr(model, "mean", None) is not None else "zero")
     calls = chosen.accurate or max(32, 2 * max(budgets))
     return Job(model, trajectories, seed, start, calls, chosen, keep, firsts)

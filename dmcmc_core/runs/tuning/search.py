@@ -12,7 +12,7 @@ from typing import Any
 
 from dmcmc_core import checkpoints, files, metrics
 from dmcmc_core.denoiser import Denoiser
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, native, number
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.runs.cache import code_key
 from dmcmc_core.runs.fitting import solver_file
@@ -55,10 +55,9 @@ def auto(
         UserError: for unknown settings, a budget that nothing tried can keep to (before anything is evaluated), or a
             ``path`` that answers another question.
     """
-    if int(num) != num or num < 1:
-        raise UserError(f"num must be a whole number of images, at least 1, not {num}")
+    nfe, num = number("nfe", nfe, above=0), number("num", num, least=1, whole=True)
     loaded = checkpoints.load_model(model) if isinstance(model, str) else model
-    fixed = dict(fixed or {})
+    fixed = {name: native(value) for name, value in (fixed or {}).items()}
     if fixed.keys() & GAINS:
         raise UserError("settings are searched for without a preconditioner: leave it out, or set the chains by hand")
     held, rest = conditioned(loaded, fixed)
