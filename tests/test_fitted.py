@@ -183,9 +183,10 @@ def test_an_interrupted_fit_goes_on(model, tmp_path, found):
     again = integrators.fit_all(counted, [3, 6], keep=tmp_path)
     assert torch.equal(again[6].coefficients, found[6].coefficients)
     assert again[6].cost == found[6].cost
-    before = counted.rows
-    integrators.fit_all(counted, [3, 6], keep=tmp_path)
+    before, said = counted.rows, []
+    integrators.fit_all(counted, [3, 6], keep=tmp_path, say=said.append)
     assert counted.rows == before
+    assert said[-1] == f"{again[6].cost} of the fit's {again[6].cost} evaluations were kept from before"
 
 
 def test_the_cost_is_what_the_network_was_asked(model):
@@ -375,6 +376,13 @@ def test_a_budget_below_the_file_is_told(found, model, tmp_path):
     found[6].save(tmp_path / "f.safetensors")
     with pytest.raises(UserError, match="5 NFE are too few for the solvers in .*, of 6 calls"):
         plan(model, "fitted", 5, 10, {"file": str(tmp_path / "f.safetensors")})
+
+
+@pytest.mark.parametrize(("nfe", "told"), [(6, False), (6.9, False), (7, True)])
+def test_calls_that_no_solver_of_the_file_takes_are_said(found, model, tmp_path, caplog, nfe, told):
+    save_all(tmp_path / "f.safetensors", found.values())
+    run(model, "fitted", nfe, 2, 0, tmp_path / "run", {"file": str(tmp_path / "f.safetensors")}, progress=False)
+    assert ("7 network calls are paid for, and the largest solver in" in caplog.text) == told
 
 
 def test_a_solver_is_fitted_once_and_kept_by_the_network(model, tmp_path):

@@ -16,6 +16,7 @@ from dmcmc_core.denoiser import Adapter, count_nfe
 from dmcmc_core.dmcmc import prior
 from dmcmc_core.errors import UserError
 from dmcmc_core.integrators import load_fitted
+from dmcmc_core.integrators.fitted import load_from_levels
 from dmcmc_core.metrics import paired_error
 from dmcmc_core.runs import fitting, tuning
 from dmcmc_core.runs.make import run
@@ -300,13 +301,14 @@ def test_a_class_is_searched_as_it_will_be_sampled(model, monkeypatch, tmp_path)
 
 @pytest.fixture
 def even(monkeypatch):
-    """Chains and plain samplers at one distance: the plain one is taken, and nothing is made."""
+    """Chains and plain samplers at one distance: the plain one is taken, and nothing is made or fitted for chains."""
 
     def law(search, sampler, settings, seed=chains.TRIAL):
         about = {"sampler": sampler, **settings, "seed": seed, "rows": 0}
         return about | {"distance": 1.0, "without": [1.0] * chains.GROUPS}
 
     monkeypatch.setattr(chains.Chains, "measured", law)
+    monkeypatch.setattr(chains.Chains, "consider_fitted", lambda *_: (0, ""))
 
 
 @pytest.fixture
@@ -353,6 +355,38 @@ def test_fitted_is_taken_for_many_images_and_not_for_few(mixture, even, tmp_path
     assert many.rows - few.rows == cost + 6 * len(paired.ALL)
     again = tuning.auto(mixture, 6, 100, plain=True, cache_dir=tmp_path)  # it costs nothing now
     assert again.sampler == "fitted" and again.rows == many.rows - cost and "it was fitted before" in str(again)
+
+
+def test_fitted_solvers_follow_chains_where_that_is_surely_better_and_pays(mixture, tmp_path, monkeypatch):
+    """Trials by a law in which they are better, or as good; the fit itself is real."""
+    better, asked = 0.5, []
+
+    def law(search, sampler, settings, seed=chains.TRIAL):
+        distance = better if sampler == "dlg+fitted" else 1.0
+        asked.append((sampler, settings))
+        row = {"sampler": sampler, **settings, "rows": 1, "seed": seed}
+        return row | {"distance": distance, "without": [distance] * chains.GROUPS}
+
+    monkeypatch.setattr(chains.Chains, "measured", law)
+    monkeypatch.setattr(fitting, "TRAJECTORIES", 8)
+    few = tuning.auto(mixture, 8, 100, cache_dir=tmp_path)
+    assert "dlg+fitted" not in [sampler for sampler, _ in asked] and "dlg+fitted was not considered: its fit" in str(
+        few
+    )
+    many = tuning.auto(mixture, 8, 50_000, cache_dir=tmp_path)
+    assert many.sampler == "dlg+fitted" and "schedule" not in many.settings
+    assert many.settings.items() >= {name: few.settings[name] for name in ("eta", "renoise", "n_skip")}.items()
+    (solvers,) = load_from_levels(many.settings["file"]).values()
+    cost = solvers.solvers[-1].cost
+    assert 0 < cost <= fitting.cost_at_most(7, chained=True) and f"its fit cost {cost} evaluations" in str(many)
+    assert many.rows - few.rows == cost
+    made = run(mixture, many.sampler, 16, 64, 0, tmp_path / "run", many.settings, progress=False)
+    assert made["plan"]["sampler"] == "dlg+fitted"
+    better = 1.0
+    as_good = tuning.auto(mixture, 8, 50_000, cache_dir=tmp_path)
+    assert as_good.sampler == few.sampler and "dlg+fitted is at 1" in str(as_good)
+    fixed = tuning.auto(mixture, 8, 50_000, {"integrator": "heun"}, cache_dir=tmp_path)
+    assert "dlg+fitted was not considered, as integrator is set" in str(fixed)
 
 
 def test_a_fit_is_counted_once_and_made_again_where_its_file_has_gone(mixture, even, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core import files
-from dmcmc_core.errors import TooFew, UserError
+from dmcmc_core.errors import LOG, TooFew, UserError
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.integrators.fitted import (
     Fitted,
@@ -18,9 +18,10 @@ from dmcmc_core.integrators.fitted import (
     load_from_levels,
     save_all,
 )
+from dmcmc_core.integrators.fitted.fit import FIRSTS
 from dmcmc_core.integrators.fitted.job import PEERS, PROBE, PROBED
 from dmcmc_core.integrators.fitted.options import Options
-from dmcmc_core.runs.kinds import split
+from dmcmc_core.runs.kinds import ChainedFittedPlan, FittedPlan, Plan, split
 from dmcmc_core.runs.model import Model, prepared
 from dmcmc_core.runs.plan import Request, calls_of_fitted
 from dmcmc_core.runs.settings import OF_MODEL
@@ -58,9 +59,7 @@ def solvers(
     """
     request, rest = prepared(model, FITTED.name, settings)
     if rest:
-        raise UserError(
-            f"{next(iter(rest))} does not belong to the model: a fit takes its class, guidance, levels and mean"
-        )
+        raise UserError(f"{next(iter(rest))} does not belong to the model: a fit takes {', '.join(OF_MODEL)}")
     how: dict[str, Any] = {"keep": _folder(cache_dir), "say": say} | options
     denoiser: Any = request
     found: dict[int, Any] = fit_from_levels(denoiser, budgets, **how) if chains else fit_all(denoiser, budgets, **how)
@@ -128,17 +127,30 @@ def place(  # noqa: PLR0913  a run as it is asked for
     request = Request(model, sampler, settings)
     calls = calls_of_fitted(request, nfe, num)
     if calls < LEAST:
-        raise TooFew(f"{nfe:g} NFE leave a fitted solver {max(calls, 0)} calls, and it needs at least {LEAST}")
+        why = f": more than that goes to the chains, whose warm-up {num} images share" if split(sampler)[0] else ""
+        raise TooFew(f"{nfe:g} NFE leave a fitted solver {max(calls, 0)} calls, and it needs at least {LEAST}{why}")
     kind = "chains-" if split(sampler)[0] else ""
     return _folder(cache_dir) / f"{fingerprint(request.model)[:16]}-{kind}{calls}.safetensors", calls
 
 
-def cost_at_most(calls: int) -> int:
-    """Return the network calls that the fit of a solver from noise takes, if every classical one comes near it."""
-    held_out = Options().held_out
+def cost_at_most(calls: int, chained: bool = False) -> int:
+    """Return the network calls that a fit takes, from noise or for chains, if every classical solver comes near it."""
+    held_out, solvers = Options().held_out, 1 + len(FIRSTS) if chained else 1
     accurate = (TRAJECTORIES + held_out) * max(32, 2 * calls)
     tried = 2 * TRAJECTORIES + held_out * (1 + len(PEERS))  # two grids are fitted, and the better one is tried
-    return accurate + PROBE * PROBED + calls * tried
+    return accurate + PROBE * PROBED + solvers * calls * tried
+
+
+def say_unused(request: Request, plan: Plan, nfe: float, num: int, say: bool) -> None:
+    """Say where a file of solvers has none of as many calls as the budget pays for."""
+    if not say or not isinstance(plan, FittedPlan | ChainedFittedPlan) or plan.levels is None:
+        return
+    calls = calls_of_fitted(request, nfe, num)
+    if calls > plan.levels:
+        LOG.warning(
+            f"{calls} network calls are paid for, and the largest solver in {plan.file} takes {plan.levels}: "
+            f"fit one of {calls}, or leave file out"
+        )
 
 
 def _folder(cache_dir: str | Path | None) -> Path:

@@ -30,8 +30,10 @@ from dmcmc_core.errors import LOG, UserError, native
 from dmcmc_core.files import key
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
+from dmcmc_core.number_format import InFormat
 from dmcmc_core.ranges import outside
 from dmcmc_core.runs import folder, layout, windows
+from dmcmc_core.runs.fitting import say_unused
 from dmcmc_core.runs.kinds import ChainedFittedPlan, ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
 from dmcmc_core.runs.levels import levels_of
@@ -124,6 +126,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     announce(request.model, pictures, say=ranks.leads and not trial)
     plan = request.plan(nfe, num)
     say_start(request.model, plan, request.settings, say=ranks.leads and not trial)
+    say_unused(request, plan, nfe, num, say=ranks.leads and not trial)
     request.model = in_blocks(request.model, request.settings.get("block"))
     recipe = _recipe(name, request, plan, _asked(sampler, settings), nfe, seed, shard)
     posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
@@ -159,7 +162,7 @@ def _resolved(
     if request is None and sampler not in LINEAR_SAMPLERS:
         split(sampler)  # a wrong name should not wait for the model
     named = model if request is None else request.model
-    while isinstance(named, Narrowed | Centred):
+    while isinstance(named, Narrowed | Centred | InFormat):
         named = named.denoiser
     name = named if isinstance(named, str) else getattr(named, "name", type(named).__name__)
     if request is None:
@@ -244,7 +247,7 @@ def _open(job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
     if before is None:
         if isinstance(job.plan, IntegratorPlan) and job.plan.adapts and job.plan.options["tol"] is None:
             job.plan = with_tolerance(job.model, job.plan, job.nfe, job.num, job.posterior)
-        about = {"plan": job.plan.record(), "dtype": "float32"}
+        about = {"plan": job.plan.record(), "dtype": getattr(job.model, "number_format", "float32")}
         manifest = job.recipe | about | job.plan.grid(job.model) | _versions()
     else:
         job.plan = replace(job.plan, options=before["plan"]["options"])

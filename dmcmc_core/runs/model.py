@@ -15,6 +15,7 @@ from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError, unknown
 from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
+from dmcmc_core.number_format import InFormat
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 from dmcmc_core.runs.levels import narrowed
 from dmcmc_core.runs.means import centred
@@ -71,6 +72,8 @@ def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = Tr
             raise UserError(f"this model goes between times, not noise levels: leave {next(iter(ends))} out")
     elif ends or starts:
         model = narrowed(model, **ends)
+    if "dtype" in rest:
+        model = InFormat(model, rest.pop("dtype"), device_of(model))
     chosen = {name: rest.pop(name) for name in CLASS if name in rest}
     model = guided(model, chosen.pop("guide"), chosen) if "guide" in chosen else model
     classes = getattr(model, "classes", 0)
@@ -107,7 +110,10 @@ def guided(model: Model, guide: str | Path, chosen: dict[str, Any]) -> Guided:
         raise UserError("unconditional is for guidance without a guide: leave one of them out")
     if hasattr(model, "sde"):
         raise UserError("a network of a linear diffusion takes no guide: leave guide out")
-    return Guided(model, checkpoints.load_model(guide, device=str(device_of(model))), chosen.pop("guidance"))
+    device = device_of(model)
+    other = checkpoints.load_model(guide, device=str(device))
+    other = InFormat(other, model.number_format, device) if isinstance(model, InFormat) else other
+    return Guided(model, other, chosen.pop("guidance"))
 
 
 def preconditioned(

@@ -18,8 +18,8 @@ CLASS = ("label", "guidance", "unconditional", "guide")
 """Settings that choose a class and guide: they belong to the model."""
 LEVELS = ("sigma_min", "sigma_max")
 """Settings that narrow the noise levels: they belong to the model too."""
-OF_MODEL = (*CLASS, *LEVELS, "mean")
-"""Settings that a fit takes and trials keep, as they make the model: those two, and the mean of its data."""
+OF_MODEL = (*CLASS, *LEVELS, "mean", "dtype")
+"""Settings that a fit takes and trials keep, as they make the model: those, the mean of its data, its number format."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
 SOLVER = "a file of the command fit, for the model as it is run (fitted once, and kept in exp/cache/fitted)"
@@ -27,6 +27,7 @@ SOLVER = "a file of the command fit, for the model as it is run (fitted once, an
 SCHEDULES = ("karras", "log_uniform", "time_uniform", "shifted_power")
 DIFFUSIONS = ("VP", "SubVP", "VE", "BDM", "CLD")
 CASTS = ("round", "truncate")
+DTYPES = ("float32", "tf32", "bfloat16", "float16")
 
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
@@ -46,6 +47,7 @@ SETTINGS = {
     "block": f"rows of one network evaluation, 1 to {LARGEST_BLOCK}, on which last digits of images depend, and the "
     f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
     "cast": f"how values become 256 levels: {' or '.join(CASTS)}, as the code published with DMCMC does (round)",
+    "dtype": f"number format of the network: {', '.join(DTYPES)}, as far as the processor has units for it (float32)",
     "label": "class of every image, for a model with classes: a whole number from 0; a list such as [0, 1, 2], taken "
     "in turn by images (or chains); each, all classes in turn; or random, drawn for each image, without chains (none)",
     "guidance": "w of guidance, D_0 + w (D - D_0), at least 0, D_0 that of no class or of guide; any but 0 and 1 "

@@ -56,6 +56,7 @@ def fit_all(
     for nfe in budgets:
         solvers[nfe] = job.solver(nfe)
         say(told(solvers[nfe]))
+    _say_kept(job, say)
     return {nfe: _with_cost(one, job) for nfe, one in solvers.items()}
 
 
@@ -95,6 +96,7 @@ def fit_from_levels(
         for one in solvers:
             say(f"from level {one.card['first']:.3g}, {told(one)}")
         found[nfe] = solvers
+    _say_kept(job, say)
     return {nfe: FromLevels(tuple(_with_cost(one, job) for one in some)) for nfe, some in found.items()}
 
 
@@ -133,6 +135,12 @@ def _job(  # noqa: PLR0913  what a fit may be told
     start = chosen.start or ("mean" if getattr(model, "mean", None) is not None else "zero")
     calls = chosen.accurate or max(32, 2 * max(budgets))
     return Job(model, trajectories, seed, start, calls, chosen, keep, firsts)
+
+
+def _say_kept(job: Job, say: Callable[[str], None]) -> None:
+    """Say how much of a fit was computed before."""
+    if job.evaluated < job.rows:
+        say(f"{job.rows - job.evaluated} of the fit's {job.rows} evaluations were kept from before")
 
 
 def _with_cost(solver: Fitted, job: Job) -> Fitted:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import TooFew, UserError
 from dmcmc_core.runs.cache import cached
 from dmcmc_core.runs.kinds import split
-from dmcmc_core.runs.plan import plan
+from dmcmc_core.runs.plan import CHAIN_SETTINGS, plan
+from dmcmc_core.runs.settings import OF_MODEL
+from dmcmc_core.runs.tuning.fits import OF_FITTED, fitted_file
 from dmcmc_core.runs.tuning.notes import Notes
 from dmcmc_core.runs.tuning.result import surely_less
 from dmcmc_core.runs.tuning.slow import slow_images
@@ -38,6 +40,7 @@ GROUPS = 16
 """Groups of chains that the jackknife leaves out in turn."""
 INTEGRATOR = "dpmpp_2m"
 """What a budget is checked with, before an integrator is chosen."""
+FOLLOWED = f"dlg+{FITTED.name}"
 
 
 def choices(model: Denoiser, nfe: float) -> dict[str, tuple[list[Any], int]]:
@@ -74,8 +77,9 @@ class Chains:
         self.start = {name: values[at] for name, (values, at) in self.values.items()}
         if split(self.recipe(self.start)[0])[1].calls is None:
             raise UserError(f"a search needs an integrator with a fixed number of calls, not {fixed['integrator']}")
-        # A round tries each other value of a setting once at most; last come the chains chosen and a plain sampler.
-        self.most = 3 + 2 * sum(len(values) - 1 for values, _ in self.values.values())
+        # A round tries each other value of a setting once at most; then come fitted solvers after the chains, and last
+        # the chains chosen and a plain sampler.
+        self.most = 4 + 2 * sum(len(values) - 1 for values, _ in self.values.values())
         self.seconds: list[float] = []  # of the trials made here
         self.levels(*self.recipe(self.start))  # the least n_skip: what nothing can pay for is refused here
 
@@ -100,8 +104,8 @@ class Chains:
             return
         self.integrator = {"integrator": INTEGRATOR}
 
-    def run(self, cache_dir: Path, plain: tuple[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-        """Climb, then return the chains chosen and a plain sampler on fresh seeds; and the rows of slow images."""
+    def search(self, cache_dir: Path) -> int:
+        """Climb from setting to setting, and return the rows of the slow images that stand for the data."""
         images, rows = slow_images(self.model, REFERENCE)
         self.low, self.range = self.model.data_range[0], self.model.data_range[1] - self.model.data_range[0]
         clean = ((images - self.low) / self.range).clamp(0, 1)
@@ -109,11 +113,35 @@ class Chains:
         least = math.ceil((self.reference.features.shape[1] + 1) * GROUPS / (GROUPS - 1)) + 1  # a group left out
         self.cache_dir, self.n = cache_dir, min(IMAGES, max(self.num, least))
         self.best = self.recipe(self.climb())
-        return [self.measured(*one, FRESH) for one in (self.best, plain)], rows
+        return rows
+
+    def consider_fitted(self, model: Any, asked: Mapping[str, Any], cache_dir: str | Path | None) -> tuple[int, str]:
+        """Let fitted solvers follow the chains chosen where trials say surely better; return their cost, and why.
+
+        Args:
+            model, asked, cache_dir: see :func:`dmcmc_core.runs.tuning.fits.fitted_file`.
+        """
+        sampler, settings = self.best
+        kept = {name: settings[name] for name in settings if name in {*CHAIN_SETTINGS, *OF_FITTED, "posterior"}}
+        of_model = {name: asked["fixed"][name] for name in OF_MODEL if name in asked["fixed"]}
+        file, cost, why = fitted_file(model, FOLLOWED, of_model | kept, asked, self.notes, self.say, cache_dir)
+        if file is None:
+            return 0, why
+        followed = FOLLOWED, kept | {"file": str(file)}
+        row, before = self.measured(*followed), self.measured(*self.best)
+        self.best = followed if surely_less(row, before) else self.best
+        return (
+            cost,
+            f"in trials {FOLLOWED} is at {row['distance']:.3g}, {sampler} at {before['distance']:.3g}, and {why}",
+        )
+
+    def finals(self, plain: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the chains chosen and a plain sampler on fresh seeds."""
+        return [self.measured(*one, FRESH) for one in (self.best, plain)]
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """Those of the climb, as tried."""
+        """Those of the climb and of what may follow the chains, as tried."""
         return [row for row in self.notes.compared.values() if row["seed"] == TRIAL]
 
     def climb(self) -> dict[str, Any]:
@@ -141,7 +169,7 @@ class Chains:
 
     def measured(self, sampler: str, settings: dict[str, Any], seed: int = TRIAL) -> dict[str, Any]:
         """Return a trial, made or remembered: its distance, and those ``without`` each group of chains in turn."""
-        if sampler != FITTED.name:
+        if split(sampler)[1] is not FITTED:
             settings = settings | {"levels": self.levels(sampler, settings)}
         known, name = self.notes.compared, json.dumps([sampler, settings, seed], sort_keys=True)
         if name not in known:

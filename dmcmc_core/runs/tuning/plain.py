@@ -10,21 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dmcmc_core.errors import TooFew, UserError
-from dmcmc_core.integrators import load_fitted
-from dmcmc_core.runs.fitting import cost_at_most, place, solver_file
-from dmcmc_core.runs.plan import CHAIN_SETTINGS, plan
+from dmcmc_core.errors import UserError
+from dmcmc_core.runs.plan import plan
 from dmcmc_core.runs.settings import OF_MODEL
+from dmcmc_core.runs.tuning.fits import OF_CHAINS, OF_FITTED, fitted_file
 from dmcmc_core.runs.tuning.paired import ALL, FIRST, Paired
 from dmcmc_core.samplers import FITTED, INTEGRATORS
 
 GRIDS = ("karras", "log_uniform")
 NEAR = 1.5
 """Samplers within so many times the least error on the first images are tried on all."""
-OF_CHAINS = {"integrator", "posterior", "levels"} | CHAIN_SETTINGS - {"start"}
-"""Settings that a plain sampler does not share with the chains."""
-OF_FITTED = ("block", "cast")
-"""Settings that a fitted solver leaves to the user."""
 Plans = list[tuple[dict[str, Any], Any]]
 
 
@@ -62,42 +57,19 @@ def ranked(paired: Paired, plans: Plans) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["images"], row["error"]))
 
 
-def consider_fitted(  # noqa: PLR0913  a run as it is asked for
-    paired: Paired,
-    model: Any,
-    nfe: float,
-    num: int,
-    fixed: Mapping[str, Any],
-    cache_dir: str | Path | None,
+def consider_fitted(
+    paired: Paired, model: Any, asked: Mapping[str, Any], cache_dir: str | Path | None
 ) -> tuple[dict[str, Any] | None, int, str]:
     """Return the row of a fitted solver, unless its fit may cost more than the images; its cost; and why so.
 
     Args:
-        model: as loaded.
-        fixed: all settings that the user has chosen.
-        cache_dir: keeps the solver, see :func:`dmcmc_core.runs.fitting.solver_file`.
+        model, asked, cache_dir: see :func:`dmcmc_core.runs.tuning.fits.fitted_file`.
     """
+    nfe, fixed = asked["nfe"], asked["fixed"]
     kept = {name: fixed[name] for name in (*OF_MODEL, *OF_FITTED) if name in fixed}
-    others = fixed.keys() - kept.keys() - (OF_CHAINS - {"integrator", "levels"})
-    if others:
-        return None, 0, f"{FITTED.name} was not considered, as {min(others)} is set"
-    try:
-        path, calls = place(model, nfe, kept, cache_dir=cache_dir)
-    except TooFew as reason:
-        return None, 0, f"{FITTED.name} was not considered: {reason}"
-    notes, each = paired.notes, getattr(paired.model, "rows_per_image", 1)
-    most = each * cost_at_most(calls)
-    if "fit" not in notes.content:
-        if not path.is_file() and most > num * nfe:
-            return (
-                None, 0,
-                f"{FITTED.name} was not considered: its fit may cost {most} evaluations, and {num} images at this "
-                f"budget cost {num * nfe:g}",
-            )  # fmt: skip
-        notes.keep(fit="there" if path.is_file() else "made")
-    file = str(solver_file(model, nfe, kept, cache_dir=cache_dir, say=paired.say))
-    settings = {name: kept[name] for name in OF_FITTED if name in kept} | {"file": file}
-    row = paired.row(plan(paired.model, FITTED.name, nfe, num, settings), settings, ALL)
-    cost = load_fitted(file).cost if notes.content["fit"] == "made" else 0
-    paid = f"its fit cost {cost} evaluations, {num} images cost {num * nfe:g}" if cost else "it was fitted before"
-    return row, cost, f"{FITTED.name} is at {row['error']:.3g}, and {paid}"
+    file, cost, why = fitted_file(model, FITTED.name, kept, asked, paired.notes, paired.say, cache_dir)
+    if file is None:
+        return None, 0, why
+    settings = {name: kept[name] for name in OF_FITTED if name in kept} | {"file": str(file)}
+    row = paired.row(plan(paired.model, FITTED.name, nfe, asked["num"], settings), settings, ALL)
+    return row, cost, f"{FITTED.name} is at {row['error']:.3g}, and {why}"

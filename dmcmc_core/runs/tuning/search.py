@@ -23,7 +23,6 @@ from dmcmc_core.runs.tuning.chains import Chains
 from dmcmc_core.runs.tuning.notes import Notes
 from dmcmc_core.runs.tuning.paired import Paired
 from dmcmc_core.runs.tuning.result import Tuned
-from dmcmc_core.samplers import FITTED
 
 AUTO, AUTO_OR_PLAIN = SEARCHES
 
@@ -43,8 +42,8 @@ def auto(
 
     Args:
         fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
-        plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``); a
-            fitted solver is then one of them, where its fit costs no more than the images.
+        plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``).
+            Fitted solvers, plain or after chains, are considered where their fit costs no more than the images.
         path: JSON file that keeps what was measured, trial by trial, and the result: an interrupted search goes on
             from it, and the same question is answered from it. When None, the file of the question in the cache.
         cache_dir: keeps the trials' images for another search, in a temporary folder when None; and, in exp/cache of
@@ -72,15 +71,18 @@ def auto(
     paired = Paired(held, nfe, common, notes, say)
     rows = plain_samplers.ranked(paired, plans) if len(plans) > 1 else []
     chains.follow_by(rows)
-    row, fit, why = None, 0, ""
+    fit, why = 0, []
     if plain and rows:
-        row, fit, why = plain_samplers.consider_fitted(paired, loaded, nfe, num, fixed, cache_dir)
+        row, fit, reason = plain_samplers.consider_fitted(paired, loaded, asked, cache_dir)
+        why = [reason]
         rows = sorted([*rows, *([row] if row else [])], key=lambda one: (-one["images"], one["error"]))
     best = rows[0] if rows else {"sampler": rest.get("integrator"), "settings": common}
     with tempfile.TemporaryDirectory() as temporary:
-        finals, slow = chains.run(Path(cache_dir or temporary), (best["sampler"], best["settings"]))
-    total = slow + fit + paired.rows + sum(row["rows"] for row in [*chains.trials, *finals])
-    tuned = _result(chains, best, asked, total, finals=finals, paired=rows, fitted=why)
+        slow = chains.search(Path(cache_dir or temporary))
+        fits, reason = chains.consider_fitted(loaded, asked, cache_dir)
+        finals = chains.finals((best["sampler"], best["settings"]))
+    total = slow + fit + fits + paired.rows + sum(row["rows"] for row in [*chains.trials, *finals])
+    tuned = _result(chains, best, asked, total, finals=finals, paired=rows, fitted="; ".join([*why, reason]))
     tuned = tuned.or_plain() if plain else tuned
     notes.keep(tuned=asdict(tuned))
     if path:
@@ -121,7 +123,8 @@ def _result(chains: Chains, best: dict[str, Any], asked: dict[str, Any], total: 
 
 def _with_file(tuned: Tuned, model: Denoiser, cache_dir: str | Path | None, say: Callable[[str], None]) -> Tuned:
     """Return what was found; a solver that was fitted and whose file has gone is fitted again, to the same numbers."""
-    if tuned.sampler == FITTED.name and not Path(tuned.settings["file"]).is_file():
+    if "file" in tuned.settings and not Path(tuned.settings["file"]).is_file():
         settings = {name: value for name, value in tuned.settings.items() if name != "file"}
-        tuned.settings["file"] = str(solver_file(model, tuned.asked["nfe"], settings, cache_dir=cache_dir, say=say))
+        where = {"sampler": tuned.sampler, "num": tuned.asked["num"], "cache_dir": cache_dir}
+        tuned.settings["file"] = str(solver_file(model, tuned.asked["nfe"], settings, say=say, **where))
     return tuned
