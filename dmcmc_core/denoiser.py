@@ -139,7 +139,8 @@ class Adapter:
                 "0 < sigma_min < sigma_max, all finite, is needed, not "
                 f"sigma_min={sigma_min!r}, sigma_max={sigma_max!r}"
             )
-        ends = tuple(data_range) if isinstance(data_range, Sequence) else (data_range,)
+        listed: Any = getattr(data_range, "tolist", lambda: data_range)()  # of NumPy or torch
+        ends = tuple(listed) if isinstance(listed, Sequence) else (listed,)
         if not (len(ends) == 2 and all(map(is_number, ends)) and ends[0] < ends[1]):
             raise UserError(
                 f"data_range must be the smallest and the largest value of clean data, not {data_range!r:.60}"
@@ -155,7 +156,7 @@ class Adapter:
         if isinstance(function, torch.nn.Module):
             self.net = function  # runs on disk are named by the hash of its weights
         self.modules = modules_of(function)
-        self.shape, self.data_range, self.mean = tuple(shape), data_range, mean
+        self.shape, self.data_range, self.mean = tuple(shape), ends, mean
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     @classmethod

@@ -213,3 +213,8 @@ def test_at_the_command_line(words, tmp_path, monkeypatch, capsys):
     assert said.code == 2 and words[1] in error and "Traceback" not in error
     assert len([line for line in error.splitlines() if "error: " in line]) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ends", [np.array([-1.0, 1.0]), torch.tensor([-1.0, 1.0]), [-1.0, 1.0]])
+def test_a_range_may_be_an_array(ends):
+    assert own(data_range=ends).data_range == (-1.0, 1.0)

@@ -141,9 +141,9 @@ def cost_at_most(calls: int, chained: bool = False) -> int:
     return accurate + PROBE * PROBED + solvers * calls * tried
 
 
-def say_unused(request: Request, plan: Plan, nfe: float, num: int, say: bool) -> None:
+def say_unused(request: Request, plan: Plan, nfe: float, num: int) -> None:
     """Say where a file of solvers has none of as many calls as the budget pays for."""
-    if not say or not isinstance(plan, FittedPlan | ChainedFittedPlan) or plan.levels is None:
+    if not isinstance(plan, FittedPlan | ChainedFittedPlan) or plan.levels is None:
         return
     calls = calls_of_fitted(request, nfe, num)
     if calls > plan.levels:

@@ -110,14 +110,13 @@ def run(  # noqa: PLR0913  what a command line may say of a run
 
     Returns:
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
-        window that several ranks walk through is counted once. ``sigmas`` is the integrator's grid from sigma_max;
-        with chains it begins at the ``start_sigma`` of each image, which its shard tells. ``times``, in its place, is
-        the grid of a linear diffusion. ``block_halved``: rows of a block, where the device had no memory for all.
+        window that several ranks walk through is counted once. ``sigmas`` (``times`` of a linear diffusion) is the grid
+        from sigma_max; with chains it begins at the ``start_sigma`` of each image, which its shard tells.
+        ``block_halved``: rows of a block, where the device had no memory for all.
 
     Raises:
         UserError: bad input (before anything is written), a folder that holds another run or that another process
-            holds, a full disk, or values that are not finite; where that is so from the first image on, nothing stays
-            of a run that began here.
+            holds, a full disk, or values that are not finite, of which nothing stays if the first image has them.
     """
     nfe, num, seed, shard = map(native, (nfe, num, seed, shard))
     _check_numbers(num, shard, seed, trial)
@@ -125,17 +124,23 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     name, request = _resolved(model, sampler, settings, device)
     announce(request.model, pictures, say=ranks.leads and not trial)
     plan = request.plan(nfe, num)
-    say_start(request.model, plan, request.settings, say=ranks.leads and not trial)
-    say_unused(request, plan, nfe, num, say=ranks.leads and not trial)
+    if ranks.leads and not trial:
+        _say_of_plan(request, plan, nfe, num)
     request.model = in_blocks(request.model, request.settings.get("block"))
     recipe = _recipe(name, request, plan, _asked(sampler, settings), nfe, seed, shard)
-    posterior, chains = request.posterior(plan), Path(chains_dir) if chains_dir else out / "chains"
+    posterior, chains = request.posterior(plan), Path(chains_dir or out / "chains")
     job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks, quiet=trial)
     before = folder.earlier(out, recipe, job.num, say=ranks.leads)
     _check_same_plan(before, job)
     if before and folder.finished(out, job.num):
         return before  # before anything is written or held: it may be in use, or on a disk that is read only
     return _in_folder(job, before, alone, progress)
+
+
+def _say_of_plan(request: Request, plan: Plan, nfe: float, num: int) -> None:
+    """Say what a plan does that nobody may have expected."""
+    say_start(request.model, plan, request.settings)
+    say_unused(request, plan, nfe, num)
 
 
 def _check_numbers(num: int, shard: int | None, seed: int, trial: bool) -> None:

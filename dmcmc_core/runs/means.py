@@ -125,17 +125,11 @@ def _of_samples(model: Denoiser, device: torch.device) -> Tensor:
     return torch.from_numpy(np.load(path))  # as it is kept, whichever process was last
 
 
-def say_start(model: Any, plan: Any, asked: dict[str, Any], say: bool) -> None:
+def say_start(model: Any, plan: Any, asked: dict[str, Any]) -> None:
     """Say once, if at all, where a run starts around 0 as nobody told a mean, and 0 is not the middle of its data."""
     low, high = model.data_range
     known = getattr(model, "mean", None) is not None
-    if (
-        say
-        and getattr(plan, "start", None) == "zero"
-        and "start" not in asked
-        and not known
-        and not math.isclose(-low, high)
-    ):
+    if getattr(plan, "start", None) == "zero" and "start" not in asked and not known and not math.isclose(-low, high):
         _say("starts around 0: no mean is known (mean=NUMBER, cifar10, imagenet, images or samples tells one)")
 
 

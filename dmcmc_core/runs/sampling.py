@@ -195,7 +195,7 @@ def _denoiser(model: Any, shape: Any, data_range: Any, device: str, ends: dict[s
             model.save_pretrained(temporary)
             model = checkpoints.load_model(temporary, device)
     elif shape is not None and not hasattr(model, "sigma_max"):
-        return named(Adapter(model, tuple(shape), data_range or (0.0, 1.0), **ends))
+        return named(Adapter(model, tuple(shape), (0.0, 1.0) if data_range is None else data_range, **ends))
     if shape is not None or data_range is not None:
         raise UserError("this model knows its shape and its data_range: leave them out")
     check_model(model)

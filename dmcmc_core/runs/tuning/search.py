@@ -44,15 +44,14 @@ def auto(
         fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
         plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``).
             Fitted solvers, plain or after chains, are considered where their fit costs no more than the images.
-        path: JSON file that keeps what was measured, trial by trial, and the result: an interrupted search goes on
-            from it, and the same question is answered from it. When None, the file of the question in the cache.
-        cache_dir: keeps the trials' images for another search, in a temporary folder when None; and, in exp/cache of
-            the checkout when None, answers by their question, and the fitted solver.
+        path: JSON file of what was measured and found: an interrupted search goes on from it, and the same question is
+            answered from it. When None, the file of the question in the cache.
+        cache_dir: keeps the trials' images for another search (None: nothing does), and, by default in exp/cache of the
+            checkout, answers by their question and fitted solvers.
         say: takes a line for every trial.
 
     Raises:
-        UserError: for unknown settings, a budget that nothing tried can keep to (before anything is evaluated), or a
-            ``path`` that answers another question.
+        UserError: for unknown settings, a budget that nothing can keep to, a ``path`` that answers another question.
     """
     nfe, num = number("nfe", nfe, above=0), number("num", num, least=1, whole=True)
     loaded = checkpoints.load_model(model) if isinstance(model, str) else model
@@ -71,19 +70,19 @@ def auto(
     paired = Paired(held, nfe, common, notes, say)
     rows = plain_samplers.ranked(paired, plans) if len(plans) > 1 else []
     chains.follow_by(rows)
-    fit, why = 0, []
+    fit, why = 0, ""
     if plain and rows:
-        row, fit, reason = plain_samplers.consider_fitted(paired, loaded, asked, cache_dir)
-        why = [reason]
-        rows = sorted([*rows, *([row] if row else [])], key=lambda one: (-one["images"], one["error"]))
+        row, fit, why = plain_samplers.consider_fitted(paired, loaded, asked, cache_dir)
+        rows = sorted(filter(None, [*rows, row]), key=lambda one: (-one["images"], one["error"]))
     best = rows[0] if rows else {"sampler": rest.get("integrator"), "settings": common}
     with tempfile.TemporaryDirectory() as temporary:
         slow = chains.search(Path(cache_dir or temporary))
-        fits, reason = chains.consider_fitted(loaded, asked, cache_dir)
+        fits, after = chains.consider_fitted(loaded, asked, cache_dir)
         finals = chains.finals((best["sampler"], best["settings"]))
     total = slow + fit + fits + paired.rows + sum(row["rows"] for row in [*chains.trials, *finals])
-    tuned = _result(chains, best, asked, total, finals=finals, paired=rows, fitted="; ".join([*why, reason]))
-    tuned = tuned.or_plain() if plain else tuned
+    about = {"finals": finals, "paired": rows, "fitted": "; ".join(filter(None, (why, after)))}
+    found = _result(chains, best, asked, total, **about)
+    tuned = found.or_plain() if plain else found
     notes.keep(tuned=asdict(tuned))
     if path:
         files.write_bytes(answer, Path(path).read_bytes())
