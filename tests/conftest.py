@@ -18,7 +18,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = "notebooks sampling_run preconditioning integrators experiments mcmc gddim networks training".split()
+LONGEST = "notebooks sampling_run preconditioning integrators experiments docs mcmc gddim networks training".split()
 """Files that take longest, in this order: workers that take file by file begin with these, and end together."""
 
 
@@ -101,7 +101,7 @@ class ToyProject:
             "toy_core/base.py": "from . import deeper\n\nVALUE = deeper.VALUE\n",
             "toy_core/deeper.py": "VALUE = 2\n",
             "toy_core/unrelated.py": "",
-            "README.md": "# Toy\n<!-- items -->\nold\n<!-- items -->\nend\n",
+            "docs/reproduce.md": "# Toy\n<!-- items -->\nold\n<!-- items -->\nend\n",
         }.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)

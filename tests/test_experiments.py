@@ -442,7 +442,7 @@ def test_provenance_names_the_commit_and_whether_sources_differ(toy):
     assert (origin()["commit"], origin()["dirty"]) == (head, True)
 
 
-def test_overview_and_readme_are_generated(toy):
+def test_overview_and_list_of_items_are_generated(toy):
     toy.add("a")
     toy.add("b", parameters={"smoke": {"n": 1}})
     text = experiments.overview(project=toy.project)
@@ -450,15 +450,15 @@ def test_overview_and_readme_are_generated(toy):
     assert "not run" in text and "only under smoke" in text
     toy.project.published("local").mkdir(parents=True)
     (toy.project.published("local") / "a.csv").write_text("x\n")
-    experiments.write_readme(toy.project)
-    readme = (toy.root / "README.md").read_text()
-    assert readme.startswith("# Toy\n<!-- items -->\n| Item |") and readme.endswith("<!-- items -->\nend\n")
-    link = "[a.csv](figures/published/local/a.csv)"
-    assert f"| `a`: Toy a | Figure 0 | [a.ipynb](notebooks/a.ipynb) | not run |  | {link} |" in readme
-    assert "b.csv" not in readme, "no link to what is not there"
-    (toy.root / "README.md").write_text("no markers")
+    experiments.write_items(toy.project)
+    page = (toy.root / "docs" / "reproduce.md").read_text()
+    assert page.startswith("# Toy\n<!-- items -->\n| Item |") and page.endswith("<!-- items -->\nend\n")
+    link = "[a.csv](../figures/published/local/a.csv)"
+    assert f"| `a`: Toy a | Figure 0 | [a.ipynb](../notebooks/a.ipynb) | not run |  | {link} |" in page
+    assert "b.csv" not in page, "no link to what is not there"
+    (toy.root / "docs" / "reproduce.md").write_text("no markers")
     with pytest.raises(UserError, match="marker <!-- items --> exactly twice"):
-        experiments.write_readme(toy.project)
+        experiments.write_items(toy.project)
 
 
 def test_every_claim_is_in_one_table(toy):

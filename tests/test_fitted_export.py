@@ -1,4 +1,4 @@
-"""The code of docs/fitted.md is run as it stands, and gives the images of the solver whose file it reads."""
+"""The code of docs/fitted-elsewhere.md is run as it stands, and gives the images of the solver whose file it reads."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from dmcmc_core import integrators, schedules
 from dmcmc_core.denoiser import count_nfe
 from dmcmc_core.integrators import fitted
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "fitted.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "fitted-elsewhere.md"
 
 
 def code(number):

@@ -35,17 +35,19 @@ def test_the_published_half_is_small_and_of_files_that_a_browser_shows():
     assert sum(path.stat().st_size for path in files) < 6e6 - (ROOT / "figures" / "README.md").stat().st_size
 
 
-@pytest.mark.parametrize("profile", ["local", "full"])
+@pytest.mark.parametrize("profile", ["local", "full", "readme"])
 def test_every_published_file_has_an_item_that_says_where_it_comes_from(profile):
     project = Project(ROOT)
     folder, entries = project.published(profile), project.published_items(profile)
     of_items = [name for entry in entries.values() for name in entry["files"]]
-    of_all = {"claims.csv", "claims.md", "provenance.json", "results.csv"}
+    of_all = (
+        {"provenance.json"} if profile == "readme" else {"claims.csv", "claims.md", "provenance.json", "results.csv"}
+    )
     assert sorted({*of_items, *of_all}) == sorted(path.name for path in folder.iterdir())
     assert len(set(of_items)) == len(of_items)
     for entry in entries.values():
         assert re.fullmatch("[0-9a-f]{40}", entry["commit"]) and entry["versions"]["torch"] and entry["device"]
-        assert entry["command"].startswith("python -m dmcmc_core ")
+        assert entry["command"].startswith(("python -m dmcmc_core ", "python benchmarks/"))
     for name in of_items:
         assert not name.endswith(".md") or "provenance" not in (folder / name).read_text()
 
@@ -67,9 +69,9 @@ def test_links_to_figures_work_in_a_fresh_checkout(page):
             assert not listed or not name.startswith("figures/") or name in listed, f"{link} is not committed"
 
 
-def test_read_me_has_the_verdicts_that_are_published():
+def test_the_list_of_items_has_the_verdicts_that_are_published():
     """A checkout without runs would write the same table as one that has them."""
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- items -->")[1]
+    table = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8").split("<!-- items -->")[1]
     for id, entry in Project(ROOT).published_items("local").items():
         assert re.search(
             rf"^\| `{id}`: .* \| {entry['verdict']} \| {experiments.clock(entry['seconds'])} \|", table, re.M
@@ -166,14 +168,33 @@ def test_a_published_picture_looks_as_it_did(ran):
     assert max(high for _, high in ImageChops.difference(shown, halved).getextrema()) <= 8
 
 
-def test_read_me_takes_verdicts_from_what_is_published_where_nothing_has_run(ran):
+def test_the_list_of_items_takes_verdicts_from_what_is_published_where_nothing_has_run(ran):
     publish(ran)
-    experiments.write_readme(ran.project)
-    before = (ran.root / "README.md").read_text()
-    assert "| 1 of 2 claims hold | " in before and "(figures/published/local/a-plot.png)" in before
+    experiments.write_items(ran.project)
+    before = (ran.root / "docs" / "reproduce.md").read_text()
+    assert "| 1 of 2 claims hold | " in before and "(../figures/published/local/a-plot.png)" in before
     shutil.rmtree(ran.root / "exp" / "runs")
-    assert experiments.readme_table(ran.project) in before
+    assert experiments.items_table(ran.project) in before
     assert "not run" in experiments.overview(project=ran.project), "the list is of this machine"
+
+
+def test_docs_take_tables_and_origins_from_what_is_published(ran, capsys):
+    publish(ran)
+    command = ["docs", "--root", str(ran.root), "--package", "toy_core"]
+    page, other = ran.root / "docs" / "a" / "page.md", ran.root / "docs" / "b.md"
+    page.parent.mkdir()
+    page.write_text(
+        "Told.\n<!-- table\nfrom: local/a-table\n-->\nold\n<!-- end -->\n<!-- origin local/a -->\n<!-- end -->\n"
+    )
+    assert cli.main(command) == 0 and f"wrote {page}" in capsys.readouterr().out
+    made = page.read_text()
+    assert made.startswith("Told.\n<!-- table") and "old\n" not in made and "| x |\n| --- |\n| 1 |\n" in made
+    assert "](../../figures/published/local/a-table.csv)" in made and "`python -m dmcmc_core reproduce" in made
+    assert cli.main(command) == 0 and page.read_text() == made, "what is up to date stays"
+    page.write_text(made.replace("| 1 |", "| 2 |"))
+    other.write_text("<!-- table\nfrom: local/gone\n-->\n<!-- end -->\n")
+    assert cli.main(command) == 2 and "b.md, table" in capsys.readouterr().err
+    assert "| 2 |" in page.read_text(), "all pages or none"
 
 
 def test_what_has_not_run_is_not_published(ran, capsys):

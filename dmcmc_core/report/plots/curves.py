@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dmcmc_core.report.plots.style import (
-    COLOURS,
-    MARKERS,
     REFERENCE,
     as_array,
     finish,
@@ -56,11 +54,12 @@ def curve_panels(
     handles = {}
     for axes, panel in zip(panel_grid(figure, len(panels), ncols, sharey=share_y), panels, strict=True):
         for k, arm in enumerate(arms):
-            colour = COLOURS[k % len(COLOURS)]
+            style = look(k)
+            colour = style["color"]
             x, y, spread = points(measured, "x", "y", panel=panel, arm=arm)
             if len(x):
-                every = {"marker": MARKERS[k % len(MARKERS)], "markevery": max(1, len(x) // 6)}
-                (handles[arm],) = axes.plot(x, y, color=colour, **every)
+                style |= {"linestyle": "-"} if expected else {}  # beside what is expected, which is dashed
+                (handles[arm],) = axes.plot(x, y, **style, markevery=max(1, len(x) // 6))
                 axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
             x, y, _ = points(expected, "x", "y", panel=panel, arm=arm)
             if len(x):

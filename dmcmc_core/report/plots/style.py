@@ -23,6 +23,8 @@ LINES = ("-", "--", "-.", ":")
 ARMS = {"zero mean": 0, "data mean": 2, "with DLG": 1}
 """The arms of every comparison, each with its own colour, marker and line in every figure."""
 
+LOW = 3.5
+"""Inches below which a label of one line at the left would be as long as the figure is high."""
 GREY = "#888888"
 REFERENCE = {"color": GREY, "linewidth": 1, "zorder": 1}
 
@@ -122,15 +124,20 @@ def finish(
     ncols: int | None = None,
     **legend: Any,
 ) -> Figure:
-    """Put a legend (label -> handle) below all panels, a label at their left and a title above them.
+    """Put a legend (label -> handle) below all panels, a label at their left, or of the only one, and a title above.
 
+    What stands in brackets in the label has a line of its own where the figure is low.
     The legend is one row unless ``ncols`` says how many columns it has.
     """
     if handles:
         place = {"loc": "outside lower center", "ncols": ncols or len(handles)}
         figure.legend(handles.values(), handles.keys(), **place, **legend)
     if ylabel:
-        figure.supylabel(ylabel, fontsize=9)
+        text = ylabel.replace(" (", "\n(") if figure.get_figheight() < LOW else ylabel
+        if len(figure.axes) == 1:
+            figure.axes[0].set_ylabel(text)
+        else:
+            figure.supylabel(text, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure

@@ -28,7 +28,7 @@ VERBS = {
     "train": "train a score net, epsilon of a linear diffusion, a classifier, or nets of a few pictures to compare",
     "doctor": "what is here, what is missing, and what each missing thing costs",
     "publish": "copy the figures and tables of finished runs into figures/published, which is committed",
-    "readme": "rewrite the table of items in README.md from the newest runs",
+    "docs": "rewrite the tables of docs/ from the newest runs and from figures/published",
     "run-one": "",
 }
 """Every verb with its line in the help, in that order; one without is for engines and not shown."""
@@ -37,7 +37,7 @@ VERBS = {
 def load(name: str) -> Verb:
     """Return what a verb takes and does, from a file that is only imported here."""
     match name:
-        case "reproduce" | "export" | "readme" | "run-one":
+        case "reproduce" | "export" | "docs" | "run-one":
             from dmcmc_core.workbench.cli.reproduce import VERBS_OF_NOTEBOOKS
 
             return VERBS_OF_NOTEBOOKS[name]

@@ -1,4 +1,4 @@
-"""``reproduce`` and its kin: notebooks run into figures and tables, exported as a workflow, listed in the README."""
+"""``reproduce`` and its kin: notebooks run into figures and tables, exported as a workflow, listed in docs/."""
 
 from __future__ import annotations
 
@@ -173,20 +173,21 @@ def run_one(a: argparse.Namespace) -> int:
 RUN_ONE = Verb(run_one, run_one_arguments)
 
 
-def readme_arguments(p: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``readme``."""
+def docs_arguments(p: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``docs``."""
     p.add_argument("--profile", default="local", metavar="P", help="whose verdicts to show (default: local)")
     project_arguments(p)
 
 
-def readme(a: argparse.Namespace) -> int:
-    """Rewrite the table of items in README.md."""
+def docs(a: argparse.Namespace) -> int:
+    """Rewrite what docs/ takes from the newest runs and from figures/published."""
     from dmcmc_core.workbench import experiments
 
-    print(f"wrote {experiments.write_readme(project_of(a), a.profile)}")
+    for path in experiments.write_pages(project_of(a), a.profile):
+        print(f"wrote {path}")
     return 0
 
 
-README = Verb(readme, readme_arguments)
+DOCS = Verb(docs, docs_arguments)
 
-VERBS_OF_NOTEBOOKS = {"reproduce": REPRODUCE, "export": EXPORT, "readme": README, "run-one": RUN_ONE}
+VERBS_OF_NOTEBOOKS = {"reproduce": REPRODUCE, "export": EXPORT, "docs": DOCS, "run-one": RUN_ONE}

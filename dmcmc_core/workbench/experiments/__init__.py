@@ -21,6 +21,7 @@ from dmcmc_core.workbench.experiments.keys import (
     imported_modules,
     ingredients,
     missing_files,
+    origin,
     provenance,
     read_cells,
     run_key,
@@ -37,18 +38,19 @@ from dmcmc_core.workbench.experiments.manifest import (
     load_manifest,
     read_yaml,
 )
+from dmcmc_core.workbench.experiments.pages import filled, write_pages
 from dmcmc_core.workbench.experiments.published import beside_published, publish
 from dmcmc_core.workbench.experiments.reports import (
     Outcome,
     clock,
     columns,
+    items_table,
     overview,
-    readme_table,
     report,
     state,
     verdict,
     write_claims,
-    write_readme,
+    write_items,
     write_results,
 )
 from dmcmc_core.workbench.experiments.runner import reproduce

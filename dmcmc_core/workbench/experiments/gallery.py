@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcmc_core.files import write_text
-from dmcmc_core.workbench.experiments.manifest import PROFILES, Item, Project
+from dmcmc_core.workbench.experiments.manifest import Item, Project
 from dmcmc_core.workbench.experiments.reports import clock
 
 HEAD = """# Figures
@@ -19,6 +19,7 @@ folder is what your machine makes by `make reproduce`, pictures at full size, wi
 `publish` copies it over."""
 
 ABOUT = {
+    "readme": "The picture at the head of the README",
     "local": "Real digits and exact glyphs, minutes on two cores: what `make reproduce` makes",
     "full": "The same with more images, larger budgets and more settings: hours on two cores",
     "paper": "Published networks and data, on CUDA",
@@ -34,7 +35,7 @@ def write_gallery(project: Project) -> Path:
 
 def markdown(project: Project) -> str:
     """Return the gallery as Markdown."""
-    published = {profile: project.published_items(profile) for profile in PROFILES}
+    published = {profile: project.published_items(profile) for profile in ABOUT}
     lines = [HEAD]
     for profile, entries in published.items():
         if entries:

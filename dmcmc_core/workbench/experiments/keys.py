@@ -195,22 +195,25 @@ def missing_files(project: Project, item: Item, profile: str) -> list[str]:
 
 def provenance(project: Project, item: Item, profile: str, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Return where a result comes from: commit, parameters, key, versions, device, threads."""
-    commit, dirty = _commit(project)
     parameters = item.parameters_for(profile)
     return {
         "item": item.id,
         "notebook": item.notebook,
-        "commit": commit,
-        "dirty": dirty,
+        **origin(project),
         "profile": profile,
         "seed": parameters["seed"],
         "parameters": parameters,
         "key": run_key(inputs),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in (*LIBRARIES, "numpy", "scipy")}},
-        "device": _device(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))),
         "inputs": dict(inputs),
     }
+
+
+def origin(project: Project) -> dict[str, Any]:
+    """Return what made a result of this checkout: commit, versions, device."""
+    commit, dirty = _commit(project)
+    versions = {"python": platform.python_version(), **{n: version(n) for n in (*LIBRARIES, "numpy", "scipy")}}
+    return {"commit": commit, "dirty": dirty, "versions": versions, "device": _device()}
 
 
 def _commit(project: Project) -> tuple[str | None, bool | None]:

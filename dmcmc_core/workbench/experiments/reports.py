@@ -1,4 +1,4 @@
-"""Reports on runs: the table at the end, every claim and every measured cell in one table, the list in README.md."""
+"""Reports on runs: the table at the end, every claim and every measured cell in one table, the list of items."""
 
 from __future__ import annotations
 
@@ -179,13 +179,13 @@ def overview(profile: str = "local", only: Sequence[str] = (), project: Project 
     return columns(rows)
 
 
-def readme_table(project: Project | None = None, profile: str = "local") -> str:
+def items_table(project: Project | None = None, profile: str = "local") -> str:
     """Return the table of items in Markdown, from the manifest and the newest runs, linked to what is published.
 
     Of an item that has not run on this machine verdict and time are those of the published run.
     """
     project = project or here()
-    folder, entries = project.published(profile), project.published_items(profile)
+    folder, entries, up = project.published(profile), project.published_items(profile), "../"  # it stands in docs/
     lines = ["| Item | Paper | Notebook | Verdict | Time | Outputs |", "|---|---|---|---|---|---|"]
     for item in project.items:
         result, took = state(project, item, profile)
@@ -195,25 +195,25 @@ def readme_table(project: Project | None = None, profile: str = "local") -> str:
         there = [name for name in item.outputs if (folder / name).is_file()]
         seen = [name for name in there if name.endswith((".png", ".md"))] or there
         place = folder.relative_to(project.root).as_posix()
-        shown = ", ".join(f"[{name.removeprefix(f'{item.id}-')}]({place}/{name})" for name in seen)
+        shown = ", ".join(f"[{name.removeprefix(f'{item.id}-')}]({up}{place}/{name})" for name in seen)
         title, paper = (text.replace("|", "\\|") for text in (item.title, item.paper_item))
-        notebook = f"[{Path(item.notebook).name}]({item.notebook})"
+        notebook = f"[{Path(item.notebook).name}]({up}{item.notebook})"
         lines.append(f"| `{item.id}`: {title} | {paper} | {notebook} | {result} | {took} | {shown} |")
     return "\n".join(lines)
 
 
-def write_readme(project: Project | None = None, profile: str = "local") -> Path:
-    """Rewrite what stands between the two ``<!-- items -->`` markers of README.md.
+def write_items(project: Project | None = None, profile: str = "local") -> Path:
+    """Rewrite what stands between the two ``<!-- items -->`` markers of docs/reproduce.md.
 
     Raises:
         UserError: without them.
     """
     project = project or here()
-    path = project.root / "README.md"
+    path = project.root / "docs" / "reproduce.md"
     mark = "<!-- items -->"
     parts = path.read_text(encoding="utf-8").split(mark) if path.is_file() else []
     if len(parts) != 3:
         raise UserError(f"{path} must hold the marker {mark} exactly twice, around the table of items")
-    text = f"{parts[0]}{mark}\n{readme_table(project, profile)}\n{mark}{parts[2]}"
+    text = f"{parts[0]}{mark}\n{items_table(project, profile)}\n{mark}{parts[2]}"
     write_text(path, text)
     return path
