@@ -7,7 +7,7 @@ import torch
 
 from dmcmc_core.errors import UserError
 from dmcmc_core.workbench.studies import score_embedding as study
-from dmcmc_core.workbench.studies.fokker_planck import solver_rows
+from dmcmc_core.workbench.studies.fokker_planck import residuals, solver_rows
 
 METHOD = {"name": "x", "steps": 3, "pictures": "skimage", "lr": 1e-3, "size": 16}
 DDPM = {"name": "y", "steps": 3, "pictures": "skimage", "lr": 2e-3, "warmup": 50, "clip": 1}
@@ -121,3 +121,34 @@ def test_the_solver_is_measured_against_the_exact_field():
     rows = solver_rows({16: image}, {"sigma": 5.0, "times": 10, "tol": 1e-6})
     assert [row["mode"] for row in rows] == ["as_published", "consistent", "direct"]
     assert rows[0]["error"] > 0.5 > 0.1 > rows[1]["error"] and len(rows[0]["residuals"]) == rows[0]["passes"]
+
+
+def test_passes_are_drawn_by_size_and_scheme():
+    rows = [
+        {"size": 8, "mode": "direct", "residuals": [0.5, 0.1]},
+        {"size": 16, "mode": "consistent", "residuals": [0.3]},
+    ]
+    assert residuals(rows) == [
+        {"panel": "8 pixels", "arm": "direct", "x": 1, "y": 0.5},
+        {"panel": "8 pixels", "arm": "direct", "x": 2, "y": 0.1},
+        {"panel": "16 pixels", "arm": "consistent", "x": 1, "y": 0.3},
+    ]
+
+
+def test_other_pictures_have_their_own_arms_seeds_and_lengths(tmp_path, monkeypatch):
+    for name in ("own", "ddpm", "ddim"):
+        (tmp_path / f"{name}.yaml").write_text(f"{{name: {name}, steps: 3, pictures: skimage, size: 16, lr: 1.0e-3}}")
+    asked = []
+
+    def profiles(chosen, seeds, cache_dir):
+        asked.append(({name: arm.config["steps"] for name, arm in chosen.items()}, list(seeds)))
+        return rows_of(dict.fromkeys(chosen, [100.0, 120.0][: len(seeds)]))
+
+    monkeypatch.setattr(study, "profiles", profiles)
+    other = {"method": "own", "baselines": {"ddpm": "ddpm", "ddim": "ddim"}, "arms": [study.METHOD, study.PLAIN]}
+    other |= {"n_seeds": 2, "lengths": {study.PLAIN: {"steps": 7}}, "change": {"steps": 5}}
+    rows = study.other_pictures("three", other, tmp_path, range(3, 6), "cache")
+    assert asked == [({study.METHOD: 5, study.PLAIN: 7}, [3, 4])]
+    assert [(r["pictures"], r["level"], r["arm"], r["crossed"]) for r in rows] == [
+        ("three", level, arm, "2 of 2") for level in study.LEVELS[:2] for arm in (study.METHOD, study.PLAIN)
+    ]

@@ -41,6 +41,36 @@ def mean_and_spread(rows: Iterable[Mapping[str, Any]], value: str, by: Sequence[
     ]
 
 
+def spread_of(values: Iterable[Any]) -> Spread:
+    """Return mean and spread of one number per seed, or per group of chains; the numbers may be tensors."""
+    return mean_and_spread([{"value": value} for value in values], "value", ())[0]["value"]
+
+
+def grouped(
+    rows: Sequence[Mapping[str, Any]], quantities: Iterable[str], by: Sequence[str]
+) -> dict[tuple, dict[str, Any]]:
+    """Return a row per group of equal ``by``, under its values: its keys, and each quantity as a :class:`Spread`.
+
+    Rows without a quantity, or with None for it, have no part in its mean; a group without any such row lacks it.
+    """
+    groups: dict[tuple, dict[str, Any]] = {}
+    for quantity in quantities:
+        measured = [row for row in rows if row.get(quantity) is not None]
+        for group in mean_and_spread(measured, quantity, by):
+            about = {key: group[key] for key in by}
+            groups.setdefault(tuple(about.values()), about)[quantity] = group[quantity]
+    return groups
+
+
+def in_words(spread: Spread) -> str:
+    """Return mean and spread as a sentence has them: three significant digits, and two of the spread."""
+    return f"{spread.mean:.3g} ± {spread.spread:.2g}"
+
+
+COMPARED = {1: "better", 0: "cannot tell", -1: "worse"}
+"""What :func:`compare` returns, in words."""
+
+
 def compare(a: Spread, b: Spread, lower: bool = True) -> int:
     """Return 1 if ``a`` is surely better than ``b``, -1 if surely worse, 0 if the seeds cannot tell.
 

@@ -36,6 +36,7 @@ from dmcmc_core.workbench.experiments.manifest import (
     RequiredFile,
     here,
     load_manifest,
+    published_of,
     read_yaml,
 )
 from dmcmc_core.workbench.experiments.pages import filled, write_pages

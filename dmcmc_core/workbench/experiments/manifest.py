@@ -227,3 +227,15 @@ class Project:
 def here() -> Project:
     """Return the project around the working directory, or else the checkout that this package lies in."""
     return Project(root())
+
+
+def published_of(item: str) -> tuple[Published, ...]:
+    """Return the published numbers that stand beside those of an item of :func:`here`.
+
+    Raises:
+        UserError: for an item that is not there.
+    """
+    by_id = {one.id: one for one in here().items}
+    if item not in by_id:
+        raise unknown("item", item, by_id)
+    return by_id[item].published

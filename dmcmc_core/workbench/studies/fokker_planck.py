@@ -74,3 +74,12 @@ def direct_solve(m0: Tensor, *, sigma: float, steps: int, tol: float, dh: float 
         before = m.copy()
     passes = torch.tensor(residuals, dtype=torch.float64)
     return embedding.Field(torch.from_numpy(m), torch.from_numpy(score), len(residuals), passes, t, True)
+
+
+def residuals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the relative change of the field in each pass of :func:`solver_rows`, a panel for each size."""
+    return [
+        {"panel": f"{row['size']} pixels", "arm": row["mode"], "x": number, "y": change}
+        for row in rows
+        for number, change in enumerate(row["residuals"], 1)
+    ]

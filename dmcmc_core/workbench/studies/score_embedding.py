@@ -247,6 +247,24 @@ def crossing_table(found: Sequence[Mapping[str, Any]], level: float) -> list[dic
     return table
 
 
+def other_pictures(
+    name: str, other: Mapping[str, Any], folder: str | Path, seeds: Sequence[int], cache_dir: str | Path
+) -> list[dict[str, Any]]:
+    """Return rows of :func:`crossing_table` at the first two levels, of arms that train on other pictures.
+
+    Args:
+        name: of the pictures.
+        other: ``method``, ``baselines`` and ``arms``; ``change``, ``lengths`` and ``n_seeds`` where they are others.
+        folder, seeds, cache_dir: as of :func:`configs` and :func:`profiles`.
+    """
+    every = arms(
+        *configs(folder, other["method"], other["baselines"], other.get("change", {}), {}), other.get("lengths")
+    )
+    rows = profiles({arm: every[arm] for arm in other["arms"]}, seeds[: other.get("n_seeds", len(seeds))], cache_dir)
+    found = crossing_rows(rows)
+    return [{"pictures": name, "level": at, **row} for at in LEVELS[:2] for row in crossing_table(found, at)]
+
+
 def _steps(found: Sequence[Mapping[str, Any]], arm: str, level: float) -> dict[int, float]:
     """Return the first crossing of each seed in which there is one."""
     own = (row for row in found if row["arm"] == arm and row["level"] == level)
