@@ -116,6 +116,8 @@ def test_rows_for_figures_and_tables(bed, fits, found):
     assert len(rows) == 8 * len(BUDGETS) * 2 and {r["nfe"] for r in rows if r["solver"] == "Heun (KAR1)"} == {3, 5}
     (line,) = [r for r in study.table(rows, BUDGETS) if r["solver"] == FITTED]
     assert line["nfe6"] == study.spread(found[0][FITTED, 6]) and line["nfe6"].n == 2
+    some = study.controls(rows, [6])
+    assert {(r["solver"], r["budget"]) for r in some} == {(FITTED, 6), (TWO_M, 6)} and "nfe6" in study.heads([6])
     levels = study.grid_rows(bed, fits, [6])
     assert [r["x"] for r in levels if not r["expected"]] == [1, 2, 3, 4, 5, 6]
     assert levels[-1]["expected"] and levels[-1]["y"].mean == pytest.approx(bed.model.sigma_min)
@@ -139,6 +141,11 @@ def test_cost_rows_have_both_noises(bed, fits, found):
     assert line[study.OTHER_NOISE, 4] == study.rms(found[0][FITTED, 6])[1].item()
     assert line[study.OWN_NOISE, 4] == fits[4][6].card["fit"]
     assert {row["cost"] for row in rows} == {some[6].cost for some in fits.values()} and rows[0]["together"] == 2
+    drawn, ylabels = study.cost_lines(rows)
+    assert {row["line"] for row in drawn} == {row["line"] for row in rows} and all(
+        row["distance"].n == 2 for row in drawn
+    )
+    assert set(ylabels) == {row["panel"] for row in rows} and set(study.COSTS) <= set(rows[0])
 
 
 def test_nearer_is_of_pairs_and_of_every_seed():

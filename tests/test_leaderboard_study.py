@@ -10,6 +10,7 @@ from dmcmc_core import metrics
 from dmcmc_core.analytic import GaussianMixture
 from dmcmc_core.errors import TooFew
 from dmcmc_core.report import testbed
+from dmcmc_core.report.beds import Beds
 from dmcmc_core.report.tables import Spread
 from dmcmc_core.workbench.studies import leaderboard as study
 from dmcmc_core.workbench.studies import leaderboard_claims as claims
@@ -108,6 +109,23 @@ def test_a_board_has_mean_and_spread_of_cells_and_ranks_them(bed, fit):
     assert len(figure.axes) == 2 and len(points) == 8
     heun = [p["nfe"] for p in points if p["line"] == HEUN]
     assert heun == [5, 5], "at the calls that it makes"
+
+
+def test_what_a_budget_is_too_small_for_is_left_empty_with_its_reason(bed):
+    """A long warm-up leaves Heun nothing of 3 calls."""
+    said, contest = [], [Entry(TWO_M, MEAN), Entry(HEUN, DLG)]
+    walks = {3: WALK | {"warmup_levels": 6}, 9: WALK}
+    found = study.compete(bed, "toy", contest, [4], N, SEEDS, walks, {}, said.append)
+    assert [(row["solver"], row["budget"]) for row in found.rows] == [(TWO_M, 4)] * 2 + [(HEUN, 9)] * 2
+    assert list(found.errors) == [("toy", Entry(TWO_M, MEAN), 4)]
+    (empty,) = found.empty
+    assert (empty["solver"], empty["arm"], empty["budget"]) == (HEUN, DLG, 3) and empty["why"] in said[1]
+    board = study.board(found.rows, found.errors, found.empty)
+    assert "Some entries need more" in study.caption(
+        Beds({"toy": bed}, {"toy": N}, SEEDS, {"toy": Spread(1.0, 0.1, 2)}), board
+    )
+    rows, heads = study.details(board)
+    assert len(rows) == 2 and "fit_nfe" not in heads and "paired_error" in heads
 
 
 class Row(NamedTuple):

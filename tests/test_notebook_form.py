@@ -11,17 +11,6 @@ from dmcmc_core.workbench.experiments import read_cells
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 MEDIAN, LONGEST, WHOLE, FUNCTIONS = 6, 25, 120, 1
 """At most: code lines of the median cell, of the longest cell, of a notebook, and functions of a notebook."""
-NOT_YET = {
-    "Ablations",
-    "BiasBudget",
-    "BoundaryDiffusion",
-    "Figures1And2",
-    "Fitted",
-    "Leaderboard",
-    "Mixing",
-    "Posterior",
-}
-"""Notebooks that are longer still."""
 
 
 def code_lines(source):
@@ -29,7 +18,7 @@ def code_lines(source):
     return [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem not in NOT_YET], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_a_story(path):
     cells = [c for c in read_cells(path) if c["type"] == "code" and "parameters" not in c["tags"]]
     lengths = [len(code_lines(cell["source"])) for cell in cells]
@@ -38,7 +27,3 @@ def test_a_notebook_is_a_story(path):
     trees = [ast.parse(cell["source"]) for cell in cells]
     made = [n for tree in trees for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     assert len(made) <= FUNCTIONS
-
-
-def test_notebooks_that_are_longer_are_named():
-    assert {path.stem for path in NOTEBOOKS} >= NOT_YET

@@ -20,6 +20,28 @@ from dmcmc_core.workbench.studies import boundary as jobs
 from dmcmc_core.workbench.studies.boundary import LEVELS, Latents, Way
 from dmcmc_core.workbench.studies.boundary_measures import Bed, directions
 
+EDITS = {
+    "bed": "bed",
+    "arm": "arm",
+    "strength": "strength",
+    "flipped": "flipped",
+    "kept": "other attributes kept",
+    "moved": "change of numbers",
+    "identity": "distance to itself",
+    "frechet": "Fréchet distance to real ones",
+    "calls": "network calls, inversion included",
+    "n": "n",
+}
+FITS = {
+    "bed": "bed",
+    "level": "level",
+    "dimension": "numbers",
+    "accuracy": "accuracy, held out",
+    "spread": "spread of projections",
+    "angle": "degrees to the difference of the means",
+}
+"""Columns of the tables of edits and of boundaries: key -> heading."""
+
 
 def mixing(
     beds: Mapping[str, Bed], count: int, seed: int = 0

@@ -307,6 +307,36 @@ def table(rows: Sequence[Mapping[str, Any]], budgets: Sequence[int]) -> list[dic
     return list(made.values())
 
 
+def heads(budgets: Iterable[int]) -> dict[str, str]:
+    """Return the columns of such a table: key -> heading."""
+    return {"bed": "test-bed", "solver": "solver"} | {f"nfe{nfe}": f"{nfe} calls" for nfe in budgets}
+
+
+def controls(rows: Iterable[Mapping[str, Any]], budgets: Sequence[int]) -> list[Mapping[str, Any]]:
+    """Return the rows of fitted solvers, and of what lacks a part of them, at the budgets where that was made."""
+    kinds = (FITTED, GRID_ALONE, KARRAS, ASSUMED, TWO_M)
+    return [row for row in rows if row["solver"] in kinds and row["budget"] in budgets]
+
+
+def cost_lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return rows for the figure of :func:`cost_rows`, and the y label of each of its panels."""
+    means = mean_and_spread(rows, "error", ("panel", "line", "trajectories"))
+    drawn = [{**row, "distance": row["error"]} for row in means]
+    return drawn, dict.fromkeys((row["panel"] for row in drawn), "paired error")
+
+
+COSTS = {
+    "budget": "budget",
+    "trajectories": "trajectories",
+    "seed": "seed",
+    "error": "error on other noise",
+    "solver": "solver",
+    "cost": "evaluations",
+    "together": "budgets of the fit",
+}
+"""Columns of the table of costs: key -> heading."""
+
+
 def pictures(bed: Bed, solvers: Fits, budgets: Iterable[int], count: int) -> dict[str, dict[str, Tensor]]:
     """Return the first images of the first seed by fitted and DPM-Solver++(2M), beside the accurate ones."""
     seed, panels = next(iter(bed.noise)), {}

@@ -15,7 +15,8 @@ from dmcmc_core.integrators import Fitted
 from dmcmc_core.integrators.fitted import load_all, load_from_levels, save_all
 from dmcmc_core.metrics import paired_errors
 from dmcmc_core.report import plots, tables
-from dmcmc_core.report.tables import Spread
+from dmcmc_core.report.beds import Beds
+from dmcmc_core.report.tables import Spread, grouped, in_words, spread_of
 from dmcmc_core.report.testbed import Testbed
 from dmcmc_core.runs import fitting
 from dmcmc_core.runs.cache import code_key
@@ -30,6 +31,18 @@ NAMES = CLASSICAL | {FITTED: FITTED}
 """Sampler -> the name of the solver in tables and figures."""
 FIT_SEED = 1000
 """Of the noise of fits, which no row begins with."""
+HEADS = {"bed": "test-bed", "solver": "solver", "arm": "start"}
+DETAILS = HEADS | {
+    "budget": "budget",
+    "nfe": "NFE, full",
+    "nfe_paper": "NFE, paper's count",
+    "levels": "levels",
+    "frechet": "Fréchet distance",
+    "kid": "KID",
+    "paired_error": "paired error",
+    "fit_nfe": "evaluations of the fit, all budgets",
+}
+"""Columns of the tables, key -> heading: of an entry, and of every cell."""
 ALWAYS = ("nfe", "nfe_paper", "levels", "frechet", "kid")
 
 
@@ -58,6 +71,14 @@ class Fit(NamedTuple):
 
     file: Path
     cost: int
+
+
+class Results(NamedTuple):
+    """Of a test-bed: rows of seeds, paired errors (seeds, n), and cells that are left empty, each with its reason."""
+
+    rows: list[dict[str, Any]]
+    errors: dict[Cell, Tensor]
+    empty: list[dict[str, Any]]
 
 
 class Board(NamedTuple):
@@ -177,16 +198,66 @@ def measure(  # noqa: PLR0913  a cell as it is asked for
     return rows, torch.stack(errors) if errors else None
 
 
+def compete(  # noqa: PLR0913  a test-bed with all that takes part in it
+    bed: Testbed,
+    name: str,
+    contest: Iterable[Entry],
+    budgets: Sequence[int],
+    n: int,
+    seeds: Iterable[int],
+    walks: Mapping[int, dict[str, Any]],
+    fits: Mapping[tuple[str, bool], Fit | None],
+    say: Callable[[str], None] = print,
+) -> Results:
+    """Measure every entry at every budget of a test-bed.
+
+    Args:
+        bed, name: the test-bed, and what it is called.
+        contest: its entries.
+        budgets: of entries without chains.
+        n, seeds: images of a cell, and the seeds.
+        walks: settings of the chains of each budget that has them.
+        fits: solvers by test-bed, and whether they are for states of chains.
+        say: takes a line for each cell.
+    """
+    found = Results([], {}, [])
+    for entry in contest:
+        chained = entry.arm == DLG
+        for b in walks if chained else budgets:
+            try:
+                made, each = measure(
+                    bed, name, entry, b, n, seeds, walks[b] if chained else {}, fits.get((name, chained))
+                )
+            except TooFew as reason:
+                about = {"bed": name, "solver": entry.solver, "arm": entry.arm, "budget": b}
+                found.empty.append(about | {"why": str(reason)})
+                say(f"left empty: {name}, {entry}, {b} NFE: {reason}")
+                continue
+            found.rows.extend(made)
+            found.errors.update({} if each is None else {(name, entry, b): each})
+            say(f"{name:14} {entry!s:34} {b:3} NFE: {in_words(spread_of([row['frechet'] for row in made]))}")
+    return found
+
+
 def board(rows: list[dict[str, Any]], errors: dict[Cell, Tensor], empty: list[dict[str, Any]]) -> Board:
     """Return all that was measured, with mean and spread over seeds."""
-    details: dict[Cell, dict[str, Any]] = {}
-    by = ("bed", "solver", "arm", "budget")
-    for quantity in (*ALWAYS, "paired_error", "fit_nfe"):
-        for g in tables.mean_and_spread((row for row in rows if row.get(quantity) is not None), quantity, by):
-            about = {k: g[k] for k in by}
-            value = int(g[quantity].mean) if quantity == "fit_nfe" else g[quantity]
-            details.setdefault((g["bed"], Entry(g["solver"], g["arm"]), g["budget"]), about)[quantity] = value
+    found = grouped(rows, (*ALWAYS, "paired_error", "fit_nfe"), ("bed", "solver", "arm", "budget"))
+    details = {(bed, Entry(solver, arm), budget): cell for (bed, solver, arm, budget), cell in found.items()}
+    for cell in details.values():
+        cell |= {"fit_nfe": int(cell["fit_nfe"].mean)} if "fit_nfe" in cell else {}
     return Board(rows, details, errors, empty)
+
+
+def details(here: Board) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a row for every cell, and its columns: evaluations of fits only where there are any."""
+    cells = list(here.details.values())
+    return cells, {key: head for key, head in DETAILS.items() if any(key in cell for cell in cells)}
+
+
+def caption(beds: Beds, here: Board) -> str:
+    """Return what is measured on every test-bed, for the tables of distances."""
+    why = " Some entries need more than the budget." if here.empty else ""
+    return f"{beds.caption}; {len(beds.seeds)} seeds. With DLG only where it was asked for.{why}"
 
 
 def table(
