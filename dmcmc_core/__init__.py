@@ -12,9 +12,9 @@ from typing import Any
 from dmcmc_core.errors import UserError
 
 CORE = (
-    "adaptation", "analytic", "chains", "denoiser", "dmcmc", "errors", "files", "gddim", "guidance", "integrators",
-    "linear_sde", "mcmc", "noise_level", "number_format", "preconditioning", "quadrature", "samplers", "schedules",
-    "streams",
+    "adaptation", "analytic", "chains", "compiled", "denoiser", "dmcmc", "errors", "files", "gddim", "guidance",
+    "integrators", "linear_sde", "mcmc", "noise_level", "number_format", "preconditioning", "quadrature", "samplers",
+    "schedules", "streams",
 )  # fmt: skip
 ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
 __all__ = ["UserError", "auto", "compare", "load_model", "sample", *CORE, *ROOMS]

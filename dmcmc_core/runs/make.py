@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from dmcmc_core import checkpoints, dmcmc, gddim
 from dmcmc_core.aliases import known_as
+from dmcmc_core.compiled import gain
 from dmcmc_core.data import to_uint8
 from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
@@ -283,6 +284,8 @@ def _make_missing(job: Job, manifest: dict[str, Any], done: dict[Shard, dict[str
         halved = min(about["block"] for about in done.values())
         job.model = in_blocks(job.model, halved) if halved < job.plan.block else job.model
     mine = list(layout.dealt(layout.layout_of(manifest), job.ranks.rank, job.ranks.world))
+    if len(done) < len(mine) and (told := gain(job.model, job.plan.block)):
+        LOG.warning(told)
     hidden = not progress or job.ranks.rank > 0
     evaluations = lambda shards: round(job.nfe * sum(len(shard.images) for shard in shards))  # noqa: E731
     about_bar: dict[str, Any] = {"desc": job.plan.sampler, "disable": hidden, "mininterval": 1, "unit": " evaluations"}

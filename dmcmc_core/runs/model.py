@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from dmcmc_core import checkpoints, gddim, preconditioning
+from dmcmc_core.compiled import compiled
 from dmcmc_core.data import open_images
 from dmcmc_core.denoiser import Denoiser
-from dmcmc_core.errors import UserError, unknown
+from dmcmc_core.errors import UserError, switch, unknown
 from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
 from dmcmc_core.number_format import InFormat
@@ -66,6 +67,8 @@ def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = Tr
             or a guide, a guide without guidance, and gains without images.
     """
     rest = dict(settings or {})
+    if switch("compile", rest.pop("compile", False)):
+        model = compiled(model)
     ends = {name: rest.pop(name) for name in LEVELS if name in rest}
     if hasattr(model, "sde"):
         if ends:

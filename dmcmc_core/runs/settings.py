@@ -18,8 +18,8 @@ CLASS = ("label", "guidance", "unconditional", "guide")
 """Settings that choose a class and guide: they belong to the model."""
 LEVELS = ("sigma_min", "sigma_max")
 """Settings that narrow the noise levels: they belong to the model too."""
-OF_MODEL = (*CLASS, *LEVELS, "mean", "dtype")
-"""Settings that a fit takes and trials keep, as they make the model: those, the mean of its data, its number format."""
+OF_MODEL = (*CLASS, *LEVELS, "mean", "dtype", "compile")
+"""Settings that a fit takes and trials keep, as they make the model: the mean of its data and how it computes too."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
 SOLVER = "a file of the command fit, for the model as it is run (fitted once, and kept in exp/cache/fitted)"
@@ -48,6 +48,8 @@ SETTINGS = {
     f"most chains of a group; exact models compute in blocks of their own ({BLOCK})",
     "cast": f"how values become 256 levels: {' or '.join(CASTS)}, as the code published with DMCMC does (round)",
     "dtype": f"number format of the network: {', '.join(DTYPES)}, as far as the processor has units for it (float32)",
+    "compile": "true to compile the network by torch, for about a minute, once and kept: the same images but for their "
+    "last digits; what it gains is timed and said (false)",
     "label": "class of every image, for a model with classes: a whole number from 0; a list such as [0, 1, 2], taken "
     "in turn by images (or chains); each, all classes in turn; or random, drawn for each image, without chains (none)",
     "guidance": "w of guidance, D_0 + w (D - D_0), at least 0, D_0 that of no class or of guide; any but 0 and 1 "

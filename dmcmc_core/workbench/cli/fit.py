@@ -30,7 +30,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of the model: label, guidance, guide, unconditional, sigma_min, sigma_max, mean, dtype",
+        help="of the model: label, guidance, guide, unconditional, sigma_min, sigma_max, mean, dtype, compile",
     )
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 

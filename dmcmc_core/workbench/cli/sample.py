@@ -83,6 +83,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets manifest.json and shard-*.npz")
     p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SET)
+    p.add_argument("--dtype", metavar="D", help="as --set dtype=D: the number format of the network")
+    p.add_argument("--compile", action="store_true", help="as --set compile=true: the network compiled by torch")
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
     p.add_argument(
         "--shard-size",
@@ -166,7 +168,8 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
 
 def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
-    chosen, share, a.sampler = settings(a.settings), share_of_array(a.shard), known_as(a.sampler)
+    flags = [*([f"dtype={a.dtype}"] if a.dtype else []), *(["compile=true"] if a.compile else [])]
+    chosen, share, a.sampler = settings([*a.settings, *flags]), share_of_array(a.shard), known_as(a.sampler)
     _check_numbers(a)
     from dmcmc_core.checkpoints import check_device
     from dmcmc_core.runs.folder import finished
