@@ -12,11 +12,10 @@ out and named. On a CPU there is no TF32 and no graph.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,23 +26,11 @@ from dmcmc_core.checkpoints import check_device, load_model
 from dmcmc_core.checkpoints.published import CONFIGS
 from dmcmc_core.checkpoints.score_sde import build
 from dmcmc_core.denoiser import Adapter
+from dmcmc_core.number_format import computing_in
 
 LEVELS = 20
 FORMATS = ("float32", "tf32", "bfloat16")
 WAYS = ("eager", "channels-last", "compiled", "graph")
-
-
-@contextlib.contextmanager
-def number_format(name: str, device: str) -> Iterator[None]:
-    """float32 without TF32, with it, or bfloat16 where autocast knows an operation to bear it."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-    half = torch.autocast(device, torch.bfloat16, enabled=name == "bfloat16", cache_enabled=False)  # as graphs need
-    try:
-        with half:
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Graphed:
@@ -93,7 +80,7 @@ def heun(net: Callable[[Tensor, Tensor], Tensor], facts: dict, x: Tensor) -> Ten
 
 def measure(net: torch.nn.Module, facts: dict, way: str, kind: str, x: Tensor, reference: Tensor, calls: int) -> dict:
     device, sigma = x.device.type, torch.ones(len(x), device=x.device)
-    with number_format(kind, device):
+    with computing_in(kind, device):
         function = run_by(way, net, x, sigma)
         for _ in range(2):
             function(x, sigma)
@@ -127,6 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     arguments = parser.parse_args()
     check_device(arguments.device)
+    torch.backends.cudnn.allow_tf32 = False  # torch's own float32 lets convolutions use it
     device = torch.device(arguments.device).type
     net, facts = network(arguments)
     rows = []
@@ -134,7 +122,7 @@ def main() -> None:
     print("|---:|---|---|---:|---:|---:|")
     for batch in arguments.batches:
         x = torch.randn(batch, *facts["shape"], generator=torch.Generator().manual_seed(0)).to(arguments.device)
-        with number_format("float32", device):
+        with computing_in("float32", device):
             reference = heun(run_by("eager", net, x), facts, x)
         for kind in arguments.formats:
             for way in arguments.ways:

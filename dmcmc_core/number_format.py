@@ -77,5 +77,5 @@ def computing_in(number_format: str, device_type: str) -> Iterator[None]:
     elif number_format == "float32":
         yield
     else:
-        with torch.autocast(device_type, getattr(torch, number_format)):
+        with torch.autocast(device_type, getattr(torch, number_format), cache_enabled=False):  # as CUDA graphs need
             yield
