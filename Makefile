@@ -1,6 +1,7 @@
 # make reproduce            every table and figure (make reproduce ARGS="--profile smoke --only demo")
 # make test                 the whole suite, on all cores
 # make test-fast            what to run while working: not the notebooks, engines and processes
+# make lab                  JupyterLab with the explorer
 # make lint                 style, docstrings and types
 # make docs                 README's longer half and the API as pages in site/, without a request to anybody
 # All set themselves up in .venv on the first call and whenever the requirements change.
@@ -12,7 +13,7 @@ CONSTRAINTS ?= -c constraints.txt
 # How pytest shares the tests out: a file stays on one core, as its tests share what they make. WORKERS= takes one core.
 WORKERS ?= -n auto --dist loadfile
 
-.PHONY: reproduce test test-fast lint docs clean distclean
+.PHONY: reproduce lab test test-fast lint docs clean distclean
 
 reproduce: $(READY)
 	$(VENV)/bin/python -m dmcmc_core reproduce $(ARGS)
@@ -22,6 +23,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -q -m "not slow" $(WORKERS) $(ARGS)
+
+lab: $(READY)
+	$(VENV)/bin/python -m jupyterlab notebooks/Explorer.ipynb $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check .

@@ -26,7 +26,8 @@ import torch
 from dmcmc_core import load_model
 from dmcmc_core.denoiser import Wrapper
 from dmcmc_core.runs import folder
-from dmcmc_core.runs.make import SHARD, run
+from dmcmc_core.runs.make import run
+from dmcmc_core.runs.recipe import SHARD
 
 TARGET = 0.01
 BOOKKEEPING = (

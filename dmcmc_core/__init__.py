@@ -17,7 +17,7 @@ CORE = (
     "schedules", "streams",
 )  # fmt: skip
 ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
-__all__ = ["UserError", "auto", "compare", "load_model", "sample", *CORE, *ROOMS]
+__all__ = ["UserError", "auto", "compare", "explore", "load_model", "sample", *CORE, *ROOMS]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from dmcmc_core.runs.sampling import sample
 
         return sample
+    if name == "explore":
+        from dmcmc_core.workbench.explorer import explore
+
+        return explore
     if name == "compare":
         from dmcmc_core.report.side_by_side import compare
 

@@ -9,14 +9,12 @@ Image i of a seed is the same image however many are made, in whatever shards, b
 from __future__ import annotations
 
 import itertools
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,22 +27,22 @@ from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
 from dmcmc_core.errors import LOG, UserError, native
 from dmcmc_core.files import key
-from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
 from dmcmc_core.number_format import InFormat
 from dmcmc_core.ranges import outside
 from dmcmc_core.runs import folder, layout, windows
+from dmcmc_core.runs import recipe as recipes
 from dmcmc_core.runs.fitting import say_unused
-from dmcmc_core.runs.kinds import ChainedFittedPlan, ChainedPlan, FittedPlan, IntegratorPlan, LinearPlan, Plan, split
+from dmcmc_core.runs.kinds import ChainedPlan, IntegratorPlan, LinearPlan, Plan, split
 from dmcmc_core.runs.layout import Shard
 from dmcmc_core.runs.levels import levels_of
 from dmcmc_core.runs.means import Centred, say_start
-from dmcmc_core.runs.measured import Measured
+from dmcmc_core.runs.measured import Measured, Watch
 from dmcmc_core.runs.model import Model, check_model, check_range, device_of, encoder_of
 from dmcmc_core.runs.pictures import announce
 from dmcmc_core.runs.plan import Request
 from dmcmc_core.runs.ranks import Ranks, current
-from dmcmc_core.runs.settings import BLOCK, LINEAR_SAMPLERS
+from dmcmc_core.runs.settings import LINEAR_SAMPLERS
 from dmcmc_core.runs.tolerance import with_tolerance
 from dmcmc_core.streams import Streams
 
@@ -52,8 +50,6 @@ CLIPPED, CLIPPED_BY = 0.2, 0.05
 """Share of numbers outside the data range that is said, and how far outside they lie at least, in units of it."""
 PADDED = 0.3
 """Rows that only fill blocks, as a share of the others, that are said."""
-SHARD = BLOCK
-"""Images of a shard, where no larger block is asked for."""
 
 
 @dataclass
@@ -70,9 +66,12 @@ class Job:
     chains_dir: Path
     recipe: dict[str, Any]
     ranks: Ranks
-    clipped: bool = False
-    padding: int = 0
     quiet: bool = False
+    watch: Watch | None = None
+    clipped: bool = False
+
+    def __post_init__(self) -> None:
+        self.padding = getattr(self.model, "padding", [0])[0]  # of all that this model was asked before
 
 
 @torch.no_grad()
@@ -92,6 +91,7 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     share: tuple[int, int] | None = None,
     alone: bool = False,
     pictures: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Make ``num`` images in the folder ``out``, or go on where an earlier run of the same recipe stopped.
 
@@ -101,13 +101,13 @@ def run(  # noqa: PLR0913  what a command line may say of a run
         sampler, nfe, settings: see :func:`dmcmc_core.runs.plan.plan`.
         chains_dir: where states of chains are kept; runs that differ only in their integrator share them.
         seed: at least 0.
-        shard: images in a file (None: 64, or a larger block); with chains, as many whole windows as that holds, at
-            least one window of a group of chains.
-        trial: whether a seed below 0 is meant: those are for trials, so that no run shares their random numbers.
+        shard: images in a file (None: 64, or a larger block); with chains, as many whole windows as it holds, or one.
+        trial: whether a seed below 0 is meant, for trials, which share their random numbers with no run.
         share: (i, n), 0 <= i < n: make one of n shares alone and wait for no other; whichever finds all images there
             completes the manifest. By default what :func:`dmcmc_core.runs.ranks.current` tells.
         alone: whether to make everything here whatever the environment tells, waiting for another that does the same.
         pictures: whether pictures of the images are wanted afterwards: a model whose images make none is refused.
+        watch: who looks on.
 
     Returns:
         The manifest. ``nfe_full`` counts all real rows per image, ``nfe_paper`` leaves out warm-up and final Tweedie; a
@@ -120,17 +120,16 @@ def run(  # noqa: PLR0913  what a command line may say of a run
             holds, a full disk, or values that are not finite, of which nothing stays if the first image has them.
     """
     nfe, num, seed, shard = map(native, (nfe, num, seed, shard))
-    _check_numbers(num, shard, seed, trial)
+    recipes.check_numbers(num, shard, seed, trial)
     ranks, out, sampler = _ranks(share, alone), Path(out), known_as(sampler)
     name, request = _resolved(model, sampler, settings, device)
     announce(request.model, pictures, say=ranks.leads and not trial)
     plan = request.plan(nfe, num)
-    if ranks.leads and not trial:
-        _say_of_plan(request, plan, nfe, num)
+    _say_of_plan(request, plan, nfe, num, say=ranks.leads and not trial)
     request.model = in_blocks(request.model, request.settings.get("block"))
-    recipe = _recipe(name, request, plan, _asked(sampler, settings), nfe, seed, shard)
+    recipe = recipes.recipe(name, request, plan, recipes.asked(sampler, settings), nfe, seed, shard)
     posterior, chains = request.posterior(plan), Path(chains_dir or out / "chains")
-    job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks, quiet=trial)
+    job = Job(request.model, plan, posterior, nfe, int(num), int(seed), out, chains, recipe, ranks, trial, watch)
     before = folder.earlier(out, recipe, job.num, say=ranks.leads)
     _check_same_plan(before, job)
     if before and folder.finished(out, job.num):
@@ -138,19 +137,11 @@ def run(  # noqa: PLR0913  what a command line may say of a run
     return _in_folder(job, before, alone, progress)
 
 
-def _say_of_plan(request: Request, plan: Plan, nfe: float, num: int) -> None:
+def _say_of_plan(request: Request, plan: Plan, nfe: float, num: int, say: bool) -> None:
     """Say what a plan does that nobody may have expected."""
-    say_start(request.model, plan, request.settings)
-    say_unused(request, plan, nfe, num)
-
-
-def _check_numbers(num: int, shard: int | None, seed: int, trial: bool) -> None:
-    if int(num) != num or num < 1:
-        raise UserError(f"num must be a whole number of images, at least 1, not {num}")
-    if shard is not None and (int(shard) != shard or shard < 1):
-        raise UserError(f"shard must be a whole number of images, at least 1, not {shard}")
-    if int(seed) != seed or (seed < 0 and not trial):
-        raise UserError(f"seed must be a whole number, at least 0, not {seed}")
+    if say:
+        say_start(request.model, plan, request.settings)
+        say_unused(request, plan, nfe, num)
 
 
 def _ranks(share: tuple[int, int] | None, alone: bool) -> Ranks:
@@ -177,31 +168,6 @@ def _resolved(
         request = Request(model, sampler, settings)
     check_range(request.model)
     return name, request
-
-
-def _asked(sampler: str, settings: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the sampler and its settings as they were asked for, for JSON."""
-    return {"sampler": sampler, "settings": {name: native(value) for name, value in sorted((settings or {}).items())}}
-
-
-def _recipe(name, request, plan, asked, nfe, seed, shard) -> dict[str, Any]:
-    """Return what a run of this folder has to agree on, whatever its number of images."""
-    recipe = {
-        "model": str(name),
-        "model_sha256": fingerprint(request.model),
-        "seed": int(seed),
-        "nfe": nfe,
-        "block": plan.block,
-        "shard": int(shard or max(SHARD, plan.block)),
-        "asked": asked,
-    }
-    if plan.preconditioned_by:  # a file of gains may change under its name
-        recipe["gains_sha256"] = plan.preconditioned_by["sha256"]
-    if isinstance(plan, ChainedPlan) and plan.classifier:
-        recipe["classifier_sha256"] = plan.classifier
-    if isinstance(plan, FittedPlan | ChainedFittedPlan):
-        recipe["solver_sha256"] = plan.solver
-    return recipe
 
 
 def _check_same_plan(before: dict[str, Any] | None, job: Job) -> None:
@@ -254,7 +220,7 @@ def _open(job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
         if isinstance(job.plan, IntegratorPlan) and job.plan.adapts and job.plan.options["tol"] is None:
             job.plan = with_tolerance(job.model, job.plan, job.nfe, job.num, job.posterior)
         about = {"plan": job.plan.record(), "dtype": getattr(job.model, "number_format", "float32")}
-        manifest = job.recipe | about | job.plan.grid(job.model) | _versions()
+        manifest = job.recipe | about | job.plan.grid(job.model) | recipes.versions()
     else:
         job.plan = replace(job.plan, options=before["plan"]["options"])
         manifest = dict(before)
@@ -273,11 +239,6 @@ def _open(job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
     return manifest
 
 
-def _versions() -> dict[str, Any]:
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {"versions": versions | {"machine": platform.machine()}}
-
-
 def _make_missing(job: Job, manifest: dict[str, Any], done: dict[Shard, dict[str, Any]], progress: bool) -> None:
     """Make those shards that are this process's and not ``done`` yet, and enter them there."""
     if done:  # as it was for the images that are there
@@ -290,7 +251,8 @@ def _make_missing(job: Job, manifest: dict[str, Any], done: dict[Shard, dict[str
     evaluations = lambda shards: round(job.nfe * sum(len(shard.images) for shard in shards))  # noqa: E731
     about_bar: dict[str, Any] = {"desc": job.plan.sampler, "disable": hidden, "mininterval": 1, "unit": " evaluations"}
     with tqdm(total=evaluations(mine), initial=evaluations(s for s in mine if s in done), **about_bar) as bar:
-        counted = count_nfe(job.model, lambda rows: bar.update(max(0, min(rows, bar.total - bar.n))))
+        asked = job.watch.around(job.model) if job.watch else job.model
+        counted = count_nfe(asked, lambda rows: bar.update(max(0, min(rows, bar.total - bar.n))))
         for shard, arrays, about in _shards(job, counted, [shard for shard in mine if shard not in done]):
             about |= {"recipe": manifest["recipe"], "block": getattr(job.model, "block", job.plan.block)}
             done[shard] = folder.save(job.out, shard, arrays, about)
@@ -309,7 +271,7 @@ def _shards(job: Job, counted: CountNFE, missing: Sequence[Shard]) -> Iterator[M
             yield from _from_chains(job, job.plan, counted, chains, list(group))
         return
     for shard in missing:
-        measured, noise = Measured(job.plan), Streams(job.seed, "image", shard.images)
+        measured, noise = Measured(job.plan, job.watch), Streams(job.seed, "image", shard.images)
         if isinstance(job.plan, LinearPlan):
             images = measured.linear(
                 counted, gddim.prior(job.model, len(shard.images), noise, device_of(job.model)), noise
@@ -337,7 +299,7 @@ def _from_chains(
     if plan.posterior == "residual":
         path = where.parent / "posterior.npz"
         posterior, *calibration = windows.calibrated(counted, plan, job.seed, path)
-    measured, visits = Measured(plan), windows.WindowFiles(where, counted, device)
+    measured, visits = Measured(plan, job.watch), windows.WindowFiles(where, counted, device)
     loop = dmcmc.denoising_mcmc(
         counted,
         posterior,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,15 +18,27 @@ from dmcmc_core.runs.kinds import LinearPlan, Plan
 from dmcmc_core.streams import Streams
 
 
+class Watch(Protocol):
+    """Looks on while a run makes images, and changes none of them; an exception that it raises ends the run."""
+
+    def around(self, model: Any) -> Any:
+        """Return what the run asks in place of its model: a wrapper with the same answers."""
+        ...
+
+    def integrates(self, images: Sequence[int]) -> None:
+        """Learn which images the rows of the calls from here on are of; none of any, but of chains, where empty."""
+        ...
+
+
 class Measured:
     """The integrator of a plan, as :func:`dmcmc_core.dmcmc.denoising_mcmc` calls it: counted, timed, its images finite.
 
     ``rows``, ``seconds`` and ``labels``, the classes of its images if the model is held to any, are those of the last
-    call.
+    call. A ``watch`` learns which images are integrated.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.schedule = plan, getattr(plan, "schedule", None)
+    def __init__(self, plan: Plan, watch: Watch | None = None) -> None:
+        self.plan, self.schedule, self.watch = plan, getattr(plan, "schedule", None), watch
         self.rows, self.seconds, self.labels = 0, 0.0, None
 
     def __call__(self, counted: CountNFE, x: Tensor, sigmas: Tensor, *, noise: Streams) -> Tensor:
@@ -48,7 +60,11 @@ class Measured:
     def _measured(self, counted: CountNFE, noise: Streams, sample: Callable[..., Tensor]) -> Tensor:
         counted.reset()
         started = time.perf_counter()
+        if self.watch:
+            self.watch.integrates(noise.indices)
         images = self._finite(noise, sample)
+        if self.watch:
+            self.watch.integrates(())
         self.rows, self.seconds = counted.rows, time.perf_counter() - started
         self.labels = labels_of(counted, len(images))
         return images

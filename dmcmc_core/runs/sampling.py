@@ -151,12 +151,24 @@ def sample(  # noqa: PLR0913  all that a run may be told
                 f"images have three numbers, channels, height and width: shape must be like (3, 32, 32), not {shape}"
             )
     ends = {name: settings.pop(name) for name in ("sigma_min", "sigma_max") if name in settings and shape is not None}
-    model = _denoiser(model, shape, data_range, device, ends)
+    model = denoiser_of(model, shape, data_range, device, ends)
+    return drawn(model, sampler, nfe, n, seed, settings, progress=progress)
+
+
+def drawn(  # noqa: PLR0913  a recipe
+    model: Model, sampler: str, nfe: float, n: int, seed: int, settings: dict[str, Any], **how: Any
+) -> Images:
+    """Return the images of a recipe; see :func:`sample`.
+
+    Args:
+        model: of :func:`denoiser_of`.
+        how: ``progress``, ``watch`` and ``chains_dir`` of :func:`dmcmc_core.runs.make.run`, of which no image depends.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         kept = {"cache_dir": temporary} if fingerprint(model).startswith(UNNAMED) else {}
         sampler, settings = settled(model, sampler, nfe, n, settings, say=LOG.info, **kept)
         out = Path(temporary) / "run"
-        manifest = run(model, sampler, nfe, n, seed, out, settings, progress=progress, alone=True)
+        manifest = run(model, sampler, nfe, n, seed, out, settings, alone=True, **{"progress": False} | how)
         images = folder.load_images(out).as_subclass(Images)
     images.data_range = tuple(manifest["data_range"])
     images.manifest = manifest
@@ -186,8 +198,10 @@ def settled(  # noqa: PLR0913  a run as it is asked for
     return sampler, settings
 
 
-def _denoiser(model: Any, shape: Any, data_range: Any, device: str, ends: dict[str, float]) -> Any:
-    """Return the denoiser that a model is, or that is made of it."""
+def denoiser_of(
+    model: Any, shape: Any = None, data_range: Any = None, device: str = "cpu", ends: dict[str, float] | None = None
+) -> Any:
+    """Return the denoiser that a model is, or that is made of it; arguments as of :func:`sample`."""
     if isinstance(model, str | Path):
         model = checkpoints.load(model, device)
     elif hasattr(model, "save_pretrained") and hasattr(model, "scheduler"):
@@ -195,7 +209,7 @@ def _denoiser(model: Any, shape: Any, data_range: Any, device: str, ends: dict[s
             model.save_pretrained(temporary)
             model = checkpoints.load_model(temporary, device)
     elif shape is not None and not hasattr(model, "sigma_max"):
-        return named(Adapter(model, tuple(shape), (0.0, 1.0) if data_range is None else data_range, **ends))
+        return named(Adapter(model, tuple(shape), (0.0, 1.0) if data_range is None else data_range, **(ends or {})))
     if shape is not None or data_range is not None:
         raise UserError("this model knows its shape and its data_range: leave them out")
     check_model(model)
