@@ -19,6 +19,8 @@ from dmcmc_core.workbench.explorer.session import Progress, Worker
 
 FRAMES = 10
 """Pictures a second at most."""
+DRAWING = 0.03
+"""Share of its time that a run loses to drawing at most: on a slow machine there are fewer pictures a second."""
 SETTLED = 0.1
 """Seconds between a button and its job: JupyterLab sends messages over several threads, and one may be overtaken."""
 STYLE = """<style>
@@ -234,7 +236,7 @@ class Follower:
                 started = time.perf_counter()
                 self.draw(False)
                 spent = time.perf_counter() - started
-                self.worker.wait(max(1 / FRAMES, 4 * spent) - spent)  # drawing may take a quarter of a core
+                self.worker.wait(max(1 / FRAMES, spent / DRAWING))
         finally:
             self.draw(True)
 

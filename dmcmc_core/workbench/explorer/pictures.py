@@ -33,13 +33,12 @@ def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     if channels not in (1, 3):
         images = images.mean(1, keepdims=True).astype(np.uint8)
-    colours = np.broadcast_to(images, (n, 3, height, width)).transpose(0, 2, 3, 1)
     gap, rows = max(1, height // 16), math.ceil(n / columns)
-    made = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4), dtype=np.uint8)
-    for i, image in enumerate(colours):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        made[top : top + height, left : left + width, :3] = image
-        made[top : top + height, left : left + width, 3] = 255
+    made = np.zeros((rows * columns, height + gap, width + gap, 4), dtype=np.uint8)
+    made[:n, :height, :width, :3] = images.transpose(0, 2, 3, 1)
+    made[:n, :height, :width, 3] = 255
+    made = made.reshape(rows, columns, height + gap, width + gap, 4).swapaxes(1, 2)
+    made = made.reshape(rows * (height + gap), columns * (width + gap), 4)[:-gap, :-gap]
     return made
 
 

@@ -208,10 +208,10 @@ class SamplePanel:
             follows = self.step.value == self.step.max or self.step.max > positions
             self._quiet = True
             try:
-                self.step.disabled = not positions
-                self.step.max = max(1, positions)
-                if follows or ended and session.status == DONE:
-                    self.step.value = self.step.max
+                with self.step.hold_sync():  # one message
+                    self.step.disabled, self.step.max = not positions, max(1, positions)
+                    if follows or ended and session.status == DONE:
+                        self.step.value = self.step.max
             finally:
                 self._quiet = False
             self._show(frames)
