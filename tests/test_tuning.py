@@ -177,6 +177,20 @@ def test_auto_keeps_chains_that_are_surely_better(model, monkeypatch):
     assert tuned.sampler.startswith("dlg+") and tuned.distance == 1.0 and "surely worse" in str(tuned)
 
 
+def test_auto_goes_without_chains_where_the_budget_pays_for_none(model, trials, tmp_path):
+    """Few images share a warm-up; the nearest plain sampler is chosen all the same, and the reason is told."""
+    path = tmp_path / "tuning.json"
+    tuned = tuning.auto(model, 5, 16, {"cast": "truncate"}, plain=True, path=path)
+    nearest = tuned.paired[0]
+    assert not trials and (tuned.sampler, tuned.distance) == (nearest["sampler"], nearest["error"])
+    assert tuned.settings == nearest["settings"] and tuned.settings["cast"] == "truncate"
+    assert "chains were not considered: 5 NFE are too few" in str(tuned) and "slow images" not in str(tuned)
+    assert [row["chosen"] for row in tuned.table()].count("chosen") == 1
+    assert tuning.auto(model, 5, 16, {"cast": "truncate"}, plain=True, path=path) == tuned
+    with pytest.raises(UserError, match="5 NFE are too few for dlg"):
+        tuning.auto(model, 5, 16)
+
+
 @pytest.mark.parametrize("after", [3, -1])
 def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(model, trials, tmp_path, monkeypatch, after):
     """After the first trials, and before the last of the comparisons on fresh seeds."""

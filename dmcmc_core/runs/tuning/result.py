@@ -22,7 +22,8 @@ class Tuned:
     ``paired``: plain samplers with their errors against the accurate solution, the chosen one first, and ``fitted``
     why a fitted solver is or is not among them. ``trials``: of chains, settings, distance and the rows evaluated for
     each, as tried. ``finals``: the chosen chains, then the chosen plain sampler at the same budget, on fresh seeds;
-    ``distance`` is of those. ``rows`` were evaluated for all of it together, ``nfe`` that is per image asked for.
+    ``distance`` is of those. Where the budget pays for no chains both are empty, and ``distance`` is a paired error.
+    ``rows`` were evaluated for all of it together, ``nfe`` that is per image asked for.
     """
 
     sampler: str
@@ -68,9 +69,12 @@ class Tuned:
         )
 
     def __str__(self) -> str:
-        text = f"chosen: {described(self.sampler, self.settings)}: {self.distance_name} {self.distance:.3g} to slow "
-        text += f"images of the model itself; tuning cost {self.rows} evaluations, {self.nfe:.2f} NFE per image asked "
-        text += f"for; {self._compared()}"
+        text = f"chosen: {described(self.sampler, self.settings)}"
+        if self.finals:
+            text += f": {self.distance_name} {self.distance:.3g} to slow images of the model itself"
+        text += f"; tuning cost {self.rows} evaluations, {self.nfe:.2f} NFE per image asked for"
+        if self.finals:
+            text += f"; {self._compared()}"
         if self.paired:
             best = self.paired[0]
             text += f"; of {len(self.paired)} plain samplers {described(best['sampler'], best['settings'])} is nearest "

@@ -12,7 +12,7 @@ from typing import Any
 
 from dmcmc_core import checkpoints, files, metrics
 from dmcmc_core.denoiser import Denoiser
-from dmcmc_core.errors import UserError, native, number
+from dmcmc_core.errors import TooFew, UserError, native, number
 from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.runs.cache import code_key
 from dmcmc_core.runs.fitting import solver_file
@@ -42,8 +42,8 @@ def auto(
 
     Args:
         fixed: settings that the user has chosen and that are left alone; ``integrator`` may be one of them.
-        plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``).
-            Fitted solvers, plain or after chains, are considered where their fit costs no more than the images.
+        plain: whether a plain sampler is chosen where chains are not surely better (``auto``, not ``dlg+auto``) or not
+            paid for. Fitted solvers are considered where their fit costs no more than the images.
         path: JSON file of what was measured and found: an interrupted search goes on from it, and the same question is
             answered from it. When None, the file of the question in the cache.
         cache_dir: keeps the trials' images for another search (None: nothing does), and, by default in exp/cache of the
@@ -62,27 +62,27 @@ def auto(
     asked = {"nfe": nfe, "num": num, "fixed": fixed, "plain": plain, "model": fingerprint(held)}
     answer = _place(asked, cache_dir)
     notes = Notes(_answered(path, answer, say), asked)
-    chains = Chains(held, nfe, num, rest, say, notes)
+    chains, unpaid = _chains(held, nfe, num, rest, say, notes)
     plans = plain_samplers.candidates(held, nfe, num, rest)
+    if unpaid and not (plain and plans):
+        raise unpaid
     if "tuned" in notes.content:
         return _with_file(Tuned(**notes.content["tuned"]), loaded, cache_dir, say)
     common = {name: value for name, value in rest.items() if name not in plain_samplers.OF_CHAINS}
     paired = Paired(held, nfe, common, notes, say)
-    rows = plain_samplers.ranked(paired, plans) if len(plans) > 1 else []
-    chains.follow_by(rows)
+    rows = plain_samplers.ranked(paired, plans) if len(plans) > 1 or unpaid else []
+    if chains:
+        chains.follow_by(rows)
     fit, why = 0, ""
     if plain and rows:
         row, fit, why = plain_samplers.consider_fitted(paired, loaded, asked, cache_dir)
         rows = sorted(filter(None, [*rows, row]), key=lambda one: (-one["images"], one["error"]))
     best = rows[0] if rows else {"sampler": rest.get("integrator"), "settings": common}
-    with tempfile.TemporaryDirectory() as temporary:
-        slow = chains.search(Path(cache_dir or temporary))
-        fits, after = chains.consider_fitted(loaded, asked, cache_dir)
-        finals = chains.finals((best["sampler"], best["settings"]))
-    total = slow + fit + fits + paired.rows + sum(row["rows"] for row in [*chains.trials, *finals])
-    about = {"finals": finals, "paired": rows, "fitted": "; ".join(filter(None, (why, after)))}
-    found = _result(chains, best, asked, total, **about)
-    tuned = found.or_plain() if plain else found
+    if chains:
+        tuned = _with_chains(chains, best, loaded, asked, cache_dir, paired.rows + fit, paired=rows, fitted=why)
+    else:
+        why = f"{why}; chains were not considered: {unpaid}"
+        tuned = _alone(best, asked, paired.rows + fit, paired=rows, fitted=why)
     notes.keep(tuned=asdict(tuned))
     if path:
         files.write_bytes(answer, Path(path).read_bytes())
@@ -110,14 +110,44 @@ def _code() -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (*own, *metrics.SOURCES))).hexdigest()
 
 
-def _result(chains: Chains, best: dict[str, Any], asked: dict[str, Any], total: int, **found: Any) -> Tuned:
-    """Return the chains chosen, and the plain sampler, ``best``, with the settings of the model that were asked for."""
+def _chains(*asked: Any) -> tuple[Chains | None, TooFew | None]:
+    """Return the search of chains, or None and the reason where the budget pays for none."""
+    try:
+        return Chains(*asked), None
+    except TooFew as reason:
+        return None, reason
+
+
+def _with_chains(  # noqa: PLR0913  what was asked and what is known so far
+    chains: Chains,
+    best: dict[str, Any],
+    model: Denoiser,
+    asked: dict[str, Any],
+    cache_dir: str | Path | None,
+    rows: int,
+    **found: Any,
+) -> Tuned:
+    """Return what is chosen of chains and of the plain sampler ``best``; ``rows`` were evaluated before."""
+    with tempfile.TemporaryDirectory() as temporary:
+        rows += chains.search(Path(cache_dir or temporary))
+        fit, why = chains.consider_fitted(model, asked, cache_dir)
+        finals = chains.finals((best["sampler"], best["settings"]))
+    rows += fit + sum(row["rows"] for row in [*chains.trials, *finals])
     of_model = {name: asked["fixed"][name] for name in OF_MODEL if name in asked["fixed"]}
     sampler, settings = chains.best
     plain = {"sampler": best["sampler"], "settings": best["settings"] | of_model}
-    distance, name = found["finals"][0]["distance"], metrics.distance_name(chains.reference.extractor.name)
-    about = {"trials": chains.trials, "plain": plain, "asked": asked} | found
-    return Tuned(sampler, settings | of_model, distance, total / asked["num"], total, name, **about)
+    distance, name = finals[0]["distance"], metrics.distance_name(chains.reference.extractor.name)
+    about = {"trials": chains.trials, "plain": plain, "asked": asked, "finals": finals} | found
+    about["fitted"] = "; ".join(filter(None, (found["fitted"], why)))
+    tuned = Tuned(sampler, settings | of_model, distance, rows / asked["num"], rows, name, **about)
+    return tuned.or_plain() if asked["plain"] else tuned
+
+
+def _alone(best: dict[str, Any], asked: dict[str, Any], total: int, **found: Any) -> Tuned:
+    """Return the plain sampler ``best`` where the budget pays for no chains: its distance is its paired error."""
+    settings = best["settings"] | {name: asked["fixed"][name] for name in OF_MODEL if name in asked["fixed"]}
+    about = {"plain": {"sampler": best["sampler"], "settings": settings}, "asked": asked} | found
+    return Tuned(best["sampler"], settings, best["error"], total / asked["num"], total, "paired error", **about)
 
 
 def _with_file(tuned: Tuned, model: Denoiser, cache_dir: str | Path | None, say: Callable[[str], None]) -> Tuned:
