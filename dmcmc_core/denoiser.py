@@ -114,7 +114,8 @@ class Adapter:
 
     Raises:
         UserError: here, for levels, a mean or classes that do not fit; in a call, for an x or an answer of another
-            shape, and for an answer with NaN or infinity to an x that had not run away (see :data:`RUNAWAY`).
+            shape, an answer that is not of real numbers, or with NaN or infinity to an x that had not run away (see
+            :data:`RUNAWAY`), and for a function that changes its x in place.
     """
 
     def __init__(  # noqa: PLR0913  all that samplers need to know of a function
@@ -196,7 +197,10 @@ class Adapter:
         more = () if labels is None else (labels,)
         alpha = like((1 + sigma**2) ** -0.5, x) if self.predicts == "v" else None
         given = given if alpha is None else (alpha * x).to(given)
+        before = _changes(x)
         out = self._checked(self.function(given, per_row(sigma, given), *more), x, sigma)
+        if _changes(x) != before:
+            raise UserError("the network changes its x in place, and samplers go on from it: let it work on x.clone()")
         if alpha is not None:
             return alpha**2 * x - like(sigma, x) * alpha * out
         if self.predicts == "epsilon":
@@ -227,6 +231,11 @@ class Adapter:
                 f"mend the network, or keep to the levels it was trained on by sigma_min and sigma_max"
             )
         return out.to(x.dtype)
+
+
+def _changes(x: Tensor) -> int:
+    """Return how often a tensor was changed in place, where torch counts that."""
+    return 0 if x.is_inference() else x._version
 
 
 class Wrapper:

@@ -40,13 +40,15 @@ def check_image_shape(shape: Any) -> None:
 
 
 def checked_shape(out: Any, x: Tensor) -> Tensor:
-    """Return what a network answered to ``x`` if it is a tensor of that shape, else raise UserError."""
+    """Return what a network answered to ``x`` if it is a tensor of that shape, of floats, else raise UserError."""
     if not isinstance(out, Tensor):
         raise UserError(f"the network must answer with a tensor of the shape of x, not a {type(out).__name__}")
     if out.shape != x.shape:
         same = out.ndim and len(out) == len(x)
         got = batch_of(out.shape[1:]) if same else f"{tuple(out.shape)} for {len(x)} rows"
         raise UserError(f"the network must answer in the shape of x, {batch_of(x.shape[1:])}, not {got}")
+    if not out.is_floating_point():
+        raise UserError(f"the network must answer with real numbers, not with {out.dtype}")
     return out
 
 

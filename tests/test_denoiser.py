@@ -80,6 +80,8 @@ def test_bad_adapters():
         (lambda x, s: torch.cat([x, x], 1), r"in the shape of x, \(B, 1, 2, 2\), not \(B, 2, 2, 2\)"),
         (lambda x, s: x.mean(0), r"in the shape of x, \(B, 1, 2, 2\), not \(1, 2, 2\) for \d+ rows"),
         (lambda x, s: {"sample": x}, "a tensor of the shape of x, not a dict"),
+        (lambda x, s: x.int(), "with real numbers, not with torch.int32"),
+        (lambda x, s: x + 1j, "with real numbers, not with torch.complex64"),
         (lambda x, s: x / (s != 2).float()[:, None, None, None], "answer is not finite at sigma = 2, for a finite x"),
     ],
 )
@@ -87,6 +89,20 @@ def test_a_wrong_answer_of_the_network_is_named(predicts, wrap, function, messag
     model = wrap(Adapter(function, (1, 2, 2), predicts=predicts))
     with pytest.raises(UserError, match=message):
         model(torch.ones(3, 1, 2, 2), torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, InBlocks])
+@pytest.mark.parametrize("rows", [3, 64])
+def test_a_network_that_changes_its_x_is_told_so(wrap, rows):
+    """Samplers go on from that x: they would end in other images, without a word."""
+    model, x = wrap(Adapter(lambda x, sigma: x.mul_(0.5), (1, 2, 2))), torch.ones(rows, 1, 2, 2)
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), pytest.raises(UserError, match="changes its x in place"):
+            model(x.clone(), torch.tensor(1.0))
+    other = wrap(Adapter(lambda x, sigma: x.clone().mul_(0.5), (1, 2, 2)))
+    assert torch.equal(other(x, torch.tensor(1.0)), 0.5 * x) and torch.equal(x, torch.ones_like(x))
+    with torch.inference_mode():
+        assert torch.equal(other(torch.ones(rows, 1, 2, 2), torch.tensor(1.0)), 0.5 * x)
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, InBlocks])
