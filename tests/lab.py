@@ -95,6 +95,10 @@ class Heard:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
 
+    def complaints(self) -> list[str]:
+        """Errors of the page, but for what JupyterLab says of its own requests when a kernel restarts."""
+        return [error for error in self.errors if "Canceled future for" not in error]
+
     def outside(self) -> list[str]:
         """Requests that would leave this machine."""
         return [url for url in self.requests if not url.startswith(INSIDE)]

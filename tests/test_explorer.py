@@ -403,3 +403,18 @@ def test_a_picture_of_images_is_as_small_as_they_are():
     assert made.shape == (9, 9, 4) and made[5:, 5:, 3].max() == 0
     assert (made[:4, 5:, 0] == images[1, 0]).all() and (made[:4, 5:, 2] == images[1, 0]).all()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(pictures.png(made)))), made)
+
+
+def test_claims_of_the_notebook_can_fail(models):
+    from dmcmc_core.workbench.studies import explorer as study
+
+    session = study.watched(Choice(nfe=5, n=3), models)
+    assert study._of_runs(session)[0]["holds"] and study._of_ways(session)["holds"]
+    assert [row["call"] for row in study.way_rows(session)] == [1, 2, 3, 4, 5]
+    session.log.rows += 1
+    assert not study._of_runs(session)[0]["holds"]
+    session.log.rows -= 1
+    session.images[0] = 1 - session.images[0]
+    assert not study._of_runs(session)[0]["holds"] and not study._of_ways(session)["holds"]
+    with pytest.raises(UserError, match="at least 1"):
+        study.watched(Choice(nfe=0), models)

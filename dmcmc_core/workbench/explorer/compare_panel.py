@@ -44,9 +44,7 @@ class ComparePanel:
                 "n": f.whole("images", 128, "the curve takes the first 64 of them"),
             }
         )
-        self.bar = f.Bar(
-            ("Compare", self.compare), ("From which NFE are they the same?", self.curve), cancel=comparison.cancel
-        )
+        self.bar = f.Bar(("Compare", self.compare), ("When are they the same?", self.curve), cancel=comparison.cancel)
         self.bar.buttons[1].tooltip = "the paired error of A to B by network evaluations"
         self.follower = f.Follower(comparison, self.draw, self._failed)
         self.images = [f.pixels("216px") for _ in range(3)]

@@ -136,15 +136,16 @@ class Bar:
     def __init__(self, *starts: tuple[str, Callable[[], Any]], cancel: Callable[[], Any]) -> None:
         self.buttons = []
         for k, (name, start) in enumerate(starts):
-            button = w.Button(description=name, button_style="primary" if not k else "", layout=w.Layout(width="auto"))
+            layout = w.Layout(width="auto", flex="0 0 auto")
+            button = w.Button(description=name, button_style="primary" if not k else "", layout=layout)
             button.on_click(lambda _, start=start: start())
             self.buttons.append(button)
-        self.cancel = w.Button(description="Cancel", disabled=True, layout=w.Layout(width="auto"))
+        self.cancel = w.Button(description="Cancel", disabled=True, layout=w.Layout(width="auto", flex="0 0 auto"))
         self.cancel.on_click(lambda _: cancel())
-        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="220px", margin="2px 0 2px 12px"))
+        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="180px", margin="2px 8px 2px 12px"))
         self.line = quiet("")
         self.box = w.HBox([*self.buttons, self.cancel, self.bar, self.line])
-        self.box.layout.align_items = "center"
+        self.box.layout.align_items, self.box.layout.flex_flow = "center", "row wrap"
 
     def running(self, on: bool) -> None:
         """Let only Cancel be pressed while something runs."""

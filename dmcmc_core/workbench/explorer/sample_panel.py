@@ -202,19 +202,18 @@ class SamplePanel:
         """Show how far the run is; at its end all that it left."""
         with self._lock:
             session, frames = self.session, self.session.log.frames
-            if ended or not session.stop.is_set():
-                self.bar.show(session.progress())
             positions = len(frames) + (session.images is not None)
             follows = self.step.value == self.step.max or self.step.max > positions
             self._quiet = True
             try:
-                with self.step.hold_sync():  # one message
-                    self.step.disabled, self.step.max = not positions, max(1, positions)
-                    if follows or ended and session.status == DONE:
-                        self.step.value = self.step.max
+                self.step.disabled, self.step.max = not positions, max(1, positions)  # max before value: JupyterLab
+                if follows or ended and session.status == DONE:  # answers both in one message with the old value
+                    self.step.value = self.step.max
             finally:
                 self._quiet = False
             self._show(frames)
+            if ended or not session.stop.is_set():
+                self.bar.show(session.progress())
             if ended:
                 self._ended()
 
