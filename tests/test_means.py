@@ -172,6 +172,8 @@ def test_a_start_around_0_is_said_once(tmp_path, capsys, anew):
         (True, "mean must be a number, one for each channel, cifar10 or imagenet, .*, or samples, not True"),
         ([0.1, 0.2], "mean has 2 values, and an image of the model 1 channels"),
         ([], r"mean must be a number, .*, not \[\]"),
+        (np.array([0.1, 0.2]), r"mean must be a number, .*, not array\(\[0.1, 0.2\]\)"),
+        (torch.zeros(2, 2), r"mean must be a number, .*, not tensor"),
         ("", "mean must be a number"),
         ("digits-trian", "unknown image set .*: did you mean 'digits-train'?"),
         ("digits-train", r"mean=digits-train: its images have shape \(1, 8, 8\), those of the model \(1, 2, 2\)"),
@@ -180,6 +182,12 @@ def test_a_start_around_0_is_said_once(tmp_path, capsys, anew):
 def test_bad_means(mean, message, tmp_path):
     with pytest.raises(UserError, match=message):
         sampled(unknown(), tmp_path / "out", {"mean": mean})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mean_beside_a_start_at_zero_is_refused(tmp_path):
+    with pytest.raises(UserError, match="start=zero leaves it out"):
+        sampled(unknown(), tmp_path / "out", {"mean": 0.25, "start": "zero"})
     assert not (tmp_path / "out").exists()
 
 

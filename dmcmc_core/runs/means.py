@@ -69,14 +69,14 @@ def centred(model: Denoiser, mean: Any, device: torch.device) -> Centred:
         found = torch.full(model.shape, float(number("mean", mean, least=low, most=high)))
     elif isinstance(mean, list | tuple) and len(mean) > 0:
         found = _of_channels(mean, model)
-    elif mean == OWN:
+    elif isinstance(mean, str) and mean == OWN:
         found = _of_samples(model, device)
     elif isinstance(mean, str | Path) and str(mean):
         found = _of_images(open_images(mean), str(mean), model)
     else:
         raise UserError(
             f"mean must be a number, one for each channel, {' or '.join(KNOWN)}, the name of a reference, a file or "
-            f"folder of images, or {OWN}, not {mean!r:.60}"
+            f"folder of images, or {OWN}, not {' '.join(repr(mean).split()):.60}"
         )
     return Centred(model, found.to(device))
 

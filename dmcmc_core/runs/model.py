@@ -93,6 +93,8 @@ def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = Tr
     if "mean" in rest:
         if not starts or hasattr(model, "sde"):
             raise UserError("a linear diffusion starts at its prior: leave mean out")
+        if rest.get("start") == "zero":
+            raise UserError("mean is what noise is centred on, and start=zero leaves it out: leave one of them out")
         model = centred(model, rest.pop("mean"), device_of(model))
     gains = {name: rest.pop(name) for name in GAINS if name in rest}
     return (preconditioned(model, **gains) if gains else model), rest
@@ -180,7 +182,7 @@ def check_model(model: Any) -> None:
     if not callable(model) or missing:
         raise UserError(
             f"the model, a {type(model).__name__}, is no denoiser: it has no {', '.join(missing) or 'call'}; "
-            "dmcmc_core.denoiser.Adapter makes one of a network or a function"
+            "dmcmc_core.denoiser.Adapter makes one of a network or a function, as sample does with shape="
         )
 
 

@@ -19,15 +19,18 @@ from dmcmc_core.runs import folder
 from dmcmc_core.runs.fitting import solver_file
 from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.make import run
-from dmcmc_core.runs.model import Model, check_model
+from dmcmc_core.runs.model import Model, check_model, device_of
 from dmcmc_core.runs.pictures import check_pictures, save_png, side_by_side
-from dmcmc_core.runs.settings import LINEAR_SAMPLERS, SEARCHES
+from dmcmc_core.runs.settings import ELSEWHERE, LINEAR_SAMPLERS, SEARCHES
 from dmcmc_core.runs.tuning import AUTO_OR_PLAIN, auto
 from dmcmc_core.samplers import FITTED
 from dmcmc_core.shapes import check_image_shape
 
 IN_A_GRID = 64
 """Images of a grid at most."""
+HERE = {"nfe": "nfe, the budget in network evaluations", "num": "n"}
+NOT_HERE = {name: HERE.get(own, own) for name, own in (*ELSEWHERE.items(), ("num", "num"))}
+"""Names that others, the command line among them, have for arguments of :func:`sample` -> what they are here."""
 
 
 class Images(Tensor):
@@ -119,7 +122,7 @@ def sample(  # noqa: PLR0913  all that a run may be told
     *,
     shape: tuple[int, ...] | None = None,
     data_range: tuple[float, float] | None = None,
-    device: str = "cpu",
+    device: str | torch.device | None = None,
     progress: bool = False,
     **settings: Any,
 ) -> Images:
@@ -134,7 +137,7 @@ def sample(  # noqa: PLR0913  all that a run may be told
         seed: at least 0; image i of a recipe and a seed is always the same.
         shape, data_range: of one image and of clean data, for a bare network or function; data_range is (0, 1) there
             unless told.
-        device: of a model that is named.
+        device: of a model that is named ("cpu" unless told); one in memory is where it is.
         progress: whether a bar is shown.
         settings: as ``--set`` of the command: options of the integrator and of chains, class, guidance, levels.
 
@@ -144,6 +147,9 @@ def sample(  # noqa: PLR0913  all that a run may be told
     n, seed, nfe = number("n", n, least=1, whole=True), number("seed", seed, least=0, whole=True), native(nfe)
     if sampler not in (*SEARCHES, *LINEAR_SAMPLERS):
         split(sampler)  # a wrong name should not wait for the model
+    for name in settings:
+        if name in NOT_HERE:
+            raise UserError(f"{name} is no argument here: use {NOT_HERE[name]}")
     if shape is not None:
         check_image_shape(shape)
         if len(shape) != 3:
@@ -199,18 +205,37 @@ def settled(  # noqa: PLR0913  a run as it is asked for
 
 
 def denoiser_of(
-    model: Any, shape: Any = None, data_range: Any = None, device: str = "cpu", ends: dict[str, float] | None = None
+    model: Any,
+    shape: Any = None,
+    data_range: Any = None,
+    device: str | None = None,
+    ends: dict[str, float] | None = None,
 ) -> Any:
     """Return the denoiser that a model is, or that is made of it; arguments as of :func:`sample`."""
     if isinstance(model, str | Path):
-        model = checkpoints.load(model, device)
+        model = checkpoints.load(model, device or "cpu")
     elif hasattr(model, "save_pretrained") and hasattr(model, "scheduler"):
         with tempfile.TemporaryDirectory() as temporary:  # one reader for what is in memory and on disk
             model.save_pretrained(temporary)
-            model = checkpoints.load_model(temporary, device)
+            model = checkpoints.load_model(temporary, device or "cpu")
     elif shape is not None and not hasattr(model, "sigma_max"):
-        return named(Adapter(model, tuple(shape), (0.0, 1.0) if data_range is None else data_range, **(ends or {})))
+        model = Adapter(model, tuple(shape), (0.0, 1.0) if data_range is None else data_range, **(ends or {}))
+        _check_here(model, device)
+        return named(model)
+    else:
+        check_model(model)
+        _check_here(model, device)
     if shape is not None or data_range is not None:
         raise UserError("this model knows its shape and its data_range: leave them out")
     check_model(model)
     return named(model)
+
+
+def _check_here(model: Any, device: Any) -> None:
+    """Raise UserError for a device that a model in memory is not on."""
+    if device is None:
+        return
+    checkpoints.check_device(device)
+    asked, own = torch.device(device), device_of(model)
+    if asked.type != own.type or asked.index not in (None, own.index):
+        raise UserError(f"this model computes on {own}, where its weights are, not on {asked}: move those, by to()")

@@ -29,6 +29,17 @@ DIFFUSIONS = ("VP", "SubVP", "VE", "BDM", "CLD")
 CASTS = ("round", "truncate")
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
 
+ELSEWHERE = {
+    **dict.fromkeys(["steps", "num_steps", "num_inference_steps"], "nfe"),
+    **dict.fromkeys(["batch", "batch_size", "bs"], "block"),
+    **dict.fromkeys(["scheduler", "method"], "sampler"),
+    **dict.fromkeys(["checkpoint", "ckpt", "network"], "model"),
+    **dict.fromkeys(["count", "samples", "num_samples", "num_images"], "num"),
+    **dict.fromkeys(["cfg", "guidance_scale", "cfg_scale"], "guidance"),
+    **dict.fromkeys(["class", "class_idx", "class_labels"], "label"),
+}
+"""Names that other programs have for what a run is told -> its name here."""
+
 SETTINGS = {
     "start": "mean of the noise that all begins with: zero or mean (mean, where the model knows that of its data)",
     "mean": "mean of the data, for a model that knows none: a number in units of its data or one for each channel, "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmcmc_core.aliases import known_as
 from dmcmc_core.errors import UserError
+from dmcmc_core.runs.settings import ELSEWHERE as NAMES_ELSEWHERE
 from dmcmc_core.runs.settings import SEARCHES, SETTINGS, TUNING
 from dmcmc_core.samplers import FITTED
 from dmcmc_core.workbench.cli import settings_help
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
     from dmcmc_core.runs.ranks import Ranks
 
 SET = "a setting of the run, the chains or the integrator, as listed below; may be repeated"
-
-
+HERE = {
+    "nfe": "--nfe, the budget in network evaluations",
+    "block": "--set block=N, rows of one network evaluation",
+    "guidance": "--set guidance=W",
+    "label": "--set label=CLASS",
+}
+"""What the command line calls some of what a run is told; the rest has an argument of its name."""
 ELSEWHERE = {
-    **dict.fromkeys(["--steps", "--num-steps", "--num-inference-steps"], "--nfe, the budget in network evaluations"),
-    **dict.fromkeys(["--batch", "--batch-size", "--bs"], "--set block=N, rows of one network evaluation"),
-    **dict.fromkeys(["--scheduler", "--method", "--integrator"], "--sampler"),
-    **dict.fromkeys(["--checkpoint", "--ckpt", "--network"], "--model"),
-    **dict.fromkeys(["--count", "--samples", "--num-samples", "--num-images"], "--num"),
+    **{f"--{name.replace('_', '-')}": HERE.get(own, f"--{own}") for name, own in NAMES_ELSEWHERE.items()},
     **dict.fromkeys(["--output", "--outdir", "--folder", "--dir"], "--out"),
-    **dict.fromkeys(["--cfg", "--guidance", "--guidance-scale", "--cfg-scale"], "--set guidance=W"),
-    **dict.fromkeys(["--label", "--class", "--class-idx"], "--set label=CLASS"),
+    **{"--integrator": "--sampler", "--guidance": HERE["guidance"], "--label": HERE["label"]},
     **dict.fromkeys(["--gpu", "--cuda"], "--device cuda"),
     **{f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in SETTINGS if name not in ("label", "guidance")},
 }
