@@ -167,6 +167,8 @@ def test_settings_reach_all_samplers_and_their_accurate_solution(compare):
         ((["heun", "heun"], 9), {"model": images_mixture()}, "samplers must be different.*heun, heun"),
         ((["heun"], 9), {"model": images_mixture()}, "at least two samplers or budgets"),
         ((), {"samplers": ["heun"], "nfe": [5, 9]}, "model missing"),
+        (("digits", ["heun", "euler"]), {}, "needs a model, samplers and nfe: nfe missing"),
+        ((images_mixture(), ["heun", "euler"], 9), {"settings": ["a"]}, r"settings must be names and values.*\['a'\]"),
         ((images_mixture(), ["heun"], 5, 6), {"n": 8}, "folders of runs, or a model, samplers and nfe: not both"),
         ((images_mixture(), ["heun", "hoin"], 9), {}, "unknown .*'hoin'"),
         ((images_mixture(), ["heun", "euler"], 9), {"seeds": 0}, "seeds must be a whole number, at least 1, not 0"),
@@ -206,6 +208,15 @@ def test_runs_that_do_not_compare(tmp_path, compare):
     (foreign / "manifest.json").write_text('{"num": 32}')
     with pytest.raises(UserError, match="foreign does not tell its sampler, seed and model"):
         compare(one, foreign)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("L", (2, 2)).save(pictures / "0.png")
+    with pytest.raises(UserError, match="pictures holds images, but none of a run .*evaluate compares it"):
+        compare(one, pictures)
+    before = sorted(path.name for path in second.iterdir())
+    with pytest.raises(UserError, match="out .*second holds a run: name another folder"):
+        compare(one, second, model=images_mixture(), out=second)
+    assert sorted(path.name for path in second.iterdir()) == before
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is a file: name a folder"):
         compare(one, second, out=tmp_path / "file")

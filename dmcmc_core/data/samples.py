@@ -101,6 +101,10 @@ def open_samples(directory: str | Path) -> SampleFolder:
     if not directory.is_dir():
         raise UserError(f"no such directory: {directory}")
     shards = sorted(directory.glob(SHARDS))
+    if not shards and image_names(directory):
+        raise UserError(
+            f"{directory} holds images, but none of a run (no {SHARDS}): evaluate compares it with a reference"
+        )
     if not shards:
         files = [file.name for ending in ARRAYS for file in sorted(directory.glob(f"[!.]*{ending}"))]
         hint = f" (it holds {files[0]}: give the path of that file)" if files else ""

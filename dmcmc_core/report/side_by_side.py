@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dmcmc_core import files
 from dmcmc_core.checkpoints import load_model
-from dmcmc_core.data.samples import open_samples
+from dmcmc_core.data.samples import MANIFEST, open_samples
 from dmcmc_core.errors import UserError, is_number, native, number
 from dmcmc_core.metrics import Extractor
 from dmcmc_core.metrics.feature_sets import check_enough
@@ -68,11 +68,16 @@ def compare(  # noqa: PLR0913  a design, what it is measured by, and where it go
     kept = files.root() / "exp" / "cache" if cache_dir is None else Path(cache_dir)
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise UserError(f"out {out} is a file: name a folder")
+    if out is not None and (Path(out) / MANIFEST).exists():
+        raise UserError(f"out {out} holds a run: name another folder")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UserError(f"settings must be names and values, such as {{'rho': 5}}, not {settings!r:.60}")
     if features is not None and reference is None:
         raise UserError(f"features {getattr(features, 'name', features)} are those of a reference: give one")
     asked = Asked(reference, features, device, kept, progress)
     folders = list(_flat(what))
-    if nfe is None and samplers is None and all(isinstance(one, str | Path) for one in folders):
+    named_runs = nfe is None and samplers is None and all(isinstance(one, str | Path) for one in folders)
+    if named_runs and not _is_design(what):
         found = of_runs(folders, asked, load_model(model, device) if isinstance(model, str) else model)
     else:
         model, samplers, nfe = _three(what, model, samplers, nfe)
@@ -100,6 +105,13 @@ class Asked(NamedTuple):
         if ref:
             check_enough((n, len(ref.mu)), ref.extractor.name, "a run")
         return Bench(ref or None, self.cache_dir, self.device, model, self.progress)
+
+
+def _is_design(what: Sequence[Any]) -> bool:
+    """Tell whether these are the name of a model and those of samplers, and no folders."""
+    one, *others = what or (None,)
+    design = isinstance(one, str) and len(others) == 1 and isinstance(others[0], list | tuple)
+    return design and not Path(str(one)).is_dir()
 
 
 def _flat(what: Iterable[Any]) -> Iterable[Any]:
