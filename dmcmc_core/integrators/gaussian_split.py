@@ -201,7 +201,7 @@ def _real(name: str, value: Any) -> Any:
     value = torch.as_tensor(value)
     if value.is_complex() or not torch.isfinite(value).all() or not value.numel():
         raise UserError(f"{name} must be real, finite numbers, at least one")
-    return value.detach().double()
+    return value.detach().double().contiguous()  # as a file holds it: products of other strides may round otherwise
 
 
 def _shape(value: Tensor) -> tuple[int, ...]:
