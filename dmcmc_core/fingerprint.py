@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.structure import structure
 
 ALWAYS = "always"
 """In the place of the versions of tensors: the name is given, and stays."""
@@ -28,7 +29,10 @@ def named(model: Any) -> Any:
 
 
 def fingerprint(model: Any) -> str:
-    """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion."""
+    """Return the SHA-256 over a model's tensors, be they weights, images or a mixture; its class, gains, diffusion.
+
+    For a network or a function of one's own, also over what it is made of: see :func:`structure`.
+    """
     known, seen = getattr(model, "__dict__", {}).get("_fingerprint", (None, None))  # its own, not that of one inside
     if seen == ALWAYS:
         return known
@@ -56,6 +60,7 @@ def fingerprint(model: Any) -> str:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         if getattr(facts, "predicts", "x0") != "x0":
             digest.update(facts.predicts.encode())
+        digest.update(structure(net, getattr(facts, "function", None)).encode())
         known = digest.hexdigest()
         facts._fingerprint = known, versions
     return known
