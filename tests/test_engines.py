@@ -173,6 +173,14 @@ def test_gpus_are_those_that_are_visible(tmp_path):
     assert parse_gpus("none") == [] and parse_gpus("1, 0") == ["1", "0"]
 
 
+def test_fewer_items_than_slots_have_more_cores_each():
+    engine = Processes(jobs=4)
+    engine.limit(1)
+    assert engine.slots == 1 and engine.free == [0]
+    engine.limit(0)
+    assert engine.slots == 1
+
+
 def test_an_engine_with_other_files_is_told_from_one_that_fails(toy):
     toy.add("a")
 

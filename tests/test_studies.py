@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.training.loop import threads
 from dmcmc_core.workbench.studies import score_embedding as study
 from dmcmc_core.workbench.studies.fokker_planck import residuals, solver_rows
 
@@ -133,6 +134,17 @@ def test_passes_are_drawn_by_size_and_scheme():
         {"panel": "8 pixels", "arm": "direct", "x": 2, "y": 0.1},
         {"panel": "16 pixels", "arm": "consistent", "x": 1, "y": 0.3},
     ]
+
+
+def test_trainings_side_by_side_are_those_one_after_another(tmp_path):
+    tiny = METHOD | {"net": {"width": 16, "multipliers": [1, 1], "blocks": 1, "attention": []}, "profile_steps": 1}
+    tiny |= {"sigma": 2, "times": 3, "tol": 1e-2, "batch": 2}
+    arms, found = {"embedding": study.Arm("embedded", tiny)}, []
+    for number in (1, 2):
+        with threads(number):
+            rows = study.profiles(arms, range(2), tmp_path / str(number))
+        found.append([{name: value for name, value in row.items() if "seconds" not in name} for row in rows])
+    assert found[0] == found[1] and len({row["seed"] for row in found[0]}) == 2
 
 
 def test_other_pictures_have_their_own_arms_seeds_and_lengths(tmp_path, monkeypatch):

@@ -102,6 +102,11 @@ class Processes:
         self.free = list(range(self.slots))
         self.running: dict[str, tuple[subprocess.Popen, IO[str], int]] = {}
 
+    def limit(self, jobs: int) -> None:
+        """Expect so many commands in all: fewer than there are slots have larger shares of the cores."""
+        self.slots = max(1, min(self.slots, jobs))
+        self.free = list(range(self.slots))
+
     def submit(self, name: str, command: Command) -> None:
         output, slot = tempfile.TemporaryFile("w+"), self.free.pop(0)
         device = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}

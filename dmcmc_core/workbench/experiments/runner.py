@@ -70,6 +70,8 @@ def reproduce(
         else:
             todo.append(item)
             say(f"{item.id}: to run{_reason(project, item, profile)}")
+    if isinstance(executor, Processes):
+        executor.limit(len(items))  # not those left: a command that is taken up again counts with the same threads
     with tracking(track if todo else (), project.root / "exp" / "runs", profile) as tracker:
         for outcome in _run_all(project, todo, profile, executor, say):
             outcomes[outcome.item.id] = outcome

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,8 +94,18 @@ def arms(
     return {n: Arm(kind, {**base, **change, **lengths.get(n, {})}) for n, (kind, base, change) in changes.items()}
 
 
-def profiles(chosen: Mapping[str, Arm], seeds: Iterable[int], cache_dir: str | Path) -> list[dict[str, Any]]:
-    """Train each arm with each seed, or take what an earlier run left; return the rows of all profiles."""
+def profiles(chosen: Mapping[str, Arm], seeds: Collection[int], cache_dir: str | Path) -> list[dict[str, Any]]:
+    """Train each arm with each seed, or take what an earlier run left; return the rows of all profiles.
+
+    A training has few threads, a part of its recipe: as many run at a time as this process has threads for.
+    """
+    missing = [
+        (a, seed, Path(cache_dir)) for seed in seeds for a in chosen.values() if not _is_trained(a, seed, cache_dir)
+    ]
+    at_once = min(len(missing), torch.get_num_threads() // max(a.config.get("threads", 1) for a in chosen.values()))
+    if at_once > 1:
+        with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+            list(pool.map(_trained, *zip(*missing, strict=True)))
     rows = []
     for seed in seeds:
         for name, arm in chosen.items():
@@ -115,13 +127,23 @@ def strips(chosen: Mapping[str, Arm], seed: int, cache_dir: str | Path) -> dict[
 
 def _trained(arm: Arm, seed: int, cache_dir: Path) -> Path:
     """Return the files of a training, without their endings; it is made once for the same config and code."""
-    given = arm.config | {"seed": seed}
-    config = make_config(arm.kind, given)
-    stem = cache_dir / "training" / key([arm.kind, given, code()]) / config.name
-    if not stem.with_name(f"{config.name}.safetensors").is_file():
+    config, stem = _place(arm, seed, cache_dir)
+    if not _is_trained(arm, seed, cache_dir):
         with threads(config.threads):
             KINDS[arm.kind](config, stem.parent, progress=False, profile=True)
     return stem
+
+
+def _place(arm: Arm, seed: int, cache_dir: str | Path) -> tuple[Any, Path]:
+    """Return the config of a training and where its files lie, without their endings."""
+    given = arm.config | {"seed": seed}
+    config = make_config(arm.kind, given)
+    return config, Path(cache_dir) / "training" / key([arm.kind, given, code()]) / config.name
+
+
+def _is_trained(arm: Arm, seed: int, cache_dir: str | Path) -> bool:
+    config, stem = _place(arm, seed, cache_dir)
+    return stem.with_name(f"{config.name}.safetensors").is_file()
 
 
 def code() -> str:
