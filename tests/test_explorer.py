@@ -589,11 +589,12 @@ def test_a_solver_is_fitted_from_the_panel_and_gives_the_images_of_everybody(fit
 
     torch.manual_seed(0)
     opened = explore(network := Tiny(), shape=(1, 4, 4), sampler="fitted", n=3, nfe=3)
-    panel = first(opened)
+    panel, said = first(opened), []
+    panel.bar.line.observe(lambda change: said.append(change["new"]), names="value")
     finished(panel, panel.run)
     assert panel.session.status == DONE, panel.session.problem
     assert [path.suffix for path in fitted_here.glob("*-3*")] == [".safetensors"]
-    assert any("is fitted once to this model" in note for note in panel.session.notes)
+    assert any("fitting a solver to this model, once" in line for line in said)
     bare = sample(network, "fitted", 3, 3, 0, shape=(1, 4, 4))
     assert torch.equal(torch.as_tensor(panel.session.images), torch.as_tensor(bare))
     assert panel.step.max == 4 and "3.00 NFE each" in panel.about.value

@@ -12,6 +12,7 @@ import numpy as np
 
 from dmcmc_core.checkpoints.catalogue import EXACT, SHIPPED, epsilon_names
 from dmcmc_core.errors import UserError
+from dmcmc_core.samplers import FITTED
 from dmcmc_core.workbench.explorer import fields, figures, pictures, saving, walks
 from dmcmc_core.workbench.explorer.choice import Choice, Problem, problem_of, samplers_of
 from dmcmc_core.workbench.explorer.classes import classes_of
@@ -226,7 +227,8 @@ class SamplePanel:
                 self._quiet = False
             self._show(frames)
             if ended or not session.stop.is_set():
-                self.bar.show(session.progress())
+                fits = session.choice.sampler.endswith(FITTED.name) and not session.log.calls
+                self.bar.show(session.progress(), "fitting a solver to this model, once" if fits else "")
             if ended:
                 self._ended()
 
