@@ -348,7 +348,7 @@ def test_a_state_without_averaged_weights_is_refused(path, net):
     ("change", "sentence"),
     [
         ({"sde": {}}, "sde lacks 'name'"),
-        ({"sde": {"name": "cld"}}, "unknown diffusion 'cld': known are BDM, CLD"),
+        ({"sde": {"name": "cld"}}, "unknown diffusion 'cld': did you mean 'CLD'"),
         ({"sde": {"name": "CLD", "mass": 1}}, "unknown constant of CLD 'mass'"),
         ({"sde": {"name": "CLD", "beta": "4"}}, "beta of sde must be a number, not '4'"),
         ({"model": {"resblock_type": "ddpm"}}, "resblock_type must be 'biggan', not 'ddpm'"),
