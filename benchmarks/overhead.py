@@ -8,6 +8,9 @@ else the machine does, as long as that changes slowly. The calls of the loop are
 at the noise levels that its runs go through. For dlg+heun one run is two windows of 64 warmed-up chains with the
 shipped classifier, whose time is overhead here; gddim is 20 steps on CLD with its own network. Reported: the median of
 the ratios, with quartiles.
+
+At the end what the wrappers of a call take, checks, blocks and counters: the time of the processor of a counted call in
+blocks of a network that only copies its x, without that of this network, over that of a call of the real one.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ import torch
 
 from dmcmc_core import dmcmc, gddim, integrators, load_model, schedules
 from dmcmc_core.checkpoints import load_epsilon, load_noise_level
-from dmcmc_core.denoiser import BLOCK, Denoiser
+from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks, count_nfe
 from dmcmc_core.dmcmc import ChainSettings
 from dmcmc_core.noise_level import ClassifierPosterior
 from dmcmc_core.streams import Streams
 
 TARGET = 1.05
+OF_WRAPPERS = 0.01
 
 
 def plain(model: Denoiser, name: str) -> Callable[[Denoiser], None]:
@@ -116,6 +120,32 @@ def measure(model: Denoiser, sample: Callable[[Denoiser], None], pairs: int) -> 
     }
 
 
+class Copy(torch.nn.Module):
+    """A network that answers with its x."""
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+
+def processor_seconds(function: Callable[[], object], calls: int, rounds: int = 7) -> float:
+    """Least time of the processor of a call, of some rounds of so many; what runs beside it can only add to it."""
+    taken = []
+    for _ in range(rounds):
+        start = time.process_time()
+        for _ in range(calls):
+            function()
+        taken.append((time.process_time() - start) / calls)
+    return min(taken)
+
+
+def of_wrappers(model: Denoiser) -> dict[str, float]:
+    """Seconds of the wrappers of a call, and of the network."""
+    x, sigma, own = torch.randn(BLOCK, *model.shape), torch.full((BLOCK,), 2.0), Copy().eval()
+    wrapped = count_nfe(InBlocks(Adapter(own, model.shape), BLOCK))
+    around = processor_seconds(lambda: wrapped(x, sigma), 300) - processor_seconds(lambda: own(x, sigma), 300)
+    return {"wrappers": around, "network": processor_seconds(lambda: model.net(x, sigma), 20)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=30, help="pairs of runs per sampler (default 30, at least 2)")
@@ -145,6 +175,13 @@ def main() -> None:
                 f"{low:.3f}-{high:.3f}  {verdict}",
                 flush=True,
             )
+        wrapping = of_wrappers(model)
+        share = wrapping["wrappers"] / wrapping["network"]
+        verdict = "yes" if share <= OF_WRAPPERS else "no"
+        print(
+            f"wrappers: {1e6 * wrapping['wrappers']:.0f} of {1e6 * wrapping['network']:.0f} microseconds, "
+            f"{100 * share:.2f} %  at most {100 * OF_WRAPPERS:.0f} %: {verdict}"
+        )
     if arguments.out:
         about = {
             "model": arguments.model,
@@ -156,7 +193,7 @@ def main() -> None:
             "cpus": os.cpu_count(),
         }
         part = arguments.out.with_name(arguments.out.name + ".part")
-        part.write_text(json.dumps(about | {"samplers": results}, indent=1) + "\n")
+        part.write_text(json.dumps(about | {"samplers": results, "call": wrapping}, indent=1) + "\n")
         os.replace(part, arguments.out)
 
 

@@ -13,8 +13,8 @@ from dmcmc_core.errors import UserError
 
 CORE = (
     "adaptation", "analytic", "chains", "compiled", "denoiser", "dmcmc", "errors", "files", "gddim", "guidance",
-    "integrators", "linear_sde", "mcmc", "noise_level", "number_format", "preconditioning", "quadrature", "samplers",
-    "schedules", "streams",
+    "integrators", "linear_sde", "mcmc", "memory_format", "noise_level", "number_format", "preconditioning",
+    "quadrature", "samplers", "schedules", "streams",
 )  # fmt: skip
 ROOMS = ("data", "nets", "checkpoints", "metrics", "training", "runs", "report", "workbench")
 __all__ = ["UserError", "auto", "compare", "explore", "load_model", "sample", *CORE, *ROOMS]

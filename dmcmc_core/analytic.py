@@ -10,9 +10,9 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dmcmc_core.centred_images import CentredImages
 from dmcmc_core.denoiser import BLOCK, apply_in_blocks, check_shape, per_row, total
 from dmcmc_core.errors import UserError
 from dmcmc_core.ranges import outside
@@ -262,7 +262,12 @@ class EmpiricalData:
         data_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         images = torch.as_tensor(images)
-        if images.ndim < 2 or not len(images) or not images.is_floating_point() or not torch.isfinite(images).all():
+        if (
+            images.ndim < 2
+            or not images.numel()
+            or not images.is_floating_point()
+            or not all(map(math.isfinite, images.aminmax()))
+        ):
             raise UserError(
                 "images must be floats of shape (K, *shape) without NaN or infinity, "
                 f"not {images.dtype} of shape {tuple(images.shape)}, or with such values"
@@ -276,9 +281,8 @@ class EmpiricalData:
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.images, self.mean = images, images.mean(0)
         # Around their mean: small numbers lose less when distances are taken from inner products.
-        self._points = (images - self.mean).flatten(1)
-        self._norms = (self._points**2).sum(1)
-        self._chunks = self._points.split(self._CHUNK)
+        self._points = CentredImages(images, self.mean, self._CHUNK, kept=images.numel() <= _NUMBERS)
+        self._norms = self._points.squared_norms()
         self._few = min(self._FEW, len(images))
         self._surely = max(self._SURELY, math.log(len(images)) + 17)
         self._last: tuple | None = None
@@ -291,7 +295,7 @@ class EmpiricalData:
         logits = self.squared_distances(x) / (-2 * sigma[:, None] ** 2)
         matters = logits >= logits.amax(1, keepdim=True) - self._surely
         few = matters.sum(1) <= self._few
-        out = logits.new_empty(len(x), self._points.shape[1])
+        out = logits.new_empty(len(x), self.mean.numel())
         if few.any():
             out[few] = self._mean_of_few(logits[few], matters[few])
         if not few.all():
@@ -310,7 +314,7 @@ class EmpiricalData:
         leaves few levels to compute.
         """
         squared, levels = self.squared_distances(x), levels.to(self._norms)
-        k, d = self._points.shape
+        k, d = len(self.images), self.mean.numel()
         nearest = squared.amin(1, keepdim=True)
         floor = -nearest / (2 * levels**2) - d * levels.log()  # and log p + constants <= floor + log K
         open_ = floor + math.log(k) >= floor.amax(1, keepdim=True) - self._SURELY
@@ -330,30 +334,33 @@ class EmpiricalData:
         check_shape(x, self.shape)
         if self._last is not None and self._last[0] is x and self._last[1] == _version(x):
             return self._last[2]
-        squared = self._squared_distances(x.to(self._points).flatten(1) - self.mean.flatten())
+        squared = self._squared_distances(x.to(self.mean).flatten(1) - self.mean.flatten())
         small = squared.numel() <= _NUMBERS and not x.is_inference()  # inference tensors do not tell when they change
         self._last = (x, _version(x), squared) if small else None
         return squared
 
     def _squared_distances(self, x: Tensor) -> Tensor:
         own = apply_in_blocks(lambda rows: (rows**2).sum(1, keepdim=True), BLOCK, x)
-        inner = [apply_in_blocks(lambda rows, some=some: rows @ some.T, BLOCK, x) for some in self._chunks]
-        return (own + self._norms - 2 * torch.cat(inner, 1)).clamp(min=0)
+        inner, done = x.new_empty(len(x), len(self.images)), 0  # parts of its own would keep memory in pieces
+        for some in self._points:
+            part = apply_in_blocks(lambda rows, some=some: rows @ some.T, BLOCK, x)
+            inner[:, done : (done := done + len(some))] = part
+        return (own + self._norms - 2 * inner).clamp(min=0)
 
     def _log_prob(self, squared: Tensor, sigma: Tensor) -> Tensor:
-        k, d = self._points.shape
+        k, d = len(self.images), self.mean.numel()
         gauss = _logsumexp(squared / (-2 * sigma[:, None] ** 2))
         return gauss - math.log(k) - d / 2 * (2 * math.pi * sigma**2).log()
 
     def _mean_of_all(self, logits: Tensor) -> Tensor:
-        parts = zip(logits.softmax(1).split(self._CHUNK, 1), self._chunks, strict=True)
+        parts = zip(logits.softmax(1).split(self._CHUNK, 1), self._points, strict=True)
         return total(apply_in_blocks(lambda rows, some=some: rows @ some, BLOCK, weights) for weights, some in parts)
 
     def _mean_of_few(self, logits: Tensor, matters: Tensor) -> Tensor:
         weights, count = logits.masked_fill(~matters, -math.inf).softmax(1), matters.sum(1)
         row, image = matters.nonzero(as_tuple=True)
         weights = weights[row, image]
-        return F.embedding_bag(image, self._points, count.cumsum(0) - count, per_sample_weights=weights, mode="sum")
+        return self._points.weighted(image, weights, count)
 
 
 def _logsumexp(rows: Tensor) -> Tensor:

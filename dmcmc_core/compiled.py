@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,14 +59,28 @@ def compiled(model: Any) -> Any:
     """
     if isinstance(model, Compiled):
         return model
+    return with_network(model, Compiled, "compiled: leave compile out")
+
+
+def with_network(model: Any, change: Callable[[Adapter], Any], could: str) -> Any:
+    """Return a model with another one in the place of its network's adapter, and around it what was there.
+
+    Args:
+        model: any denoiser.
+        change: (adapter of a network) -> what comes in its place.
+        could: the end of the sentence that tells what has no network.
+
+    Raises:
+        UserError: for a model that has no network.
+    """
     if isinstance(model, Adapter) and isinstance(model.function, nn.Module):
-        return Compiled(model)
+        return change(model)
     if not isinstance(model, Wrapper):
-        raise UserError(
-            f"{getattr(model, 'name', 'this model')} has no network that could be compiled: leave compile out"
-        )
+        raise UserError(f"{getattr(model, 'name', 'this model')} has no network that could be {could}")
+    if isinstance(model, Compiled):
+        return model if change is Compiled else compiled(with_network(model.plain, change, could))
     model = copy.copy(model)
-    model.denoiser = compiled(model.denoiser)
+    model.denoiser = with_network(model.denoiser, change, could)
     return model
 
 

@@ -224,13 +224,18 @@ class Adapter:
     def _checked(self, out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the answer in the dtype of x, if it is one."""
         checked_shape(out, x)
-        if not torch.isfinite(out).all() and x.abs().max() < RUNAWAY * self.sigma_max:  # NaN in x fails this too
+        if _not_finite(out) and x.abs().max() < RUNAWAY * self.sigma_max:  # NaN in x fails this too
             row = (~torch.isfinite(out)).flatten(1).any(1).nonzero()[0, 0]
             raise UserError(
                 f"the network's answer is not finite at sigma = {per_row(sigma, x)[row].item():g}, for a finite x: "
                 f"mend the network, or keep to the levels it was trained on by sigma_min and sigma_max"
             )
         return out.to(x.dtype)
+
+
+def _not_finite(out: Tensor) -> bool:
+    """Tell whether there is NaN or infinity; a sum is quick, and huge numbers may exceed it."""
+    return not out.sum().isfinite() and not bool(torch.isfinite(out).all())
 
 
 def _changes(x: Tensor) -> int:

@@ -66,9 +66,9 @@ def fingerprint(model: Any) -> str:
     return known
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    """Return the numbers of a tensor in memory, of formats that numpy does not know too."""
+def _bytes(tensor: torch.Tensor) -> Any:
+    """Return a view of a tensor's numbers as bytes, of formats that numpy does not know too."""
     if tensor.is_meta:
         raise UserError("the network's weights are on the device meta, where no numbers are: load them first")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy() if flat.numel() else b""

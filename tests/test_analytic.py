@@ -8,12 +8,16 @@ import pytest
 import torch
 from exact import F64, gaussian, images_mixture, mixture
 from scipy import integrate, stats
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dmcmc_core import integrators, schedules
 from dmcmc_core.analytic import EmpiricalData, GaussianMixture
 from dmcmc_core.denoiser import score
 from dmcmc_core.errors import UserError
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.noise_level import log_levels
+from dmcmc_core.ranges import outside
 
 # Gaussian mixtures
 
@@ -262,7 +266,9 @@ def test_distances_are_shared_but_never_those_of_another_x():
 MEMORY = """
 import resource, torch
 from dmcmc_core.analytic import EmpiricalData
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.noise_level import log_levels
+from dmcmc_core.ranges import outside
 torch.set_num_threads(1)
 images = torch.rand({k}, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 model, levels = EmpiricalData(images), log_levels(50.0, 0.01)
@@ -308,3 +314,42 @@ def test_exact_models_refuse_what_does_not_fit_them():
 
 def heun_of(model):
     return lambda x, sigma: integrators.heun(model, x, schedules.karras(3, model.sigma_max, model.sigma_min))
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of any tensor that is made inside."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        before = {t.untyped_storage().data_ptr() for t in tree_leaves(args) if torch.is_tensor(t)}
+        found = function(*args, **(kwargs or {}))
+        for t in tree_leaves(found):
+            if torch.is_tensor(t) and t.untyped_storage().data_ptr() not in before:
+                self.numbers = max(self.numbers, t.numel())
+        return found
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 5.0])
+def test_many_images_are_never_copied_and_answer_the_same_bits(sigma, monkeypatch):
+    images = torch.rand(2003, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, few = noisy(images[:12], sigma), EmpiricalData(images)
+    levels = log_levels(50.0, 0.01)
+    expected = few(x, torch.tensor(sigma)), few.log_prob_levels(x, levels)
+    monkeypatch.setattr("dmcmc_core.analytic._NUMBERS", 1000)
+    with Largest() as largest:
+        many = EmpiricalData(images)
+        answer = many(x, torch.tensor(sigma))
+        fingerprint(many)
+    assert torch.equal(answer, expected[0]) and torch.equal(many.log_prob_levels(x, levels), expected[1])
+    assert largest.numbers <= 1000 * 64, "a thousand images at most, and 12 rows of distances"
+
+
+def test_images_outside_their_range_are_counted_in_parts(monkeypatch):
+    images = torch.zeros(50, 1, 2, 2)
+    images[:5] = 3.0
+    monkeypatch.setattr("dmcmc_core.ranges.SOME", 7)
+    assert outside(images, (0.0, 1.0), 0.5) == 0.1 and outside(images, (0.0, 1.0), 2) == 0.0
+    assert outside(torch.full((2, 2), math.nan), (0.0, 1.0), 1) == 0.0 == outside(images[:0], (0.0, 1.0), 1)
+    with pytest.raises(UserError, match="without NaN or infinity"):
+        EmpiricalData(torch.full((3, 2), -math.inf))

@@ -19,14 +19,23 @@ from dmcmc_core.checkpoints.card import EPSILON, SCORE_NETWORKS, check_card, rea
 from dmcmc_core.checkpoints.catalogue import NETS, SHIPPED, epsilon_names, is_epsilon, shipped_epsilon
 from dmcmc_core.checkpoints.safetensors import ARCHITECTURES
 from dmcmc_core.checkpoints.weights import check_device, to_device
+from dmcmc_core.compiled import compiled
 from dmcmc_core.data import glyphs32
 from dmcmc_core.denoiser import BLOCK, Adapter, Denoiser, InBlocks
-from dmcmc_core.errors import LOG, UserError
+from dmcmc_core.errors import LOG, UserError, switch
+from dmcmc_core.memory_format import laid_out
 from dmcmc_core.nets.linear import EpsilonNet, PublishedEpsilonNet
 from dmcmc_core.nets.scalings import NO_CLASS, ScaledUNet, label_rows
 
 
-def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path | dict | None = None) -> Denoiser:
+def load_model(
+    name_or_path: str | Path,
+    device: str = "cpu",
+    config: str | Path | dict | None = None,
+    *,
+    compile: bool = False,
+    layout: str | None = None,
+) -> Denoiser:
     """Load a denoiser by name, such as ``digits``, ``glyphs32-ddpm`` or ``glyphs32-mixture``, or from a file.
 
     Args:
@@ -44,6 +53,9 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
             a safetensors file without a card the card: ``architecture``, ``config``, ``sigma_min``, ``sigma_max``,
             ``data_range``, and optionally ``name``.
             For a folder of diffusers the configuration of its scheduler, if not the one in it.
+        compile: whether torch compiles the network at its first call, see :mod:`dmcmc_core.compiled`.
+        layout: ``channels_last``, as networks are laid out by default, ``contiguous``, or ``auto`` for the faster one
+            by a short trial, see :mod:`dmcmc_core.memory_format`.
 
     Returns:
         A denoiser with ``shape``, ``data_range``, ``sigma_min``, ``sigma_max``, ``mean`` (*shape; None where the file
@@ -53,8 +65,15 @@ def load_model(name_or_path: str | Path, device: str = "cpu", config: str | Path
 
     Raises:
         UserError: for an unknown name, and for a file that is missing, truncated, of another format, or whose tensors
-            do not fit the architecture that its card names.
+            do not fit the architecture that its card names; for compile or a layout of a model without a network.
     """
+    model = _loaded(name_or_path, device, config)
+    model = model if layout is None else laid_out(model, layout)
+    return compiled(model) if switch("compile", compile) else model
+
+
+def _loaded(name_or_path: str | Path, device: str, config: str | Path | dict | None) -> Denoiser:
+    """Load a model as it is."""
     check_device(device)
     if not isinstance(name_or_path, str | Path):
         raise UserError(

@@ -123,16 +123,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``embedding`` (B, width of it), after its activation."""
-        h = self.conv0(self.resample(F.silu(self.norm0(x))))
+        h = self.conv0(self.resample(silu(self.norm0(x))))
         shift = self.affine(embedding)[:, :, None, None]
         if self.adaptive:
             scale, shift = shift.chunk(2, 1)
             h = torch.addcmul(shift, self.norm1(h), scale + 1)
         else:
             h = self.norm1(h + shift)
-        h = self.conv1(self.dropout(F.silu(h)))
-        x = (self.skip(self.resample(x)) + h) * self.scale
-        return x if self.attention is None else (x + self.attention(x)) * self.scale
+        h = self.conv1(self.dropout(silu(h)))
+        x = added(self.skip(self.resample(x)), h, self.scale)
+        return x if self.attention is None else added(x, self.attention(x), self.scale)
 
 
 class Attention(nn.Module):
@@ -197,6 +197,19 @@ class Fourier(nn.Module):
     def forward(self, c_noise: Tensor) -> Tensor:
         phase = c_noise[:, None] * self.frequencies.to(c_noise.dtype) * (2 * math.pi)
         return torch.cat([phase.sin(), phase.cos()], 1)
+
+
+def silu(x: Tensor) -> Tensor:
+    """Return SiLU of a tensor that nobody else needs: in its place, unless a gradient is asked for."""
+    return F.silu(x, inplace=not x.requires_grad)
+
+
+def added(x: Tensor, own: Tensor, scale: float = 1.0) -> Tensor:
+    """Return (x + own) * scale in the place of ``own``, which nobody else needs, unless a gradient is asked for."""
+    if own.requires_grad or own.dtype != x.dtype or own.stride() != x.stride():  # the sum is laid out as x is
+        return (x + own) * scale
+    own += x
+    return own if scale == 1 else own.mul_(scale)
 
 
 def norm(width: int, eps: float = 1e-6, min_group: int = 4) -> nn.GroupNorm:

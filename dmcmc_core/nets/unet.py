@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dmcmc_core.denoiser import like, per_row
 from dmcmc_core.errors import UserError, check_whole, switch
-from dmcmc_core.nets.blocks import zero
+from dmcmc_core.nets.blocks import added, silu, zero
 
 
 class DenoisingUNet(nn.Module):
@@ -152,9 +152,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, 1)
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = F.silu(torch.addcmul(shift, self.norm2(h), scale + 1))
-        return self.attention(self.skip(x) + self.conv2(self.dropout(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = silu(torch.addcmul(shift, self.norm2(h), scale + 1))
+        return self.attention(added(self.skip(x), self.conv2(self.dropout(h))))
 
 
 class Attention(nn.Module):

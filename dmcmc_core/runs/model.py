@@ -16,11 +16,12 @@ from dmcmc_core.denoiser import Denoiser
 from dmcmc_core.errors import UserError, switch, unknown
 from dmcmc_core.guidance import Conditioned, Guided, condition_of
 from dmcmc_core.linear_sde import DIFFUSIONS, make_sde
+from dmcmc_core.memory_format import laid_out
 from dmcmc_core.number_format import InFormat
 from dmcmc_core.preconditioning import Preconditioner, WithPreconditioner
 from dmcmc_core.runs.levels import narrowed
 from dmcmc_core.runs.means import centred
-from dmcmc_core.runs.settings import CLASS, GAINS, LEVELS, LINEAR_SAMPLERS, STATISTICS
+from dmcmc_core.runs.settings import BLOCK, CLASS, GAINS, LEVELS, LINEAR_SAMPLERS, STATISTICS
 
 PARTS = {"frequency": (True, False), "pixel": (False, True), "both": (True, True)}
 Model = Denoiser | gddim.Epsilon
@@ -67,8 +68,7 @@ def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = Tr
             or a guide, a guide without guidance, and gains without images.
     """
     rest = dict(settings or {})
-    if switch("compile", rest.pop("compile", False)):
-        model = compiled(model)
+    model = _computing(model, rest)
     ends = {name: rest.pop(name) for name in LEVELS if name in rest}
     if hasattr(model, "sde"):
         if ends:
@@ -98,6 +98,13 @@ def conditioned(model: Model, settings: dict[str, Any] | None, starts: bool = Tr
         model = centred(model, rest.pop("mean"), device_of(model))
     gains = {name: rest.pop(name) for name in GAINS if name in rest}
     return (preconditioned(model, **gains) if gains else model), rest
+
+
+def _computing(model: Model, rest: dict[str, Any]) -> Model:
+    """Return the model laid out and compiled as the settings say, which are taken out of them."""
+    if "layout" in rest:
+        model = laid_out(model, rest.pop("layout"), rest.get("block", BLOCK))
+    return compiled(model) if switch("compile", rest.pop("compile", False)) else model
 
 
 def guided(model: Model, guide: str | Path, chosen: dict[str, Any]) -> Guided:

@@ -18,7 +18,7 @@ CLASS = ("label", "guidance", "unconditional", "guide")
 """Settings that choose a class and guide: they belong to the model."""
 LEVELS = ("sigma_min", "sigma_max")
 """Settings that narrow the noise levels: they belong to the model too."""
-OF_MODEL = (*CLASS, *LEVELS, "mean", "dtype", "compile")
+OF_MODEL = (*CLASS, *LEVELS, "mean", "dtype", "compile", "layout")
 """Settings that a fit takes and trials keep, as they make the model: the mean of its data and how it computes too."""
 GAINS = ("preconditioner", "statistics", "alpha", "omega")
 """Settings that precondition: they belong to the model too."""
@@ -28,6 +28,7 @@ SCHEDULES = ("karras", "log_uniform", "time_uniform", "shifted_power")
 DIFFUSIONS = ("VP", "SubVP", "VE", "BDM", "CLD")
 CASTS = ("round", "truncate")
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
+LAYOUTS = ("channels_last", "contiguous")
 
 ELSEWHERE = {
     **dict.fromkeys(["steps", "num_steps", "num_inference_steps"], "nfe"),
@@ -61,6 +62,9 @@ SETTINGS = {
     "dtype": f"number format of the network: {', '.join(DTYPES)}, as far as the processor has units for it (float32)",
     "compile": "true to compile the network by torch, for about a minute, once and kept: the same images but for their "
     "last digits; what it gains is timed and said (false)",
+    "layout": f"how the weights of the network lie in memory: {', '.join(LAYOUTS)}, or auto, the faster one by a short "
+    "trial: the same images but for their last digits (as they are: channels_last, those of a module of one's own as "
+    "it has them)",
     "label": "class of every image, for a model with classes: a whole number from 0; a list such as [0, 1, 2], taken "
     "in turn by images (or chains); each, all classes in turn; or random, drawn for each image, without chains (none)",
     "guidance": "w of guidance, D_0 + w (D - D_0), at least 0, D_0 that of no class or of guide; any but 0 and 1 "

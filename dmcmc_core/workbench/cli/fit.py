@@ -30,7 +30,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of the model: label, guidance, guide, unconditional, sigma_min, sigma_max, mean, dtype, compile",
+        help="of the model: label, guidance, guide, unconditional, sigma_min, sigma_max, mean, dtype, compile, layout",
     )
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
 

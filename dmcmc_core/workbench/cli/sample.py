@@ -31,14 +31,15 @@ HERE = {
     "label": "--set label=CLASS",
 }
 """What the command line calls some of what a run is told; the rest has an argument of its name."""
-KNOWN = ("label", "guidance", "dtype", "compile")
-"""Settings of a run that have a line of their own below, or are arguments of the command line too."""
+FLAGS = ("dtype", "layout", "compile")
+"""Settings that are arguments of their own too."""
+NOT_ELSEWHERE = (*FLAGS, "label", "guidance")
 ELSEWHERE = {
     **{f"--{name.replace('_', '-')}": HERE.get(own, f"--{own}") for name, own in NAMES_ELSEWHERE.items()},
     **dict.fromkeys(["--output", "--outdir", "--folder", "--dir"], "--out"),
     **{"--integrator": "--sampler", "--guidance": HERE["guidance"], "--label": HERE["label"]},
     **dict.fromkeys(["--gpu", "--cuda"], "--device cuda"),
-    **{f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in SETTINGS if name not in KNOWN},
+    **{f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in SETTINGS if name not in NOT_ELSEWHERE},
 }
 """Arguments of other programs -> what they are called here."""
 
@@ -88,6 +89,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=SET)
     p.add_argument("--dtype", metavar="D", help="as --set dtype=D: the number format of the network")
     p.add_argument("--compile", action="store_true", help="as --set compile=true: the network compiled by torch")
+    p.add_argument("--layout", metavar="L", help="as --set layout=L: how the network's weights lie in memory, or auto")
     p.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default: cpu)")
     p.add_argument(
         "--shard-size",
@@ -171,7 +173,7 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
 
 def _sample(a: argparse.Namespace, ranks: Ranks) -> int:
-    flags = [*([f"dtype={a.dtype}"] if a.dtype else []), *(["compile=true"] if a.compile else [])]
+    flags = [f"{name}={getattr(a, name)}" for name in FLAGS if getattr(a, name)]
     chosen, share, a.sampler = settings([*a.settings, *flags]), share_of_array(a.shard), known_as(a.sampler)
     _check_numbers(a)
     from dmcmc_core.checkpoints import check_device
