@@ -417,13 +417,21 @@ def test_a_folder_without_tables_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_figures_and_tables_name_the_files_that_they_are(toy):
     toy.add("a", figures={"a-f": "What it shows."}, tables=["a-t"], outputs=["a.txt"])
-    toy.add("b", figures=["b"], tables=["b"], outputs=[])
+    toy.add("b", figures=["b"], tables=["b-t"], outputs=[])
     del toy.entries[1]["outputs"]
     toy.write_manifest(toy.entries)
     a, b = toy.project.items
     assert a.outputs == ("a-f.png", "a-f.pdf", "a-f.csv", "a-t.csv", "a-t.md", "a-t.tex", "a.txt")
     assert a.figures == {"a-f": "What it shows."} and b.figures == {"b": ""}
-    assert b.outputs == ("b.png", "b.pdf", "b.csv", "b.md", "b.tex"), "a table that is drawn has one CSV"
+    assert b.outputs == ("b.png", "b.pdf", "b.csv", "b-t.csv", "b-t.md", "b-t.tex")
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_a_figure_and_a_table_of_one_name_are_refused_as_one_would_overwrite_the_numbers_of_the_other(toy, other):
+    toy.add("a", figures=["drawn"], **({"tables": ["drawn"]} if other == "a" else {}))
+    toy.add("b", **({"tables": ["drawn"]} if other == "b" else {}))
+    with pytest.raises(UserError, match=f"'drawn' names the figure of item 'a' and the table of item '{other}'"):
+        _ = toy.project.items
 
 
 def test_an_item_has_what_the_defaults_say_unless_it_says_otherwise(toy):

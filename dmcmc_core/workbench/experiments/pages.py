@@ -72,7 +72,8 @@ def _table(project: Project, about: str, up: str) -> str:
     if "best" in given:
         _embolden(rows, one_of("best", given["best"], "least", "most"))
     place = f"{up}figures/published/{given['from']}"
-    return f"{_markdown(rows)}\n\n[Whole table]({place}.md), [numbers]({place}.csv)"
+    numbers = f", [numbers]({place}.csv)" if source.with_suffix(".csv").is_file() else ""
+    return f"{_markdown(rows)}\n\n[Whole table]({place}.md){numbers}"
 
 
 def _read(path: Path) -> Rows:
