@@ -91,7 +91,7 @@ def load_manifest(path: str | Path) -> tuple[Item, ...]:
 
 
 def _check_names(items: Iterable[Item], where: str) -> None:
-    """Raise UserError where a figure and a table of any items share a name: the CSV of one would overwrite the other's."""
+    """Raise UserError where a figure and a table of any items share a name, and so a CSV."""
     drawn = {name: item.id for item in items for name in item.figures}
     for item in items:
         for name in item.tables:
