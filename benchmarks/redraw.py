@@ -1,9 +1,9 @@
-"""Draw two published figures of ``full`` again from their published numbers, as the code of today draws them.
+"""Draw published figures again from their published numbers, as the code of today draws them.
 
     python benchmarks/redraw.py
 
 A run of ``full`` takes hours, and its pictures are drawn from numbers that are published too. What is drawn is noted in
-``provenance.json``; the numbers stay as the run made them, but for the names of panels.
+``provenance.json``. The numbers stay as the run made them, but for the names of panels.
 """
 
 from __future__ import annotations
@@ -68,24 +68,28 @@ def score_embedding(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     return score_embedding_curves.figure(rows, caption.split(". ")[1]), rows
 
 
-FIGURES = {"pds": ("pds-distance", pds_distance), "score-embedding": ("score-embedding-curves", score_embedding)}
-"""Item -> its figure, and what draws it."""
+FIGURES = (
+    ("full", "pds", "pds-distance", pds_distance),
+    ("full", "score-embedding", "score-embedding-curves", score_embedding),
+    ("local", "score-embedding", "score-embedding-curves", score_embedding),
+)
+"""Profile, item, its figure, and what draws it."""
 
 
 def main() -> None:
     """Draw the figures and write them, their note and the gallery."""
     project = Project(root())
-    folder = project.published("full")
-    entries = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    for item, (name, draw) in FIGURES.items():
+    for profile, item, name, draw in FIGURES:
+        folder = project.published(profile)
+        entries = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         figure, rows = draw(folder)
         with tempfile.TemporaryDirectory() as place:
             for path in plots.save_figure(figure, place, name, rows, provenance={}):
                 if path.suffix in published.SHOWN:
                     published.copy_small(path, folder / path.name)
         entries["items"][item]["note"] = NOTE.format(name)
+        write_json(folder / "provenance.json", entries)
         print(f"drew {folder / name}.png")
-    write_json(folder / "provenance.json", entries)
     gallery.write_gallery(project)
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ToyProject
+from PIL import Image
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.report import plots
 from dmcmc_core.report.compare import Difference, difference, is_time, relative, without_times
 from dmcmc_core.workbench import cli, experiments
 from dmcmc_core.workbench.experiments import Project, gallery, published, runner
@@ -73,9 +75,8 @@ def test_the_list_of_items_has_the_verdicts_that_are_published():
     """A checkout without runs would write the same table as one that has them."""
     table = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8").split("<!-- items -->")[1]
     for id, entry in Project(ROOT).published_items("local").items():
-        assert re.search(
-            rf"^\| `{id}`: .* \| {entry['verdict']} \| {experiments.clock(entry['seconds'])} \|", table, re.M
-        )
+        took = experiments.clock(entry["seconds"]) if entry["seconds"] else ""  # none where the machine was busy
+        assert re.search(rf"^\| `{id}`: .* \| {entry['verdict']} \| {took} \|", table, re.M)
 
 
 # How it comes there
@@ -483,3 +484,14 @@ def test_published_numbers_have_seven_digits(tmp_path):
     published.copy_small(tmp_path / "a.csv", tmp_path / "b.csv")
     wanted = "name,a,b\nx 1.234568,0.1234568,-1.500016e-05\nshort,0.25,12345678901\n"
     assert (tmp_path / "b.csv").read_text() == wanted
+
+
+def test_thin_lines_of_two_colours_stay_two_colours(tmp_path):
+    rows = [dict(panel="p", arm=arm, x=x, y=x + k / 9) for k, arm in enumerate("abcd") for x in range(9)]
+    path = plots.save_figure(plots.curve_panels(rows, "x", "y"), tmp_path, "f", rows, {})[0]
+    published.copy_small(path, tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as image:
+        seen = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+    for wanted in plots.COLOURS[:4]:
+        rgb = tuple(int(wanted[k : k + 2], 16) for k in (1, 3, 5))
+        assert min(max(abs(a - b) for a, b in zip(rgb, colour, strict=True)) for colour in seen) < 24, wanted

@@ -1,7 +1,7 @@
 """The parts of ``docs/`` that are made from what is published: the list of items, tables of findings, their origins.
 
-A page holds ``<!-- table ... -->`` or ``<!-- origin ... -->``, and what is made of it up to ``<!-- end -->``. All else
-of a page is written by hand.
+A page holds ``<!-- table ... -->``, ``<!-- differences ... -->`` or ``<!-- origin ... -->``, and what is made of it up
+to ``<!-- end -->``. All else of a page is written by hand.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 from dmcmc_core.errors import UserError, one_of
 from dmcmc_core.files import write_text
+from dmcmc_core.workbench.experiments.differences import HEADS, differences
 from dmcmc_core.workbench.experiments.manifest import Project, here, read_yaml
 from dmcmc_core.workbench.experiments.reports import write_items
 
-PART = re.compile(r"(<!-- (table|origin)\s(.*?)-->\n).*?(<!-- end -->)", re.S)
+PART = re.compile(r"(<!-- (table|origin|differences)\s(.*?)-->\n).*?(<!-- end -->)", re.S)
 NUMBER = re.compile(r"-?\d[\d.]*(?:e[-+]?\d+)?")
 
 Rows = list[dict[str, str]]
@@ -45,7 +46,7 @@ def filled(project: Project, path: Path, text: str) -> str:
 
     def part(found: re.Match[str]) -> str:
         try:
-            content = (_table if found[2] == "table" else _origin)(project, found[3], up)
+            content = MADE[found[2]](project, found[3], up)
         except UserError as error:
             raise UserError(f"{path}, {found[2]} {found[3].split()[0]}: {error}") from None
         return f"{found[1]}{content}\n{found[4]}"
@@ -146,3 +147,15 @@ def _origin(project: Project, about: str, up: str) -> str:
         commit = f", commit `{entry['commit'][:8]}`" if entry.get("commit") else ""
         lines.append(f"- `{entry['command']}`{commit}, [files and figures]({place})")
     return "\n".join(lines)
+
+
+def _differences(project: Project, about: str, up: str) -> str:
+    """Return what seeds tell of two means, and would have told; see :func:`.differences.differences`."""
+    given = read_yaml(about)
+    rows = differences(project.root / "figures" / "published", given)
+    table = _markdown([{head: row[head] for head in HEADS} for row in rows])
+    return f"{table}\n\n[Numbers]({up}figures/published/{given['from']}.csv)"
+
+
+MADE = {"table": _table, "origin": _origin, "differences": _differences}
+"""Kind of part -> what makes it."""
