@@ -1,7 +1,7 @@
 """Fitted solvers against every classical one: paired error, distance to the data, wall time, and what the fit costs.
 
-    python benchmarks/fitted.py [--model M] [--label L --guidance W] [--fit NAME=VALUE ...] [--seeds N] [--images N]
-                                [--distance N] [--pairs N] [--keep FOLDER] [--out FILE]
+    python benchmarks/fitted.py [--model M] [--label L --guidance W] [--fit NAME=VALUE ...] [--bands N] [--seeds N]
+                                [--images N] [--distance N] [--pairs N] [--keep FOLDER] [--out FILE]
 
 For each seed solvers of 4, 5, 6, 8 and 10 calls are fitted together. Their paired error, the root mean square distance
 to the accurate solution from the same noise, is measured on noise of its own, with that of every peer, each on the
@@ -16,6 +16,7 @@ that peer; a solver and as many bare network calls.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -31,6 +32,7 @@ from dmcmc_core import integrators, metrics, schedules
 from dmcmc_core.data import load_images
 from dmcmc_core.denoiser import BLOCK, Denoiser
 from dmcmc_core.integrators import Fitted
+from dmcmc_core.integrators.gaussian_split import Spectrum
 from dmcmc_core.workbench.studies.fitted_solvers import classical, in_batches, starts
 
 BUDGETS = (4, 5, 6, 8, 10)
@@ -39,6 +41,8 @@ GRIDS = ("karras", "log_uniform")
 ACCURATE, SLOW = 80, 25
 """Calls of UniPC for the accurate solution; levels of Heun's method at 49 calls."""
 REFERENCES = {"digits": "digits-heldout", "glyphs32": "glyphs32"}
+SEEN = {"digits": ("digits-train", "eigen"), "glyphs32": ("glyphs32", "dct")}
+"""Images whose covariance gives the modes of --bands, and their basis."""
 
 
 def squares(a: Tensor, b: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ def wall(model: Denoiser, solvers: dict[int, Fitted], table: dict[int, dict[str,
             asked.append((x, sigma))
             return model(x, sigma)
 
-    Fitted(solver.sigmas, solver.coefficients, solver.jump, solver.start)(Recorded(), x)  # without a check of the net
+    dataclasses.replace(solver, card={})(Recorded(), x)  # without a check of the net
     found["fitted's time over bare calls"] = alternated(
         lambda: solver(model, x), lambda: [model(*call) for call in asked], pairs
     )
@@ -150,6 +154,7 @@ def main() -> None:
     parser.add_argument("--label", type=int, help="class that a model of classes is held to")
     parser.add_argument("--guidance", type=float, default=1.0, help="of that class (default 1)")
     parser.add_argument("--fit", nargs="+", default=[], metavar="NAME=VALUE", help="options of fit_all as JSON")
+    parser.add_argument("--bands", type=int, default=0, help="modes in so many bands, of digits or glyphs32")
     parser.add_argument("--nfe", nargs="+", type=int, default=BUDGETS, help="calls, 5 and 10 for --pairs among them")
     parser.add_argument("--seeds", type=int, default=3, help="of fits and of noise (default 3)")
     parser.add_argument("--images", type=int, default=256, help="for the paired error of a seed (default 256)")
@@ -162,10 +167,20 @@ def main() -> None:
     torch.set_num_threads(1)
     model = model_of(a.model, a.label, a.guidance)
     options = {name: json.loads(value) for name, _, value in (one.partition("=") for one in a.fit)}
+    if a.bands:
+        images, basis = SEEN[a.model]
+        options |= {"covariance": Spectrum.of_images(load_images(images).float(), basis), "bands": a.bands}
     print(f"libraries' solvers lie at most {max(fitted_peers.agreement().values(), default=0):.1e} from ours")
     rows, medians = [], []
     report: dict = {"errors": rows, "medians": medians, "distances": [], "cost": [], "card": []}
-    report |= {"model": a.model, "label": a.label, "guidance": a.guidance, "fit": options, "images": a.images}
+    report |= {
+        "model": a.model,
+        "label": a.label,
+        "guidance": a.guidance,
+        "fit": a.fit,
+        "bands": a.bands,
+        "images": a.images,
+    }
     for seed in range(a.seeds):
         start = time.perf_counter()
         solvers = integrators.fit_all(model, a.nfe, seed=seed, keep=a.keep, **options)

@@ -15,14 +15,12 @@ from typing import Any
 
 import sound_files
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dmcmc_core import checkpoints, load_model
-from dmcmc_core.checkpoints.catalogue import epsilon_names
 from dmcmc_core.data import digits
-from dmcmc_core.denoiser import BLOCK, Adapter, InBlocks, like
+from dmcmc_core.denoiser import like
 from dmcmc_core.guidance import Conditioned
-from dmcmc_core.linear_sde import VP
+from dmcmc_core.workbench.studies.fitted_solvers import load
 
 SONG = {"img_resolution": 8, "in_channels": 1, "out_channels": 1, "label_dim": 10, "label_dropout": 0.1}
 SONG |= {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0}
@@ -30,45 +28,9 @@ SIGMA_DATA, P_MEAN, P_STD = 0.5, -1.2, 1.2  # of EDM
 BATCH, RATE, AVERAGE = 64, 3e-3, 0.998
 
 
-class OfVP(nn.Module):
-    """The denoiser that a network epsilon(u, t) of the variance-preserving diffusion is.
-
-    u = (x0 + s z) / sqrt(1 + s^2) for images x0 in [-1, 1], at the time at which VP has that noise; D = x - s epsilon.
-    """
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net, self.low = net, net.data_range[0]
-        self.scale = (net.data_range[1] - net.data_range[0]) / 2
-
-    def ends(self) -> tuple[float, float]:
-        """Return the noise levels of VP's first time and of its last, in units of the data."""
-        sde = self.net.sde
-        low, high = (self.scale * math.sqrt(math.expm1(-2 * float(sde.log_gain(t)))) for t in (sde.t_min, 1.0))
-        return low, high
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Return E[x0 | x, sigma] for x (B, C, H, W), sigma (B,)."""
-        sde, s, x = self.net.sde, sigma.double() / self.scale, (x - self.low) / self.scale - 1
-        rise, log = sde.beta_max - sde.beta_min, torch.log1p(s**2)
-        t = (2 * log / (sde.beta_min + (sde.beta_min**2 + 2 * rise * log).sqrt())).clamp(
-            sde.t_min, 1.0
-        )  # float32 sigma
-        clean = x - like(s, x) * self.net(x / like((1 + s**2).sqrt(), x), t)
-        return self.low + self.scale * (clean + 1)
-
-
 def model_of(name: str, label: int | None, guidance: float) -> Any:
     """Return a model by its name or file, held to a class where one is asked for."""
-    if name in epsilon_names():
-        net = checkpoints.load_epsilon(name)
-        if type(net.sde) is not VP:
-            raise SystemExit(f"{name} is of {type(net.sde).__name__}: only VP is a denoiser of white noise here")
-        made = OfVP(net)
-        low, high = made.ends()
-        about = {"data_range": net.data_range, "sigma_min": low, "sigma_max": high, "mean": net.mean}
-        return InBlocks(Adapter(made, net.shape, **about), BLOCK)
-    model = load_model(name)
+    model = load(name)
     return model if label is None else Conditioned(model, label, guidance)
 
 

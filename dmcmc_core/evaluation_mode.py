@@ -18,12 +18,19 @@ def modules_of(function: Any) -> list[torch.nn.Module]:
         seen = [function.func, *function.args, *function.keywords.values()]
     else:
         held = vars(function).values() if hasattr(function, "__dict__") else ()
-        seen = [getattr(function, "__self__", None), *held, *_cells(function), *_globals(function)]
-    return [m for one in seen for m in ([one] if isinstance(one, torch.nn.Module) else _inner(one))]
+        defaults = (getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None))
+        seen = [getattr(function, "__self__", None), *held, *_cells(function), *_globals(function), *defaults]
+    return [module for one in seen for module in _inner(one)]
 
 
-def _inner(one: Any) -> list[torch.nn.Module]:
-    return modules_of(one) if isinstance(one, functools.partial) else []
+def _inner(one: Any, depth: int = 4) -> list[torch.nn.Module]:
+    """Return a network, or those of a partial function, of a list or of a dictionary, which may hold others."""
+    if isinstance(one, torch.nn.Module | functools.partial):
+        return modules_of(one)
+    if isinstance(one, dict):
+        one = list(one.values())
+    within = one if depth and isinstance(one, list | tuple) else ()
+    return [module for inner in within for module in _inner(inner, depth - 1)]
 
 
 def _cells(function: Any) -> list[Any]:

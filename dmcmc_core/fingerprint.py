@@ -57,10 +57,18 @@ def fingerprint(model: Any) -> str:
         ends = (model.config,) if linear else (model.sigma_min, model.sigma_max)
         digest = hashlib.sha256(repr((tuple(facts.shape), tuple(facts.data_range), *ends)).encode())
         for tensor in parts:
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(_bytes(tensor))
         if getattr(facts, "predicts", "x0") != "x0":
             digest.update(facts.predicts.encode())
         digest.update(structure(net, getattr(facts, "function", None)).encode())
         known = digest.hexdigest()
         facts._fingerprint = known, versions
     return known
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """Return the numbers of a tensor in memory, of formats that numpy does not know too."""
+    if tensor.is_meta:
+        raise UserError("the network's weights are on the device meta, where no numbers are: load them first")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

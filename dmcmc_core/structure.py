@@ -18,6 +18,9 @@ OURS = __name__.partition(".")[0]
 WHOLE = ("nets", "checkpoints", "training")
 """Where this package's own networks are, which hold no others."""
 
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+"""Where a layer keeps functions that change what it is given and what it answers."""
+
 
 def structure(*parts: Any) -> str:
     """Return a hash of what networks and functions of one's own are made of; nothing where all are this package's.
@@ -95,7 +98,9 @@ def _object(value: Any, seen: set[int]) -> Any:
     known = {n: one for n, one in getattr(value, "__dict__", {}).items() if not n.startswith("_") and n != "training"}
     kept = tuple((n, one) for n, one in known.items() if isinstance(one, (*PLAIN, tuple)) or callable(one))
     layers = tuple(value._modules.items()) if isinstance(value, torch.nn.Module) else ()
-    return _class(type(value), seen), _told(kept, seen), _told(layers, seen)
+    hooks = tuple(hook for name in HOOKS for hook in getattr(value, name, {}).values())
+    told = (_class(type(value), seen), _told(kept, seen), _told(layers, seen))
+    return (*told, _told(hooks, seen)) if hooks else told
 
 
 def _is_ours(module: str | None) -> bool:

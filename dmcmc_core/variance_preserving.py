@@ -147,11 +147,26 @@ class VariancePreserving(torch.nn.Module):
         c = PREDICTIONS[self.predicts](
             sigma, 1 / (1 + sigma**2).sqrt(), time.to(x) if time.is_floating_point() else time
         )
-        answer = self.net(like(c.c_in, x) * x, c.c_noise, *labels)
+        answer = self._answer(like(c.c_in, x) * x, c.c_noise, *labels)
         answer = answer if isinstance(answer, Tensor) else getattr(answer, "sample", answer)
         if isinstance(answer, Tensor) and answer.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
             answer = answer[:, : x.shape[1]]
         return denoised(checked_shape(answer, x), x, c)
+
+    def _answer(self, given: Tensor, time: Tensor, *labels: Tensor) -> Any:
+        """Return the network's answer; say so where it takes whole times only, as one that looks them up does."""
+        try:
+            return self.net(given, time, *labels)
+        except (IndexError, RuntimeError, TypeError) as error:
+            if not time.is_floating_point():
+                raise
+            try:
+                self.net(given, time.round().long(), *labels)
+            except Exception:
+                raise error from None  # of another cause
+            raise UserError(
+                "the network takes whole times only, as one that looks them up in a table does: give quantize=True"
+            ) from None
 
 
 def discrete(  # noqa: PLR0913  what makes such a network

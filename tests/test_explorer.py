@@ -357,7 +357,7 @@ def test_chains_are_shown_when_they_have_walked(explorer):
     assert panel.chains.layout.display == "" and panel.chain.max == 1
     before = panel.along.value
     panel.chain.value = 1
-    assert before.startswith("<svg") and panel.along.value != before and "var(--jp-ui-font-color1" in panel.trace.value
+    assert before.startswith("<div") and panel.along.value != before and "var(--jp-ui-font-color1" in panel.trace.value
 
 
 def test_all_panels_open_and_nothing_stays_of_one_that_is_opened_again(explorer):
@@ -418,3 +418,197 @@ def test_claims_of_the_notebook_can_fail(models):
     assert not study._of_runs(session)[0]["holds"] and not study._of_ways(session)["holds"]
     with pytest.raises(UserError, match="at least 1"):
         study.watched(Choice(nfe=0), models)
+
+
+# What was tried to break it
+
+
+def shown(panel):
+    """Return what is told beside controls, by the name of the control."""
+    return {name: error.value for name, error in panel.fields.errors.items() if error.value}
+
+
+def test_the_chain_view_fills_while_the_chains_walk(explorer):
+    panel = first(explorer)
+    for name, value in (("dlg", True), ("nfe", 30), ("n", 24), ("chains", 2), ("n_skip", 3)):
+        panel.fields.controls[name].value = value
+    seen = []
+    panel.trace.observe(lambda change: seen.append((panel.session.status, len(panel.session._windows))), names="value")
+    finished(panel, panel.run)
+    assert panel.session.status == DONE, panel.session.problem
+    assert seen[0][0] == "running" and seen[0][1] < 12 == seen[-1][1]
+    assert panel.trace.value.count("<polyline") == 2 and panel.trace.value.count("<circle") == 24
+    assert panel.along.value.count("data:image/png") == 24 and "<span>class</span>" in panel.along.value
+
+
+def test_lines_of_long_walks_are_thinned_and_levels_lie_where_they_belong():
+    import xml.etree.ElementTree as ET
+
+    from dmcmc_core.workbench.explorer import walks
+
+    sigmas = np.geomspace(0.01, 50, 2001)[:, None].repeat(9, 1)
+    made = walks.trace([{"sigmas": sigmas, "chosen": np.zeros(9, int)}], (0.01, 50.0), 8)
+    lines = [node for node in ET.fromstring(made).iter() if node.tag.endswith("polyline")]
+    assert len(lines) == 9
+    points = [tuple(map(float, point.split(","))) for point in lines[-1].get("points").split()]
+    assert len(points) <= 2 + walks.POINTS and points[0] == (walks.LEFT, walks.HEIGHT - walks.BOTTOM)
+    assert points[-1] == (walks.WIDTH - walks.RIGHT, walks.TOP) and lines[-1].get("stroke-width") == "2"
+    assert walks._decades(0.01, 50) == pytest.approx([0.01, 0.1, 1, 10])
+    assert walks._decades(2, 30) == pytest.approx([2, 5, 10, 20])
+
+
+@pytest.mark.parametrize(
+    "change", [{"nfe": 10**9}, {"n": 10**12}, {"sampler": "dlg+heun", "settings": {"chains": 10**9}}]
+)
+def test_numbers_that_no_memory_holds_are_refused_before_anything_begins(models, change):
+    models.get("digits")
+    problem = Session(models).check(Choice(**({"nfe": 40} | change)))
+    assert problem.control in {"nfe", "n", "chains"} and "at most" in problem.message
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 4, 4, 4)])
+def test_a_model_of_no_images_is_refused_by_a_sentence(shape):
+    with pytest.raises(UserError, match=r"images of a shape \(C, H, W\)"):
+        Models(lambda x, sigma: x, shape=shape)
+
+
+def test_a_network_that_ends_the_process_ends_the_run_alone():
+    def leaves(x, sigma):
+        raise SystemExit("bye")
+
+    models = Models(leaves, shape=(1, 4, 4))
+    session = Session(models)
+    session.start(Choice(model=models.own, nfe=2, n=1))
+    assert session.wait(30) == FAILED and "SystemExit: bye" in session.problem.message
+
+
+def test_a_view_that_cannot_be_drawn_is_told_and_the_next_run_can_begin(explorer, monkeypatch, capfd):
+    panel = first(explorer)
+
+    def torn(*what):
+        raise ValueError("the paper tore")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(panel, "_show", torn)
+        finished(panel, panel.run)
+    assert "the paper tore" in shown(panel)[""] and not panel.bar.buttons[0].disabled
+    assert "Traceback" not in capfd.readouterr().err
+    finished(panel, panel.run)
+    assert panel.session.status == DONE and not shown(panel)
+
+
+def test_images_that_gains_come_from_are_told_beside_their_control(models):
+    models.get("digits")
+    settings = {"preconditioner": "pixel", "statistics": "nowhere"}
+    problem = Session(models).check(Choice(sampler="predictor_corrector", nfe=8, settings=settings))
+    assert problem.control == "statistics" and "nowhere" in problem.message
+
+
+@pytest.mark.parametrize("name", ["levels", "ways", "steps"])
+def test_the_plane_tells_what_is_wrong_beside_its_control(explorer, name):
+    from dmcmc_core.workbench.explorer.panel import PANELS
+
+    panel = explorer.open(PANELS[3])
+    panel.fields.controls[name].value = -1
+    panel.soon.wait(60)
+    assert set(shown(panel)) == {name}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"sampler": "heum"}, "did you mean 'heun'"),
+        ({"sampler": "gddim"}, "unknown sampler"),
+        ({"model": "digits-cld", "sampler": "heun"}, "unknown sampler"),
+        ({"nfe": "ten"}, "nfe must be a whole number"),
+        ({"seed": "zero"}, "seed must be a whole number"),
+        ({"sampler": "dlg+heun", "settings": {"eta": "x"}}, "eta must be"),
+    ],
+)
+def test_what_no_control_can_show_is_refused_by_a_sentence(how, words):
+    pytest.importorskip("ipywidgets")
+    from dmcmc_core.workbench.explorer import explore
+
+    with pytest.raises(UserError, match=words):
+        explore(**how)
+
+
+def test_settings_without_a_control_are_kept_for_their_sampler():
+    pytest.importorskip("ipywidgets")
+    from dmcmc_core.workbench.explorer import explore
+
+    settings = {"s_churn": 3.0, "start": "zero"}
+    opened = explore(sampler="heun_churn", nfe=5, n=2, settings=settings)
+    panel = first(opened)
+    assert panel.choice() == Choice("digits", "heun_churn", 5, 2, 0, settings)
+    panel.fields.controls["sampler"].value = "heun"
+    assert panel.choice().settings == {"start": "zero"}
+    again = explore(sampler="heun_churn", nfe=5, n=2, settings={"s_churnn": 3.0})
+    finished(first(again), first(again).run)
+    assert "s_churnn" in " ".join(shown(first(again)).values())
+    again.close()
+
+
+def test_a_curve_tells_where_the_two_still_differ_and_whose_notes_are_whose(models):
+    from dmcmc_core.workbench.explorer.compare import Comparison
+
+    comparison = Comparison(models)
+    comparison.rows = [{"nfe": 5, "between": 1.0}, {"nfe": 9, "between": 1e-4}]
+    comparison.names, comparison.rounding = ("heun", "unipc"), 0.002
+    assert "from 9 evaluations on, and not yet at 5" in comparison.verdict()
+    comparison.start_curve(Choice(sampler="heun", n=2), Choice(sampler="euler", n=2), (4,))
+    assert comparison.wait(60) == DONE and comparison.notes
+    assert all(note.startswith(("heun at", "euler at", "unipc at")) for note in comparison.notes)
+
+
+class Tiny(torch.nn.Module):
+    """A network of few weights: what it makes of images does not matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, sigma):
+        return self.layer(x) / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+
+@pytest.fixture
+def fitted_here(tmp_path, monkeypatch):
+    """Fit to few trajectories, and keep the solvers in a folder of the test."""
+    from dmcmc_core.runs import fitting
+
+    monkeypatch.setattr(fitting, "TRAJECTORIES", 8)
+    monkeypatch.setattr(fitting, "_folder", lambda cache_dir: tmp_path / "fitted")
+    return tmp_path / "fitted"
+
+
+def test_a_solver_is_fitted_from_the_panel_and_gives_the_images_of_everybody(fitted_here):
+    pytest.importorskip("ipywidgets")
+    from dmcmc_core.workbench.explorer import explore
+    from dmcmc_core.workbench.explorer.panel import PANELS
+
+    torch.manual_seed(0)
+    opened = explore(network := Tiny(), shape=(1, 4, 4), sampler="fitted", n=3, nfe=3)
+    panel, said = first(opened), []
+    panel.bar.line.observe(lambda change: said.append(change["new"]), names="value")
+    finished(panel, panel.run)
+    assert panel.session.status == DONE, panel.session.problem
+    assert [path.suffix for path in fitted_here.glob("*-3*")] == [".safetensors"]
+    assert any("fitting a solver to this model, once" in line for line in said)
+    bare = sample(network, "fitted", 3, 3, 0, shape=(1, 4, 4))
+    assert torch.equal(torch.as_tensor(panel.session.images), torch.as_tensor(bare))
+    assert panel.step.max == 4 and "3.00 NFE each" in panel.about.value
+    two = opened.open(PANELS[1])
+    for name, value in (("b", "fitted"), ("nfe", 3), ("n", 2)):
+        two.fields.controls[name].value = value
+    finished(two, two.compare)
+    assert two.comparison.status == DONE and "B: fitted" in two.table.value, two.comparison.problem
+    opened.close()
+
+
+def test_a_fit_is_cancelled_at_its_next_call(fitted_here):
+    models = Models(Tiny(), shape=(1, 4, 4))
+    session = Session(models)
+    session.start(Choice(model=models.own, sampler="fitted", nfe=4, n=2))
+    session.cancel()
+    assert session.wait(30) == CANCELLED and not list(fitted_here.glob("*.safetensors"))

@@ -146,10 +146,11 @@ def chains_and_saving(panel, folder):
     panel.write("NFE", 20)
     panel.button("Run").click()
     panel.says("Chains: noise level and images")
-    panel.root.locator("svg:visible").nth(1).wait_for(timeout=WAIT)
+    panel.root.locator("svg:visible").first.wait_for(timeout=WAIT)
+    panel.root.locator(".dmcmc-along:visible img").first.wait_for(timeout=WAIT)
+    panel.says("finished")
     handle = panel.root.locator(".noUi-handle:visible").first
     assert handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
-    panel.says("finished")
     panel.shot("chains")
     for what, ending in (("Save picture", "png"), ("Save samples", "npz"), ("Save settings", "yaml")):
         panel.button(what).click()

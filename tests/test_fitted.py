@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dmcmc_core import UserError, integrators, schedules
-from dmcmc_core.denoiser import Adapter, count_nfe
+from dmcmc_core.denoiser import Adapter, Narrowed, count_nfe
 from dmcmc_core.dmcmc import prior
 from dmcmc_core.guidance import Conditioned
 from dmcmc_core.integrators import fitted
@@ -447,6 +447,18 @@ def test_a_mean_that_is_not_known_and_answers_that_are_not_finite_are_told(model
 
     with pytest.raises(UserError, match="NaN or infinity"):
         integrators.fit(Raw(), 4, **SMALL)
+
+
+def test_a_network_of_one_answer_leaves_nothing_to_fit():
+    with pytest.raises(UserError, match="nothing to fit"):
+        integrators.fit(Adapter(lambda x, sigma: torch.zeros_like(x), (1, 2, 2)), 4, **SMALL)
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1.5), (0.01, 0.03)])
+def test_levels_may_lie_near_each_other(model, ends):
+    solver = integrators.fit(Narrowed(model, *ends), 3, **SMALL)
+    assert ends[1] == solver.sigmas[0] and (solver.sigmas.diff() < 0).all()
+    assert solver.card["solver"] == "fitted" or solver.card["solver"] in integrators.INTEGRATORS
 
 
 def test_x_must_fit_the_model(found, model):

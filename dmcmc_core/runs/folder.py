@@ -253,6 +253,9 @@ def earlier(out: Path, recipe: dict[str, Any], num: int, say: bool = True) -> di
     Raises:
         UserError: for a folder with other content, another run, or more images than ``num``.
     """
+    there = next((place for place in (out, *out.parents) if place.exists()), out)
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{there} is a file: name a folder for the images")
     try:
         manifest = read_manifest(out)
     except Damaged:

@@ -27,6 +27,7 @@ from dmcmc_core.denoiser import CountNFE, Narrowed, count_nfe
 from dmcmc_core.dmcmc import AnyPosterior, Share
 from dmcmc_core.errors import LOG, UserError, native
 from dmcmc_core.files import key
+from dmcmc_core.fingerprint import fingerprint
 from dmcmc_core.guidance import in_blocks, of_images
 from dmcmc_core.number_format import InFormat
 from dmcmc_core.ranges import outside
@@ -253,7 +254,10 @@ def _make_missing(job: Job, manifest: dict[str, Any], done: dict[Shard, dict[str
     with tqdm(total=evaluations(mine), initial=evaluations(s for s in mine if s in done), **about_bar) as bar:
         asked = job.watch.around(job.model) if job.watch else job.model
         counted = count_nfe(asked, lambda rows: bar.update(max(0, min(rows, bar.total - bar.n))))
+        begun = fingerprint(job.model)
         for shard, arrays, about in _shards(job, counted, [shard for shard in mine if shard not in done]):
+            if fingerprint(job.model) != begun:
+                raise UserError("the network's weights changed while it made images: sample from a copy that stays")
             about |= {"recipe": manifest["recipe"], "block": getattr(job.model, "block", job.plan.block)}
             done[shard] = folder.save(job.out, shard, arrays, about)
             bar.n = evaluations(s for s in mine if s in done)  # budgets are not always spent

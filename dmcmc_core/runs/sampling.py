@@ -216,8 +216,14 @@ def denoiser_of(
         model = checkpoints.load(model, device or "cpu")
     elif hasattr(model, "save_pretrained") and hasattr(model, "scheduler"):
         with tempfile.TemporaryDirectory() as temporary:  # one reader for what is in memory and on disk
-            model.save_pretrained(temporary)
-            model = checkpoints.load_model(temporary, device or "cpu")
+            folder_of_it = Path(temporary) / type(model).__name__  # which names its runs
+            model.save_pretrained(folder_of_it)
+            model = checkpoints.load_model(folder_of_it, device or "cpu")
+    elif hasattr(model, "save_pretrained") and not hasattr(model, "sigma_max"):
+        raise UserError(
+            f"the model, a {type(model).__name__} of diffusers, does not tell its diffusion: give its pipeline, or "
+            "Adapter.from_ddpm(unet, scheduler.alphas_cumprod, predicts=, shape=)"
+        )
     elif shape is not None and not hasattr(model, "sigma_max"):
         model = Adapter(model, tuple(shape), (0.0, 1.0) if data_range is None else data_range, **(ends or {}))
         _check_here(model, device)

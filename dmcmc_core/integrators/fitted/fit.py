@@ -54,6 +54,7 @@ def fit_all(
     budgets = _numbers(budgets)
     job, solvers = _job(model, budgets, trajectories, seed, keep, options), {}
     for nfe in budgets:
+        say(f"{nfe} calls: grids are searched, without the network")
         solvers[nfe] = job.solver(nfe)
         say(told(solvers[nfe]))
     _say_kept(job, say)
@@ -92,6 +93,7 @@ def fit_from_levels(
         raise UserError("solvers from several levels have coefficients of pixels: leave covariance out")
     found = {}
     for nfe in budgets:
+        say(f"{nfe} calls: grids are searched, without the network")
         solvers = [job.solver(nfe, first) for first in (*job.firsts[::-1], model.sigma_max)]
         for one in solvers:
             say(f"from level {one.card['first']:.3g}, {told(one)}")

@@ -100,6 +100,10 @@ class Job:
         products = np.stack([inner_products(self.trajectories, half) for half in halves])
         self.products = search.Products(self.levels, products, chosen.ridge)
         spread = math.sqrt(float(self.trajectories.x[-1].double().square().mean()))
+        if not spread:
+            raise UserError(
+                "the network answers with one image at all levels, which needs no solver: there is nothing to fit"
+            )
         self.responses = [search.assumed(spread, self.trajectories.sigmas)]
         self.responses += [self._response()] if chosen.response else []
 

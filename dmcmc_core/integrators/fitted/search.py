@@ -154,8 +154,8 @@ def grid(form: Form, products: Products, response: Response, ends: tuple[float, 
         up, down = np.split(logs[1:], 2)
         return logs[0], (up - down) / (2 * STEP)
 
-    top = 0.3 * high if form.jump else high
-    inner = max(1.1 * low, min(5 * low, top / 4))
+    top = max(0.3 * high, math.sqrt(high * low)) if form.jump else high
+    inner = min(max(1.1 * low, min(5 * low, top / 4)), math.sqrt(top * low))  # between the ends, however near they are
     found = []
     for build in (schedules.karras, schedules.log_uniform):
         levels = build(form.nfe, top, inner)[:-1].numpy()

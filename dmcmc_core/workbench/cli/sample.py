@@ -31,12 +31,14 @@ HERE = {
     "label": "--set label=CLASS",
 }
 """What the command line calls some of what a run is told; the rest has an argument of its name."""
+KNOWN = ("label", "guidance", "dtype", "compile")
+"""Settings of a run that have a line of their own below, or are arguments of the command line too."""
 ELSEWHERE = {
     **{f"--{name.replace('_', '-')}": HERE.get(own, f"--{own}") for name, own in NAMES_ELSEWHERE.items()},
     **dict.fromkeys(["--output", "--outdir", "--folder", "--dir"], "--out"),
     **{"--integrator": "--sampler", "--guidance": HERE["guidance"], "--label": HERE["label"]},
     **dict.fromkeys(["--gpu", "--cuda"], "--device cuda"),
-    **{f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in SETTINGS if name not in ("label", "guidance")},
+    **{f"--{name.replace('_', '-')}": f"--set {name}=VALUE" for name in SETTINGS if name not in KNOWN},
 }
 """Arguments of other programs -> what they are called here."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dmcmc_core.errors import TooFew, UserError, number
+from dmcmc_core.errors import TooFew, UserError, is_number, number
 from dmcmc_core.runs import fitting
 from dmcmc_core.runs.kinds import split
 from dmcmc_core.runs.model import Model
@@ -20,8 +22,10 @@ from dmcmc_core.workbench.cli.verb import PROGRAM
 
 CONTROLS = ("nfe", "seed", "n_skip", "eta", "statistics", "preconditioner", "start", "chains", "n", "sampler", "model")
 """What a person chooses, in the order in which an error is searched for their names."""
-LEAST = {"nfe": 1, "n": 1, "seed": 0}
-"""Whole numbers, and the smallest that each may be."""
+RANGES = {"nfe": (1, 100_000), "n": (1, 1_000_000), "seed": (0, None)}
+"""Whole numbers, with the smallest and the largest that each may be."""
+MEMORY = 2**31
+"""Bytes that the images of a run, or its chains, may take: all of them are kept in memory."""
 
 
 class Problem(NamedTuple):
@@ -83,22 +87,35 @@ class Choice:
             words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
         return f"{PROGRAM} {shlex.join(words)}"
 
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
     def check_numbers(self) -> None:
         """Raise BadChoice for numbers out of their range, and a sampler that is not known: nothing is loaded."""
-        for name, least in LEAST.items():
-            _told(name, lambda name=name, least=least: number(name, getattr(self, name), least=least, whole=True))
+        for name, (least, most) in RANGES.items():
+            for bound in ({"least": least}, {"most": most}):
+                _told(name, lambda name=name, bound=bound: number(name, self[name], whole=True, **bound))
         if self.sampler not in LINEAR_SAMPLERS:
             _told("sampler", lambda: split(self.sampler))
 
     def check(self, model: Model) -> None:
         """Raise BadChoice, which tells the control, for what :func:`dmcmc_core.runs.sampling.sample` would refuse."""
         self.check_numbers()
+        self._check_memory(getattr(model, "shape", ()))
         request = _told("sampler", lambda: Request(model, self.sampler, self.settings))
         fitted = self.sampler not in LINEAR_SAMPLERS and split(self.sampler)[1] is FITTED
         if fitted and "file" not in self.settings:  # its solver may not be fitted yet
             _told("sampler", lambda: fitting.place(model, self.nfe, self.settings, sampler=self.sampler, num=self.n))
         else:
             _told("sampler", lambda: request.plan(self.nfe, self.n))
+
+    def _check_memory(self, shape: Sequence[int]) -> None:
+        most = MEMORY // (4 * max(1, math.prod(shape)))
+        for name, count in (("n", self.n), ("chains", self.settings.get("chains", 0))):
+            if is_number(count) and count > most:
+                why = f"{name} must be at most {most} images of shape {tuple(shape)}, which stay in memory: not {count}"
+                more = "" if name == "chains" else "; the command sample writes any number to the disk"
+                raise BadChoice(Problem(name, why + more))
 
 
 def samplers_of(model: Model) -> list[str]:
@@ -114,10 +131,12 @@ def _told(control: str, what: Any) -> Any:
         raise BadChoice(problem_of(error, control)) from error
 
 
-def problem_of(error: UserError, otherwise: str = "") -> Problem:
+def problem_of(error: UserError, otherwise: str = "", controls: Iterable[str] = CONTROLS) -> Problem:
     """Return an error with the control that it is about: the first that it names, else ``otherwise``."""
     if isinstance(error, BadChoice):
         return error.problem
     text = str(error)
-    named = (name for name in CONTROLS if re.search(rf"\b{name}\b", text, re.IGNORECASE))
+    if text.startswith("unknown image set"):
+        return Problem("statistics", text)
+    named = (name for name in controls if re.search(rf"\b{name}\b", text, re.IGNORECASE))
     return Problem("nfe" if isinstance(error, TooFew) else next(named, otherwise), text)

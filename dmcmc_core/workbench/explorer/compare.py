@@ -101,8 +101,10 @@ class Comparison(Worker):
         same, last = self.same_from(), self.rows[-1]
         a, b = self.names
         if same is not None:
+            before = max((row["nfe"] for row in self.rows if row["nfe"] < same), default=None)
             return (
-                f"{a} and {b} are indistinguishable from {same} evaluations on: their images differ by less than "
+                f"{a} and {b} are indistinguishable from {same} evaluations on"
+                f"{'' if before is None else f', and not yet at {before}'}: their images differ by less than "
                 f"rounding to 256 levels, {self.rounding:.2g}."
             )
         return (
@@ -148,7 +150,9 @@ class Comparison(Worker):
         if choice.key not in self._kept:
             self.doing = f"{choice.sampler} at {choice.nfe} evaluations"
             model, started = self.models.get(choice.model), time.perf_counter()
+            before = len(self.notes)
             images = images_of(model, choice, self.log)
+            self.notes[before:] = [f"{self.doing}: {note}" for note in self.notes[before:]]
             self._kept[choice.key] = images, time.perf_counter() - started
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)

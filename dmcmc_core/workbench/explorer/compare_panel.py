@@ -60,10 +60,9 @@ class ComparePanel:
             "Compare runs both at this NFE from the same noise. The other button raises the NFE until their images are "
             "indistinguishable."
         )
-        self.side_by_side = w.HBox(pairs, layout=w.Layout(grid_gap="18px", display="none"))
+        self.side_by_side = w.HBox(pairs, layout=w.Layout(grid_gap="18px", display="none", flex_flow="row wrap"))
         shown = [self.bar.box, hint, self.verdict, self.plot, self.side_by_side, self.table, self.notes]
-        right = w.VBox(shown, layout=w.Layout(flex="1 1 auto", min_width="0", grid_gap="8px", width="100%"))
-        return w.HBox([self.fields.box, right], layout=w.Layout(grid_gap="20px"))
+        return fields.beside(self.fields.box, w.VBox(shown, layout=w.Layout(grid_gap="8px")))
 
     def choices(self) -> tuple[Choice, Choice]:
         """Return what both sides are."""

@@ -42,10 +42,9 @@ class ControlPanel:
         image.layout.width, image.layout.max_width, image.layout.object_position = "100%", "760px", "left"
         return image
 
-    def _layout(self) -> w.VBox:
+    def _layout(self) -> w.HBox:
         right = [self.bar.box, *self.sliders, fields.titled("before", self.before), fields.titled("after", self.after)]
-        shown = w.VBox([*right, self.about], layout=w.Layout(flex="1 1 auto", min_width="0", grid_gap="8px"))
-        return w.HBox([self.fields.box, shown], layout=w.Layout(grid_gap="20px"))
+        return fields.beside(self.fields.box, w.VBox([*right, self.about], layout=w.Layout(grid_gap="8px")))
 
     def _fit_sliders(self) -> None:
         bed = BEDS[self.fields["bed"]]

@@ -12,15 +12,15 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, sentence
 from dmcmc_core.workbench.explorer import pictures
 from dmcmc_core.workbench.explorer.choice import Problem
 from dmcmc_core.workbench.explorer.session import Progress, Worker
 
 FRAMES = 10
 """Pictures a second at most."""
-DRAWING = 0.03
-"""Share of its time that a run loses to drawing at most: on a slow machine there are fewer pictures a second."""
+DRAWING = 0.02
+"""Share of its time that a run loses to each view at most: on a slow machine there are fewer pictures a second."""
 SETTLED = 0.1
 """Seconds between a button and its job: JupyterLab sends messages over several threads, and one may be overtaken."""
 STYLE = """<style>
@@ -31,10 +31,16 @@ STYLE = """<style>
 .dmcmc-problem .widget-html-content, span.dmcmc-problem {color: #c62828; font-size: 12px; line-height: 1.35;}
 [data-jp-theme-light="false"] .dmcmc-problem .widget-html-content,
 [data-jp-theme-light="false"] span.dmcmc-problem {color: #ff9e94;}
+[data-jp-theme-light="false"] .dmcmc-explorer .widget-dropdown > select {color-scheme: dark;
+ background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E%3Cpath \
+fill='%23cccccc' d='M5.2 5.9 9 9.7l3.8-3.8 1.2 1.2-5 5-5-5z'/%3E%3C/svg%3E");}
 .dmcmc-quiet .widget-html-content {color: var(--jp-ui-font-color2); font-size: 12px;}
 .dmcmc-code {font-family: var(--jp-code-font-family, monospace); font-size: 12px; white-space: pre-wrap;
  word-break: break-word; background: var(--jp-layout-color2); padding: 6px 8px; border-radius: 3px; user-select: all;}
 .dmcmc-verdict .widget-html-content {font-weight: 600; font-size: 14px;}
+.dmcmc-along {display: grid; gap: 3px 6px; max-width: 640px; align-items: center; justify-items: center;
+ font-size: 11px;}
+.dmcmc-along img {width: 100%;}
 .dmcmc-table {border-collapse: collapse; font-size: 13px;}
 .dmcmc-table td, .dmcmc-table th {padding: 3px 12px 3px 0; text-align: right;
  border-bottom: 1px solid var(--jp-border-color2);}
@@ -124,6 +130,12 @@ def titled(title: str, *widgets: Any) -> w.VBox:
     return w.VBox([w.HTML(f"<b>{title}</b>"), *widgets])
 
 
+def beside(controls: w.VBox, shown: w.VBox) -> w.HBox:
+    """Return controls with what they show beside them, or below them in a narrow window."""
+    shown.layout.flex, shown.layout.min_width = "1 1 420px", "0"
+    return w.HBox([controls, shown], layout=w.Layout(grid_gap="20px", flex_flow="row wrap"))
+
+
 def quiet(value: str = "") -> w.HTML:
     made = w.HTML(value)
     made.add_class("dmcmc-quiet")
@@ -208,11 +220,18 @@ class Follower:
 
     Args:
         draw: gets whether the job has ended.
-        failed: gets the error of a job that could not begin.
+        failed: gets the error of a job that could not begin, or of a view that could not be drawn.
+        slow: another view, of the job as it goes on: it is drawn less often where drawing it takes longer.
     """
 
-    def __init__(self, worker: Worker, draw: Callable[[bool], Any], failed: Callable[[UserError], Any]) -> None:
-        self.worker, self.draw, self.failed = worker, draw, failed
+    def __init__(
+        self,
+        worker: Worker,
+        draw: Callable[[bool], Any],
+        failed: Callable[[UserError], Any],
+        slow: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.worker, self.draw, self.failed, self.slow = worker, draw, failed, slow
         self._thread: threading.Thread | None = None
 
     def follow(self, start: Callable[[], Any]) -> None:
@@ -233,13 +252,25 @@ class Follower:
             self.failed(error)
             return
         try:
-            while self.worker.running:
+            try:
+                self._follow()
+            finally:
+                self.worker.wait()
+                self.draw(True)
+        except Exception as error:  # a thread that ends in a traceback would leave the panel as it is
+            self.failed(UserError(f"it cannot be drawn: {sentence(error)}"))
+
+    def _follow(self) -> None:
+        """Draw both views, each when its time has come, until the job has ended."""
+        due: dict[Callable[[], Any], float] = {lambda: self.draw(False): 0.0, self.slow: 0.0}
+        while self.worker.running:
+            for view, at in due.items():
                 started = time.perf_counter()
-                self.draw(False)
-                spent = time.perf_counter() - started
-                self.worker.wait(max(1 / FRAMES, spent / DRAWING))
-        finally:
-            self.draw(True)
+                if started >= at:
+                    view()
+                    ended = time.perf_counter()
+                    due[view] = ended + max(1 / FRAMES, (ended - started) / DRAWING)
+            self.worker.wait(max(0.0, min(due.values()) - time.perf_counter()))
 
 
 def close(*roots: Any) -> None:

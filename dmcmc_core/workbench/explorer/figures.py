@@ -62,13 +62,14 @@ def trace(
     chosen = range(min(TRACES, windows[0]["sigmas"].shape[1]))
     for c in sorted({*chosen, *([] if chain is None else [chain])}):
         shown, at = {"color": COLOURS[c % len(COLOURS)], "alpha": 1.0 if chain in (None, c) else 0.25}, 0
-        steps, levels = [], []
+        steps, levels, starts = [], [], []
         for window in windows:
             sigmas, picked = window["sigmas"][:, c], int(window["chosen"][c])
             steps += range(at, at + len(sigmas))
             levels += list(sigmas)
-            axes.plot(at + picked, sigmas[picked], "o", markeredgecolor="white", markeredgewidth=0.5, **shown)
+            starts.append((at + picked, sigmas[picked]))
             at += len(sigmas) - 1
+        axes.plot(*zip(*starts, strict=True), "o", markeredgecolor="white", markeredgewidth=0.5, **shown)
         axes.plot(steps, levels, linewidth=2 if chain == c else 1, **shown)
     for level in ends or ():
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":")
@@ -78,25 +79,32 @@ def trace(
 
 
 @drawn
-def along(frames: Sequence[Frame], chain: int, classes: Sequence[Sequence[int]] | None = None) -> Figure:
+def along(frames: Sequence[Frame], chain: int, classes: Sequence[int] | None = None) -> Figure:
     """Draw states of one chain above what the network makes of them, under their noise levels and above their classes.
+
+    All lie in one picture: axes for each would take most of the time of a run that is watched.
 
     Args:
         frames: of the chains.
         chain: row of the chain.
-        classes: for each of the frames that :func:`spread` chooses the class of every row, where they are known.
+        classes: for each of the frames that :func:`spread` chooses the class of the chain, where they are known.
     """
     chosen = [frames[i] for i in spread(len(frames))]
-    figure = Figure(figsize=(max(3.0, 0.53 * len(chosen) + 0.4), 1.55), layout="constrained")
-    grid = figure.subplots(2, len(chosen), squeeze=False)
-    for column, frame in enumerate(chosen):
-        _picture(grid[0, column], frame.x[chain])
-        _picture(grid[1, column], frame.denoised[chain])
-        grid[0, column].set_title(f"{frame.sigma[chain]:.2g}", fontsize=8)
-        if classes is not None:
-            grid[1, column].set_xlabel(str(classes[column][chain]), fontsize=9, labelpad=1)
-    grid[0, 0].set_ylabel("x", rotation=0, ha="right", va="center")
-    grid[1, 0].set_ylabel("x̂0", rotation=0, ha="right", va="center")
+    images = np.stack([frame.x[chain] for frame in chosen] + [frame.denoised[chain] for frame in chosen])
+    height, width = images.shape[2:]
+    gap, count = max(1, height // 16), len(chosen)
+    figure = Figure(figsize=(max(3.0, 0.53 * count + 0.4), 1.55), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet(images, count), interpolation="nearest")
+    middles, at = [k * (width + gap) + (width - 1) / 2 for k in range(count)], {"fontsize": 8, "ha": "center"}
+    for middle, frame in zip(middles, chosen, strict=True):
+        axes.text(middle, -gap - 0.5, f"{frame.sigma[chain]:.2g}", va="bottom", **at)
+    for middle, one in zip(middles, classes or (), strict=False):
+        axes.text(middle, 2 * height + 2 * gap, str(one), va="top", **at)
+    axes.set(xticks=[], yticks=[(height - 1) / 2, height + gap + (height - 1) / 2], yticklabels=["x", "x̂0"])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
     return figure
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import ipywidgets as w
 
+from dmcmc_core.errors import number, unknown
+from dmcmc_core.runs.settings import LINEAR_SAMPLERS
 from dmcmc_core.workbench.explorer import fields
-from dmcmc_core.workbench.explorer.choice import Choice
+from dmcmc_core.workbench.explorer.choice import Choice, samplers_of
 from dmcmc_core.workbench.explorer.compare import Comparison
 from dmcmc_core.workbench.explorer.compare_panel import ComparePanel
 from dmcmc_core.workbench.explorer.control import Steering
 from dmcmc_core.workbench.explorer.control_panel import ControlPanel
-from dmcmc_core.workbench.explorer.sample_panel import SamplePanel
+from dmcmc_core.workbench.explorer.sample_panel import SamplePanel, is_linear
 from dmcmc_core.workbench.explorer.session import Models, Session
 from dmcmc_core.workbench.explorer.theory_panel import TheoryPanel
 
@@ -87,7 +89,7 @@ class Explorer:
 def explore(
     model: Any = None,
     *,
-    sampler: str = "dpmpp_2m",
+    sampler: str | None = None,
     nfe: int = 10,
     n: int = 64,
     seed: int = 0,
@@ -99,15 +101,25 @@ def explore(
     Args:
         model: a name or file as of :func:`dmcmc_core.load_model`; a denoiser, a pipeline of diffusers, or, with
             ``shape`` (and ``data_range``), a network or function (x, sigma) -> x0. By default ``digits``.
-        sampler, nfe, n, seed, settings: what the controls begin with.
+        sampler, nfe, n, seed, settings: what the controls begin with; the sampler is by default ``dpmpp_2m``, or the
+            first that the model has. Settings that no control shows are kept for this sampler.
         facts: ``shape``, ``data_range`` and ``device`` of a model in memory.
 
     Raises:
-        UserError: for a model in memory that is no denoiser.
+        UserError: for a model in memory that is no denoiser of images, and for what no control can show: a sampler that
+            the model has not, and text for a number.
     """
     models = Models(model, **facts)
     name = models.own or (str(model) if isinstance(model, str | Path) else "digits")
+    names = samplers_of(type("Linear", (), {"sde": None}) if is_linear(models, name) else None)
+    sampler = sampler or ("dpmpp_2m" if "dpmpp_2m" in names else names[0])
+    if str(sampler).removeprefix("dlg+") not in names or names[0] in LINEAR_SAMPLERS and sampler not in names:
+        raise unknown("sampler", sampler, names)
     choice = replace(Choice(name, sampler, nfe, n, seed), settings=dict(settings or {}))
+    for name in ("nfe", "n", "seed"):
+        number(name, choice[name], whole=True)
+    for name in {"eta", "n_skip", "chains"} & {*choice.settings}:
+        number(name, choice.settings[name], whole=name != "eta")
     with _opening:
         while _open:
             _open.pop().close()

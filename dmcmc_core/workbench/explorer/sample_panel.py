@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as w
@@ -12,10 +12,11 @@ import numpy as np
 
 from dmcmc_core.checkpoints.catalogue import EXACT, SHIPPED, epsilon_names
 from dmcmc_core.errors import UserError
-from dmcmc_core.workbench.explorer import fields, figures, pictures, saving
+from dmcmc_core.samplers import FITTED
+from dmcmc_core.workbench.explorer import fields, figures, pictures, saving, walks
 from dmcmc_core.workbench.explorer.choice import Choice, Problem, problem_of, samplers_of
 from dmcmc_core.workbench.explorer.classes import classes_of
-from dmcmc_core.workbench.explorer.session import DONE, FAILED, Session
+from dmcmc_core.workbench.explorer.session import DONE, FAILED, Models, Session
 from dmcmc_core.workbench.explorer.watching import Frame
 
 STARTS = {"as the model knows": "", "data mean": "mean", "zero": "zero"}
@@ -28,20 +29,34 @@ def model_names(own: str | None = None) -> list[str]:
     return [*([own] if own else []), *SHIPPED, *EXACT, *epsilon_names()]
 
 
+def is_linear(models: Models, name: str) -> bool:
+    """Tell whether a model is the network of a linear diffusion, which has samplers of its own."""
+    return name in epsilon_names() or hasattr(models.loaded(name), "sde")
+
+
 def statistics_of(model: str) -> str:
     """Return images that gains for a model may come from, where such are known."""
     known = {"digits": "digits-train", "glyphs32": "glyphs32"}
     return next((images for begin, images in known.items() if model.startswith(begin)), "")
 
 
+def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that no control has: they are kept for the sampler that they came with."""
+    shown = set(OF_CHAINS)
+    shown |= {"start"} if settings.get("start") in STARTS.values() else set()
+    shown |= {"preconditioner", "statistics"} if settings.get("preconditioner", "") in GAINS.values() else set()
+    return {name: value for name, value in settings.items() if name not in shown}
+
+
 class SamplePanel:
     """A view of a :class:`Session`."""
 
     def __init__(self, session: Session, choice: Choice) -> None:
-        self.session, self._lock, self._quiet = session, threading.RLock(), False
+        self.session, self._lock, self._quiet, self._walked = session, threading.RLock(), False, 0
         self.fields = fields.Fields(self._controls(choice))
+        self.first, self.others = choice.sampler, _others(choice.settings)
         self.bar = fields.Bar(("Run", self.run), cancel=self.cancel)
-        self.follower = fields.Follower(session, self.draw, self._failed)
+        self.follower = fields.Follower(session, self.draw, self._failed, self._draw_chains)
         self.soon = fields.Soon(self._check)
         self.x, self.denoised = fields.pixels(), fields.pixels()
         self.step = w.IntSlider(min=1, max=1, description="step", layout=w.Layout(width="100%"), disabled=True)
@@ -84,12 +99,11 @@ class SamplePanel:
     def _layout(self) -> w.HBox:
         asked = fields.titled("x, what the network is asked", self.x)
         said = fields.titled("x̂0, what it answers", self.denoised)
-        images = w.HBox([asked, said], layout=w.Layout(grid_gap="24px"))
+        images = w.HBox([asked, said], layout=w.Layout(grid_gap="24px", flex_flow="row wrap"))
         save = w.HBox([self.folder, *self.savers], layout=w.Layout(align_items="center", flex_flow="row wrap"))
         shown = [self.bar.box, images, self.step, self.about, self.chains, self.notes]
         shown += [fields.titled("The same images, bit for bit", self.command), save, self.saved]
-        right = w.VBox(shown, layout=w.Layout(flex="1 1 auto", min_width="0", grid_gap="6px", width="100%"))
-        return w.HBox([self.fields.box, right], layout=w.Layout(grid_gap="20px"))
+        return fields.beside(self.fields.box, w.VBox(shown, layout=w.Layout(grid_gap="6px")))
 
     def _savers(self) -> list[w.Button]:
         session = self.session
@@ -119,6 +133,8 @@ class SamplePanel:
         """Return what the controls say."""
         f, settings = self.fields, {}
         linear, sampler = self._linear(), f["sampler"]
+        if self.first == (f"dlg+{sampler}" if f["dlg"] and not linear else sampler):
+            settings |= self.others
         if not linear:
             settings |= {"start": f["start"]} if f["start"] else {}
             if f["dlg"]:
@@ -130,9 +146,7 @@ class SamplePanel:
         return Choice(f["model"], sampler, f["nfe"], f["n"], f["seed"], settings)
 
     def _linear(self) -> bool:
-        return self.fields["model"] in epsilon_names() or hasattr(
-            self.session.models.loaded(self.fields["model"]), "sde"
-        )
+        return is_linear(self.session.models, self.fields["model"])
 
     def _fit_controls(self) -> None:
         """Offer the samplers of the model, and show the controls that mean something."""
@@ -179,7 +193,7 @@ class SamplePanel:
         with self._lock:
             self.bar.running(True)
             self.bar.line.value, self.notes.value = "starting", ""
-            self.chains.layout.display = "none"
+            self.chains.layout.display, self._walked = "none", 0
         self.follower.follow(self._start)
 
     def _start(self) -> None:
@@ -213,7 +227,8 @@ class SamplePanel:
                 self._quiet = False
             self._show(frames)
             if ended or not session.stop.is_set():
-                self.bar.show(session.progress())
+                fits = session.choice.sampler.endswith(FITTED.name) and not session.log.calls
+                self.bar.show(session.progress(), "fitting a solver to this model, once" if fits else "")
             if ended:
                 self._ended()
 
@@ -223,13 +238,7 @@ class SamplePanel:
         self.notes.value = fields.told(session.notes)
         if session.status == FAILED:
             self.fields.tell(session.problem or Problem("", "the run failed"))
-        frames = self._chain_frames()
-        if session.windows() and frames:
-            self._quiet = True
-            self.chain.max = len(frames[0].x) - 1
-            self._quiet = False
-            self.chains.layout.display = ""
-            self._draw_chain()
+        self._draw_chains()
 
     # What is shown
 
@@ -269,14 +278,29 @@ class SamplePanel:
         rows = windows[0]["sigmas"].shape[1] if windows else 0
         return [f for f in self.session.log.frames if f.phase == "chains" and len(f.x) == min(rows, 64)]
 
+    def _draw_chains(self) -> None:
+        """Show the chains as far as they have walked, where that is farther than what is shown."""
+        with self._lock:
+            frames, windows = self._chain_frames(), len(self.session.windows())
+            if not frames or windows == self._walked:
+                return
+            self._walked, self._quiet = windows, True
+            try:
+                self.chain.max = len(frames[0].x) - 1
+            finally:
+                self._quiet = False
+            self._draw_chain()
+            self.chains.layout.display = ""
+
     def _draw_chain(self) -> None:
+        """Draw the chain of the slider, and the levels of others beside its own."""
         with self._lock:
             frames, windows, chain = self._chain_frames(), self.session.windows(), self.chain.value
             if self._quiet or not frames or not windows:
                 return
             model = self.session.models.loaded(self.session.choice.model)
             ends = (model.sigma_min, model.sigma_max) if model is not None else None
-            chosen = [frames[i].denoised for i in figures.spread(len(frames))]
+            chosen = [frames[i].denoised[chain : chain + 1] for i in figures.spread(len(frames))]
             classes = classes_of(self.session.choice.model, chosen)
-            self.trace.value = pictures.svg(figures.trace(windows, ends, chain))
-            self.along.value = pictures.svg(figures.along(frames, chain, classes))
+            self.trace.value = walks.trace(windows, ends, chain)
+            self.along.value = walks.along(frames, chain, classes and [one for (one,) in classes])

@@ -54,7 +54,7 @@ class Models:
         if own is not None and not isinstance(own, str | Path):
             model = denoiser_of(own, **facts)
             self.own = str(getattr(model, "name", type(own).__name__))
-            self._mine = model
+            self._mine = _shown(model)
 
     def loaded(self, name: str) -> Any:
         """Return a model if it is in memory, else None."""
@@ -65,12 +65,19 @@ class Models:
         with self._lock:
             if (found := self.loaded(name)) is None:
                 try:
-                    found = self._loaded[name] = denoiser_of(name)
+                    found = self._loaded[name] = _shown(denoiser_of(name))
                 except UserError as error:
                     raise BadChoice(Problem("model", str(error))) from error
                 while len(self._loaded) > KEPT:
                     self._loaded.popitem(last=False)
             return found
+
+
+def _shown(model: Any) -> Any:
+    """Return a model of images (C, H, W); UserError for one of anything else, which cannot be shown."""
+    if len(shape := tuple(model.shape)) != 3:
+        raise UserError(f"the explorer shows images of a shape (C, H, W), and the model's data have {shape}")
+    return model
 
 
 class Worker:
@@ -127,7 +134,7 @@ class Worker:
             status, problem = CANCELLED, None
         except UserError as error:
             status, problem = FAILED, problem_of(error)
-        except Exception as error:  # what is no fault of the person must not be lost on a thread either
+        except BaseException as error:  # what is no fault of the person, SystemExit too, must not be lost on a thread
             status, problem = FAILED, Problem("", f"it stopped by {type(error).__name__}: {sentence(error)}")
         finally:
             for handler in LOG.handlers:
@@ -163,6 +170,7 @@ class Session(Worker):
         self.models = models or Models()
         self.choice, self.images, self.log = Choice(), None, Log()
         self._windows: list[dict[str, np.ndarray]] = []
+        self._reading = threading.Lock()
         self._folder: Path | None = None
 
     def check(self, choice: Choice) -> Problem | None:
@@ -202,13 +210,15 @@ class Session(Worker):
                 self._folder = None
 
     def windows(self) -> list[dict[str, np.ndarray]]:
-        """Return the windows of the first group of chains so far, as their files have them."""
-        folder = self._folder
-        groups = sorted(folder.glob("*/*-*/")) if folder and folder.is_dir() else []
-        for path in sorted(groups[0].glob("window-*.npz"))[len(self._windows) :] if groups else []:
-            if (found := read_whole(path)) is not None:
+        """Return the windows of the first group of chains so far, as their files have them; any thread may ask."""
+        with self._reading:
+            folder = self._folder
+            groups = sorted(folder.glob("*/*-*/")) if folder and folder.is_dir() else []
+            for path in sorted(groups[0].glob("window-*.npz"))[len(self._windows) :] if groups else []:
+                if (found := read_whole(path)) is None:
+                    break
                 self._windows.append(found)
-        return self._windows
+            return list(self._windows)
 
     def progress(self) -> Progress:
         """Return how far the run is."""

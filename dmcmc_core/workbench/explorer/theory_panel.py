@@ -41,8 +41,7 @@ class TheoryPanel:
             "Left: density and score of the noisy data at σ, with trajectories of the sampler from noise to data. "
             "Right: chains move in x and change their noise level, and so go from mode to mode."
         )
-        right = w.VBox([self.picture, about], layout=w.Layout(flex="1 1 auto", min_width="0"))
-        self.box = w.HBox([self.fields.box, right], layout=w.Layout(grid_gap="20px"))
+        self.box = fields.beside(self.fields.box, w.VBox([self.picture, about]))
         self.fields.observe(self.soon.ask)
 
     def ask(self) -> None:
@@ -55,6 +54,6 @@ class TheoryPanel:
             self.picture.value = pictures.svg(figures.plane(view))
             self.fields.tell(None)
         except UserError as error:
-            self.fields.tell(problem_of(error))
+            self.fields.tell(problem_of(error, controls=self.fields.controls))
         except Exception as error:  # an integrator may fail on levels that make no sense
             self.fields.tell(Problem("", f"it cannot be drawn: {sentence(error)}"))
