@@ -247,8 +247,8 @@ def test_a_published_panel_has_eight_lines_at_most(profile):
     for path in sorted(folder.glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        line = next((name for name in ("line", "arm") if name in rows[0]), None)
-        if path.with_suffix(".png").is_file() and "panel" in rows[0] and line:
+        line = next((name for name in ("line", "arm") if rows and name in rows[0]), None)
+        if path.with_suffix(".png").is_file() and line and "panel" in rows[0]:
             panels = {row["panel"]: set() for row in rows}
             for row in rows:
                 panels[row["panel"]].add(row[line])

@@ -290,6 +290,7 @@ def test_made_parts_are_those_of_what_is_published(page):
         ("table\nfrom: full/pds-table\nbest: smallest", "best must be one of"),
         ("origin full/nothing", "item 'nothing' is not published"),
         ("differences\nfrom: full/nothing\nrows: {}", "is not published"),
+        ("gallery nothing", "has no question with a picture"),
         ("differences\nfrom: full/pds-table\nrows: {a: [{arm: other}]}", "no row has arm other"),
     ],
 )

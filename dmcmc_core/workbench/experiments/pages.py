@@ -1,7 +1,7 @@
 """The parts of ``docs/`` that are made from what is published: the list of items, tables of findings, their origins.
 
-A page holds ``<!-- table ... -->``, ``<!-- differences ... -->`` or ``<!-- origin ... -->``, and what is made of it up
-to ``<!-- end -->``. All else of a page is written by hand.
+A page holds ``<!-- table ... -->``, or ``differences``, ``origin`` or ``gallery``, and what is made of it up to
+``<!-- end -->``. All else of a page is written by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dmcmc_core.workbench.experiments.differences import HEADS, differences
 from dmcmc_core.workbench.experiments.manifest import Project, here, read_yaml
 from dmcmc_core.workbench.experiments.reports import write_items
 
-PART = re.compile(r"(<!-- (table|origin|differences)\s(.*?)-->\n).*?(<!-- end -->)", re.S)
+PART = re.compile(r"(<!-- (table|origin|differences|gallery)\s(.*?)-->\n).*?(<!-- end -->)", re.S)
 NUMBER = re.compile(r"-?\d[\d.]*(?:e[-+]?\d+)?")
 
 Rows = list[dict[str, str]]
@@ -157,5 +157,19 @@ def _differences(project: Project, about: str, up: str) -> str:
     return f"{table}\n\n[Numbers]({up}figures/published/{given['from']}.csv)"
 
 
-MADE = {"table": _table, "origin": _origin, "differences": _differences}
+def _gallery(project: Project, about: str, up: str) -> str:
+    """Return the picture of each finding under its question, linked to its page; ``about`` names the pages in order."""
+    parts = []
+    for name in about.split():
+        path = project.root / "docs" / "findings" / f"{name}.md"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        found = re.match(r"# (.+)\n\n!\[(.+)\]\((?:\.\./)+(figures/.+)\)", text)
+        if not found:
+            raise UserError(f"{path} has no question with a picture below it")
+        question, caption, picture = found.groups()
+        parts.append(f"## [{question}](findings/{name}.md)\n\n![{caption}]({up}{picture})")
+    return "\n\n".join(parts)
+
+
+MADE = {"table": _table, "origin": _origin, "differences": _differences, "gallery": _gallery}
 """Kind of part -> what makes it."""
