@@ -106,7 +106,8 @@ def test_a_board_has_mean_and_spread_of_cells_and_ranks_them(bed, fit):
     means = [board.details["toy", e, 6]["frechet"].mean for e in contest["toy"]]
     assert [line["mean6"] for line in study.ranks(board, contest, [6])] == [1 + sorted(means).index(m) for m in means]
     figure, points = study.figure(board, {"toy": bed}, {"toy": Spread(1.0, 0.1, 2)}, "toy")
-    assert len(figure.axes) == 2 and len(points) == 8
+    assert len(figure.axes) == 2 and len(points) == 6
+    assert {p["start"] for p in points if "start" in p} <= {MEAN}, "the line of the other start lies on it"
     heun = [p["nfe"] for p in points if p["line"] == HEUN]
     assert heun == [5, 5], "at the calls that it makes"
 

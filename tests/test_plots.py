@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.text
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,56 @@ def test_rows_of_images_stand_beside_their_labels():
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["heun", "euler"]
     assert axes.images[0].get_array().shape == (18, 53, 3) and axes.get_yticks().tolist() == [4, 13]
+
+
+def widest():
+    """A figure of every function that draws numbers, as wide as it gets, with the names of its lines."""
+    distances = [dict(integrator=i, arm=a, nfe=n, distance=1.0) for i in "abcd" for a in plots.ARMS for n in (9, 25)]
+    lines = [dict(panel=p, line=k, nfe=n, distance=Spread(1.0, 0.1, 3)) for p in "abc" for k in "1234" for n in (5, 9)]
+    curves = [dict(panel=p, arm=a, x=x, y=float(x)) for p in "abc" for a in "uv" for x in (1, 2)]
+    shares = [
+        dict(bed=b, line="a", panel=p, x=0.5, y=0.5) for b in "ab" for p in ("error", "total variation", "coverage")
+    ]
+    parts = [dict(bed=b, part="x", direction="d", above=2.0, below=1.0, contribution=Spread(1.0, 0.1, 3)) for b in "ab"]
+    factors = [
+        dict(bed="a", factor=f, value=v, distance=Spread(1.0, 0.1, 3), base=v == 1) for f in "abcdefg" for v in (1, 2)
+    ]
+    trace = ([0, 1], np.array([[1.0], [3.0]]), np.array([[0], [1]]))
+    walks = [dict(panel=p, arm="a", x=x, y=x) for p in "abc" for x in (0, 1)]
+    return {
+        "distance_against_nfe": plots.distance_against_nfe(distances, "distance"),
+        "distance_lines": plots.distance_lines(lines, dict.fromkeys("abc", "distance")),
+        "curve_panels": plots.curve_panels(curves, "x", "y"),
+        "posterior_panels": plots.posterior_panels(shares),
+        "waterfall": plots.waterfall(parts, "distance"),
+        "ablation": plots.ablation(factors, "distance"),
+        "class_traces": plots.class_traces(dict.fromkeys("abcd", trace), ["zero", "one"]),
+        "paths": plots.paths(walks, np.eye(2)),
+    }
+
+
+def test_no_letter_has_less_than_seven_points_where_a_page_shows_a_figure():
+    for name, figure in widest().items():
+        texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
+        least, width = min(t.get_fontsize() for t in texts), figure.get_figwidth()
+        assert least * min(1, plots.COLUMN / width) >= 7, (name, least, width)
+
+
+@pytest.mark.parametrize("profile", ["local", "full"])
+def test_a_published_panel_has_eight_lines_at_most(profile):
+    folder = Path(__file__).resolve().parents[1] / "figures" / "published" / profile
+    seen = 0
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        line = next((name for name in ("line", "arm") if rows and name in rows[0]), None)
+        if path.with_suffix(".png").is_file() and line and "panel" in rows[0]:
+            panels = {row["panel"]: set() for row in rows}
+            for row in rows:
+                panels[row["panel"]].add(row[line])
+            assert max(map(len, panels.values())) <= 8, path
+            seen += 1
+    assert seen > 5
 
 
 def test_twenty_methods_look_different():

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ToyProject
+from PIL import Image
 
 from dmcmc_core.errors import UserError
+from dmcmc_core.report import plots
 from dmcmc_core.report.compare import Difference, difference, is_time, relative, without_times
 from dmcmc_core.workbench import cli, experiments
 from dmcmc_core.workbench.experiments import Project, gallery, published, runner
@@ -73,9 +75,8 @@ def test_the_list_of_items_has_the_verdicts_that_are_published():
     """A checkout without runs would write the same table as one that has them."""
     table = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8").split("<!-- items -->")[1]
     for id, entry in Project(ROOT).published_items("local").items():
-        assert re.search(
-            rf"^\| `{id}`: .* \| {entry['verdict']} \| {experiments.clock(entry['seconds'])} \|", table, re.M
-        )
+        took = experiments.clock(entry["seconds"]) if entry["seconds"] else ""  # none where the machine was busy
+        assert re.search(rf"^\| `{id}`: .* \| {entry['verdict']} \| {took} \|", table, re.M)
 
 
 # How it comes there
@@ -417,13 +418,21 @@ def test_a_folder_without_tables_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_figures_and_tables_name_the_files_that_they_are(toy):
     toy.add("a", figures={"a-f": "What it shows."}, tables=["a-t"], outputs=["a.txt"])
-    toy.add("b", figures=["b"], tables=["b"], outputs=[])
+    toy.add("b", figures=["b"], tables=["b-t"], outputs=[])
     del toy.entries[1]["outputs"]
     toy.write_manifest(toy.entries)
     a, b = toy.project.items
     assert a.outputs == ("a-f.png", "a-f.pdf", "a-f.csv", "a-t.csv", "a-t.md", "a-t.tex", "a.txt")
     assert a.figures == {"a-f": "What it shows."} and b.figures == {"b": ""}
-    assert b.outputs == ("b.png", "b.pdf", "b.csv", "b.md", "b.tex"), "a table that is drawn has one CSV"
+    assert b.outputs == ("b.png", "b.pdf", "b.csv", "b-t.csv", "b-t.md", "b-t.tex")
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_a_figure_and_a_table_of_one_name_are_refused_as_one_would_overwrite_the_numbers_of_the_other(toy, other):
+    toy.add("a", figures=["drawn"], **({"tables": ["drawn"]} if other == "a" else {}))
+    toy.add("b", **({"tables": ["drawn"]} if other == "b" else {}))
+    with pytest.raises(UserError, match=f"'drawn' names the figure of item 'a' and the table of item '{other}'"):
+        _ = toy.project.items
 
 
 def test_an_item_has_what_the_defaults_say_unless_it_says_otherwise(toy):
@@ -475,3 +484,14 @@ def test_published_numbers_have_seven_digits(tmp_path):
     published.copy_small(tmp_path / "a.csv", tmp_path / "b.csv")
     wanted = "name,a,b\nx 1.234568,0.1234568,-1.500016e-05\nshort,0.25,12345678901\n"
     assert (tmp_path / "b.csv").read_text() == wanted
+
+
+def test_thin_lines_of_two_colours_stay_two_colours(tmp_path):
+    rows = [dict(panel="p", arm=arm, x=x, y=x + k / 9) for k, arm in enumerate("abcd") for x in range(9)]
+    path = plots.save_figure(plots.curve_panels(rows, "x", "y"), tmp_path, "f", rows, {})[0]
+    published.copy_small(path, tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as image:
+        seen = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+    for wanted in plots.COLOURS[:4]:
+        rgb = tuple(int(wanted[k : k + 2], 16) for k in (1, 3, 5))
+        assert min(max(abs(a - b) for a, b in zip(rgb, colour, strict=True)) for colour in seen) < 24, wanted

@@ -8,7 +8,8 @@ import torch
 from dmcmc_core.errors import UserError
 from dmcmc_core.training.loop import threads
 from dmcmc_core.workbench.studies import score_embedding as study
-from dmcmc_core.workbench.studies.fokker_planck import residuals, solver_rows
+from dmcmc_core.workbench.studies import score_embedding_curves as curves
+from dmcmc_core.workbench.studies.fokker_planck import exact, residuals, solver_rows
 
 METHOD = {"name": "x", "steps": 3, "pictures": "skimage", "lr": 1e-3, "size": 16}
 DDPM = {"name": "y", "steps": 3, "pictures": "skimage", "lr": 2e-3, "warmup": 50, "clip": 1}
@@ -107,7 +108,7 @@ def test_published_numbers_stand_beside_those_of_their_level_and_pictures():
 
 def test_the_closed_form_needs_no_training():
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    rows = study.exact(images, {"sigma": 5.0, "times": 10, "tol": 1e-4}, range(2))
+    rows = exact(images, {"sigma": 5.0, "times": 10, "tol": 1e-4}, range(2))
     assert len(rows) == 4
     plain, shifted = (
         [row["ssim"] for row in rows if row["arm"] == name]
@@ -164,3 +165,13 @@ def test_other_pictures_have_their_own_arms_seeds_and_lengths(tmp_path, monkeypa
     assert [(r["pictures"], r["level"], r["arm"], r["crossed"]) for r in rows] == [
         ("three", level, arm, "2 of 2") for level in study.LEVELS[:2] for arm in (study.METHOD, study.PLAIN)
     ]
+
+
+def test_every_training_is_a_line_of_one_of_two_panels():
+    shown = [arm for panel in curves.PANELS.values() for arm in panel]
+    assert sorted(shown) == sorted(study.arms(METHOD, DDPM, DDPM)) and max(map(len, curves.PANELS.values())) <= 8
+    means = curves.mean_curves(rows_of({"embedding": (100, 200), "DDPM": (150, 150)}))
+    assert means[0]["step"] == 10 and means[0]["ssim"] == pytest.approx((0.075, 0.05 / 2**0.5, 2))
+    first, second = curves.figure(means, "a picture").axes
+    assert [len(axes.lines) for axes in (first, second)] == [1, 1]
+    assert first.lines[0].get_color() != second.lines[0].get_color()

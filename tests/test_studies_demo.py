@@ -76,5 +76,5 @@ def test_claims_hold_and_fail():
     assert zero["holds"] and mean["holds"] and zero["published"].startswith("2.63") and mean["published"] is None
     assert mean["here"] == "2.5 ± 0.71 against 5.5 ± 0.71 (here)"
     zero, mean = demo.claims(rows(dlg=5.5), "here")
-    assert zero["holds"] and not mean["holds"] and mean["note"].startswith("Figure3.ipynb")
+    assert zero["holds"] and not mean["holds"] and mean["note"].startswith("DistanceAgainstNFE.ipynb")
     assert len(demo.claims([r for r in rows() if r["method"] != demo.MEAN], "here")) == 1

@@ -10,6 +10,19 @@ from dmcmc_core.report.tables import Spread
 from dmcmc_core.workbench.studies import pds, pds_chains, pds_gaussians, pds_noise
 from dmcmc_core.workbench.studies import pds_claims as claims
 
+MANY = [
+    "vanilla",
+    "TDAS",
+    "frequency",
+    "space",
+    "both",
+    "inverse",
+    "covariance",
+    "as frequency",
+    "as both",
+    "as inverse",
+]
+MANY += ["no corrections", "ancestral", "karras"]
 PLAIN, FIT = Preconditioner(pixel=torch.ones(64)), "covariance"
 
 
@@ -159,3 +172,13 @@ def test_mixing_of_exact_digits_begins_in_the_law():
         "covariance",
         "as covariance",
     ]
+
+
+def test_a_panel_has_eight_lines_at_most_and_an_arm_one_look():
+    panels = pds.panels_of("digits", MANY)
+    assert list(panels) == ["digits", "digits: other gains", "digits: without gains"]
+    assert max(map(len, panels.values())) <= 8 and {arm for shown in panels.values() for arm in shown} == set(MANY)
+    assert all(shown[0] == pds.VANILLA for shown in panels.values())
+    assert set(MANY) == set(pds.LOOKS) and len(set(pds.LOOKS.values())) == len(MANY)
+    assert pds.LOOKS["as both"] % 8 == pds.LOOKS["both"], "the same colour, as strong"
+    assert pds.panels_of("glyphs", ["vanilla", "both"]) == {"glyphs": ["vanilla", "both"]}

@@ -1,8 +1,8 @@
 """Figures: one function draws each kind, one writes it as PNG and PDF with its numbers as CSV and provenance inside.
 
 Figures are plain ``matplotlib.figure.Figure`` objects without pyplot's global state, so that any thread may draw.
-Colours are those of Okabe and Ito, which people with a colour deficiency can tell apart; arms also differ in marker and
-line.
+Colours are those of Okabe and Ito but for one, which people with a colour deficiency can tell apart. Arms also differ
+in marker and line. A panel has eight lines at most, and the letters of a page that shows it are of 7 points or more.
 """
 
 # ruff: noqa: F401  the names are imported for those who import this package
@@ -20,4 +20,4 @@ from dmcmc_core.report.plots.images import (
     start_panels,
     trajectories,
 )
-from dmcmc_core.report.plots.style import ARMS, COLOURS, LINES, MARKERS, STYLE, save_figure, save_png, styled
+from dmcmc_core.report.plots.style import ARMS, COLOURS, COLUMN, LINES, MARKERS, STYLE, save_figure, save_png, styled

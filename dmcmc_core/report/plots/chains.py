@@ -64,7 +64,7 @@ def class_traces(
     """
     ncols = min(3, len(traces))
     nrows = math.ceil(len(traces) / ncols)
-    figure = Figure(figsize=(3.0 * ncols + 0.6, 2.0 * nrows + 0.7), layout="constrained")
+    figure = Figure(figsize=(2.4 * ncols + 0.6, 2.0 * nrows + 0.7), layout="constrained")
     grid = panel_grid(figure, len(traces), ncols, sharey=True)
     colours = matplotlib.colormaps["tab10"]
     for axes, (kernel, (calls, sigmas, labels)) in zip(grid, traces.items(), strict=True):
@@ -129,7 +129,7 @@ def paths(rows: Sequence[Mapping[str, Any]], covariance: Any, title: str | None 
     Behind them the ellipses of one and two standard deviations of a Gaussian around 0 with this (2, 2) covariance.
     """
     panels, arms = unique(rows, "panel"), unique(rows, "arm")
-    figure = Figure(figsize=(2.6 * len(panels) + 0.4, 3.1), layout="constrained")
+    figure = Figure(figsize=(min(2.6 * len(panels) + 0.4, 7.8), 3.1), layout="constrained")
     angle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.linalg.cholesky(as_array(covariance)) @ np.stack([np.cos(angle), np.sin(angle)])
     handles = {}

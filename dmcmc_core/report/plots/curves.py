@@ -37,7 +37,8 @@ def curve_panels(
 
     Args:
         rows: ``panel``, ``arm``, ``x`` and ``y``, a number or a :class:`~dmcmc_core.report.tables.Spread`; those with
-            a true ``expected`` are drawn dashed in the colour of their arm, without a marker.
+            a true ``expected`` are drawn dashed in the colour of their arm, without a marker. ``look``, where there is
+            one, is the number of the arm's :func:`look`; else arms have theirs in order of appearance.
         xlabel, ylabel: of all panels.
         dashes: what the dashed lines are, for the legend.
         logy: logarithmic y axes.
@@ -49,12 +50,12 @@ def curve_panels(
     ncols = min(3, len(panels))
     nrows = math.ceil(len(panels) / ncols)
     height = 2.4 * nrows + 0.3 + 0.2 * math.ceil(len(arms) / 2)
-    figure = Figure(figsize=(3.0 * ncols + 0.4, height), layout="constrained")
+    figure = Figure(figsize=(2.4 * ncols + 0.3 + 0.8 * (ncols < 3), height), layout="constrained")
     measured, expected = ([row for row in rows if bool(row.get("expected")) == is_so] for is_so in (False, True))
     handles = {}
     for axes, panel in zip(panel_grid(figure, len(panels), ncols, sharey=share_y), panels, strict=True):
         for k, arm in enumerate(arms):
-            style = look(k)
+            style = look(next((row["look"] for row in rows if row["arm"] == arm and "look" in row), k))
             colour = style["color"]
             x, y, spread = points(measured, "x", "y", panel=panel, arm=arm)
             if len(x):
@@ -96,7 +97,7 @@ def posterior_panels(rows: Sequence[Mapping[str, Any]], title: str | None = None
         title: above all panels.
     """
     beds, lines = unique(rows, "bed"), unique(rows, "line")
-    figure = Figure(figsize=(8.6, 2.5 * len(beds) + 0.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.3 * len(beds) + 0.8), layout="constrained")
     handles = {}
     for bed, across in zip(beds, figure.subplots(len(beds), len(LABELS), squeeze=False), strict=True):
         for axes, (panel, (xlabel, ylabel)) in zip(across, LABELS.items(), strict=True):

@@ -54,7 +54,7 @@ def distance_against_nfe(
     arms = [a for a in ARMS if a in arms] + [a for a in arms if a not in ARMS]
     ncols = min(ncols, len(panels))
     nrows = math.ceil(len(panels) / ncols)
-    figure = Figure(figsize=(2.7 * ncols + 0.3, 2.3 * nrows + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.4 * ncols + 0.3, 2.2 * nrows + 0.6), layout="constrained")
     grid = panel_grid(figure, len(panels), ncols)
     handles, ranges = {}, []
     for axes, panel in zip(grid, panels, strict=True):
@@ -97,7 +97,7 @@ def distance_lines(
         references: panel -> a distance to compare with, a grey line.
         title: above all panels.
         x, xlabel: another cost than network evaluations; rows without it are left out.
-        ncols: panels per row; all in one when None.
+        ncols: panels per row, at most two.
         looks: line -> number of its :func:`look`, where figures share lines; else in order of appearance.
     """
     rows = [row for row in rows if row[x] is not None]
@@ -161,9 +161,9 @@ def dots_and_crosses(
 
 def _beds(ylabels: Mapping[str, str], height: float, ncols: int | None = None) -> tuple[Figure, dict[str, Axes]]:
     """Make a figure and its panels, one per test-bed, ``height`` with one row of them."""
-    ncols = min(ncols or len(ylabels), len(ylabels))
+    ncols = min(ncols or len(ylabels), len(ylabels), 2)
     more_rows = math.ceil(len(ylabels) / ncols) - 1
-    figure = Figure(figsize=(4.2 * ncols, height + 2.8 * more_rows), layout="constrained")
+    figure = Figure(figsize=(3.75 * ncols, height + 2.6 * more_rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1)
     return figure, dict(zip(ylabels, panel_grid(figure, len(ylabels), ncols), strict=True))
 

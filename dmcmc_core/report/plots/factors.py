@@ -20,7 +20,7 @@ def ablation(
     ylabel: str,
     lines: Mapping[str, Mapping[str, float]] | None = None,
     titles: Mapping[str, str] | None = None,
-    ncols: int = 6,
+    ncols: int = 4,
 ) -> Figure:
     """Draw one factor at a time: a block of small panels per test-bed, each the distance against a factor's values.
 
@@ -37,7 +37,7 @@ def ablation(
     """
     beds = {bed: [row for row in rows if row["bed"] == bed] for bed in unique(rows, "bed")}
     heights = [math.ceil(len(unique(own, "factor")) / ncols) for own in beds.values()]
-    figure = Figure(figsize=(1.9 * ncols + 0.4, sum(1.8 * h + 0.45 for h in heights) + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.85 * ncols + 0.4, sum(1.8 * h + 0.45 for h in heights) + 0.3), layout="constrained")
     blocks = figure.subfigures(len(beds), 1, squeeze=False, height_ratios=heights)[:, 0]
     base, changed, others = {}, {}, {}
     for (bed, own), block in zip(beds.items(), blocks, strict=True):
@@ -54,7 +54,7 @@ def ablation(
                     (base["base"],) = axes.plot(n, mean[n], "s", color=COLOURS[1], markersize=6, zorder=3)
             axes.set_title(factor, fontweight="normal", fontsize=8)
             names = [re.sub(r"(?<=[a-z]{2})-", "-\n", str(r["value"])) for r in these]
-            axes.set_xticks(range(len(these)), names, fontsize=7)
+            axes.set_xticks(range(len(these)), names, fontsize=8)
             axes.set_xlim(-0.5, len(these) - 0.5)
         means = [row["distance"].mean for row in own]
         if min(means) > 0 and max(means) / min(means) > 4:
@@ -83,7 +83,7 @@ def waterfall(
         titles: of each bed's panel.
     """
     beds, directions, parts = (unique(rows, key) for key in ("bed", "direction", "part"))
-    figure = Figure(figsize=(4.6 * len(beds) + 0.4, 0.5 * len(parts) + 1.4), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(beds) + 0.4, 0.5 * len(parts) + 1.4), layout="constrained")
     handles = {}
     for axes, bed in zip(panel_grid(figure, len(beds), len(beds)), beds, strict=True):
         these = unique((row for row in rows if row["bed"] == bed), "part")
@@ -97,7 +97,7 @@ def waterfall(
             handles[direction] = axes.barh(y, width, left=below, **style)
             for at, start, value, error in zip(y, below, width, spread, strict=True):
                 right = max(start, start + value + error)
-                axes.annotate(f"{value:+.2g}", (right, at), (3, 0), textcoords="offset points", va="center", fontsize=7)
+                axes.annotate(f"{value:+.2g}", (right, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
         handles |= _levels(axes.axvline, (lines or {}).get(bed, {}), zorder=0)
         axes.set_yticks(range(len(these)), these)
         axes.invert_yaxis()

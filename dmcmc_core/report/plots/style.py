@@ -17,12 +17,15 @@ from dmcmc_core.errors import UserError
 from dmcmc_core.files import replacing
 from dmcmc_core.report.tables import Spread, embedded, read_provenance, write_csv
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+"""Those of Okabe and Ito, with a dark red of Tol in the place of their yellow, which is hardly seen on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 ARMS = {"zero mean": 0, "data mean": 2, "with DLG": 1}
 """The arms of every comparison, each with its own colour, marker and line in every figure."""
 
+COLUMN = 7.0
+"""Inches of the text of a page: no letter of a figure that is shown so wide has less than 7 points."""
 LOW = 3.5
 """Inches below which a label of one line at the left would be as long as the figure is high."""
 GREY = "#888888"

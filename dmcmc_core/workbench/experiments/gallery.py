@@ -65,6 +65,7 @@ def _item(project: Project, profile: str, id: str, entry: Mapping[str, Any]) -> 
     pictures = [name for name in files if name.endswith(".png")]
     lines = [f'### <a id="{_anchor(profile, id)}"></a>`{id}`: {item.title if item else entry["title"]}', ""]
     lines += [_facts(item, entry), "", "```", entry["command"], "```"]
+    lines += ["", f"*{entry['note']}*"] if "note" in entry else []
     for name in pictures:
         stem = Path(name).stem
         caption = (item.figures.get(stem) if item else entry["title"]) or stem

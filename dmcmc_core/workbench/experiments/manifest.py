@@ -82,11 +82,22 @@ def load_manifest(path: str | Path) -> tuple[Item, ...]:
     defaults = _defaults(content.get("defaults", {}), path.name)
     entries = enumerate(content["items"] or (), 1)
     items = tuple(_item(entry, defaults, f"{path.name}, item {n}") for n, entry in entries)
+    _check_names(items, path.name)
     for name, values in (("id", [i.id for i in items]), ("output", [o for i in items for o in i.outputs])):
         for value in values:
             if values.count(value) > 1:
                 raise UserError(f"{path.name}: {name} {value!r} appears twice")
     return items
+
+
+def _check_names(items: Iterable[Item], where: str) -> None:
+    """Raise UserError where a figure and a table of any items share a name, and so a CSV."""
+    drawn = {name: item.id for item in items for name in item.figures}
+    for item in items:
+        for name in item.tables:
+            if name in drawn:
+                whose = f"the figure of item {drawn[name]!r} and the table of item {item.id!r}"
+                raise UserError(f"{where}: {name!r} names {whose}, and both write {name}.csv: rename one of them")
 
 
 def _defaults(defaults: Any, where: str) -> dict[str, Any]:
@@ -119,7 +130,7 @@ def _item(entry: Any, defaults: Mapping[str, Any], where: str) -> Item:
         raise UserError(f"{where}: key 'outputs' is missing")
     files = [name + ending for name in item.figures for ending in FIGURE]
     files += [name + ending for name in item.tables for ending in TABLE]
-    return replace(item, outputs=(*dict.fromkeys(files), *item.outputs))  # a table may be drawn: then they share a CSV
+    return replace(item, outputs=(*files, *item.outputs))
 
 
 def _build(cls: type, entry: Any, where: str) -> Any:

@@ -1,7 +1,7 @@
 """The parts of ``docs/`` that are made from what is published: the list of items, tables of findings, their origins.
 
-A page holds ``<!-- table ... -->`` or ``<!-- origin ... -->``, and what is made of it up to ``<!-- end -->``. All else
-of a page is written by hand.
+A page holds ``<!-- table ... -->``, or ``differences``, ``origin`` or ``gallery``, and what is made of it up to
+``<!-- end -->``. All else of a page is written by hand.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 from dmcmc_core.errors import UserError, one_of
 from dmcmc_core.files import write_text
+from dmcmc_core.workbench.experiments.differences import HEADS, differences
 from dmcmc_core.workbench.experiments.manifest import Project, here, read_yaml
 from dmcmc_core.workbench.experiments.reports import write_items
 
-PART = re.compile(r"(<!-- (table|origin)\s(.*?)-->\n).*?(<!-- end -->)", re.S)
+PART = re.compile(r"(<!-- (table|origin|differences|gallery)\s(.*?)-->\n).*?(<!-- end -->)", re.S)
 NUMBER = re.compile(r"-?\d[\d.]*(?:e[-+]?\d+)?")
 
 Rows = list[dict[str, str]]
@@ -45,7 +46,7 @@ def filled(project: Project, path: Path, text: str) -> str:
 
     def part(found: re.Match[str]) -> str:
         try:
-            content = (_table if found[2] == "table" else _origin)(project, found[3], up)
+            content = MADE[found[2]](project, found[3], up)
         except UserError as error:
             raise UserError(f"{path}, {found[2]} {found[3].split()[0]}: {error}") from None
         return f"{found[1]}{content}\n{found[4]}"
@@ -72,7 +73,8 @@ def _table(project: Project, about: str, up: str) -> str:
     if "best" in given:
         _embolden(rows, one_of("best", given["best"], "least", "most"))
     place = f"{up}figures/published/{given['from']}"
-    return f"{_markdown(rows)}\n\n[Whole table]({place}.md), [numbers]({place}.csv)"
+    numbers = f", [numbers]({place}.csv)" if source.with_suffix(".csv").is_file() else ""
+    return f"{_markdown(rows)}\n\n[Whole table]({place}.md){numbers}"
 
 
 def _read(path: Path) -> Rows:
@@ -145,3 +147,29 @@ def _origin(project: Project, about: str, up: str) -> str:
         commit = f", commit `{entry['commit'][:8]}`" if entry.get("commit") else ""
         lines.append(f"- `{entry['command']}`{commit}, [files and figures]({place})")
     return "\n".join(lines)
+
+
+def _differences(project: Project, about: str, up: str) -> str:
+    """Return what seeds tell of two means, and would have told; see :func:`.differences.differences`."""
+    given = read_yaml(about)
+    rows = differences(project.root / "figures" / "published", given)
+    table = _markdown([{head: row[head] for head in HEADS} for row in rows])
+    return f"{table}\n\n[Numbers]({up}figures/published/{given['from']}.csv)"
+
+
+def _gallery(project: Project, about: str, up: str) -> str:
+    """Return the picture of each finding under its question, linked to its page; ``about`` names the pages in order."""
+    parts = []
+    for name in about.split():
+        path = project.root / "docs" / "findings" / f"{name}.md"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        found = re.match(r"# (.+)\n\n!\[(.+)\]\((?:\.\./)+(figures/.+)\)", text)
+        if not found:
+            raise UserError(f"{path} has no question with a picture below it")
+        question, caption, picture = found.groups()
+        parts.append(f"## [{question}](findings/{name}.md)\n\n![{caption}]({up}{picture})")
+    return "\n\n".join(parts)
+
+
+MADE = {"table": _table, "origin": _origin, "differences": _differences, "gallery": _gallery}
+"""Kind of part -> what makes it."""

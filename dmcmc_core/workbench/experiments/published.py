@@ -30,7 +30,8 @@ SHOWN = (".png", ".csv", ".md")
 """Endings of the files that are published; PDF and LaTeX are for whoever runs an item."""
 WIDE = 1000
 """Pixels beyond which a picture is halved: figures are drawn at twice the density at which a page shows them."""
-COLOURS = (16, 24, 32, 48, 64, 96, 128, 256)
+COLOURS = (64, 96, 128, 256)
+"""As many as are tried for a picture: with 16, thin lines of blue and green became one colour."""
 ERROR = 2.5
 """Root mean square error, of 255, above which a picture gets more of these colours."""
 

@@ -205,7 +205,7 @@ def claims(rows: Rows, where: str) -> list[dict[str, Any]]:
                 f"{in_words(dlg)} against {in_words(other)} ({where})",
                 "2.63 against 4.46 (CIFAR-10 FID, about 20 against 25 NFE)" if paper else None,
                 "arXiv 2209.14593 v1, Figure 3, read off the figure" if paper else None,
-                "" if better else "Figure3.ipynb looks into it for every integrator and budget",
+                "" if better else "DistanceAgainstNFE.ipynb looks into it for every integrator and budget",
             )
         )
     return made

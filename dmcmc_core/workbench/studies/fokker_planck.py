@@ -1,9 +1,9 @@
-"""The study of score embedding's solve: passes, cost beside the published way, distance to the exact field."""
+"""The study of score embedding's solve: its passes, cost and error, and what a score in closed form samples."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from dmcmc_core import score_embedding as embedding
+from dmcmc_core.metrics.similarity import mse, ssim
 from dmcmc_core.score_embedding.stencil import flat_difference
+from dmcmc_core.streams import Streams
 
 
 def solver_rows(images: Mapping[int, Tensor], config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -83,3 +85,48 @@ def residuals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for row in rows
         for number, change in enumerate(row["residuals"], 1)
     ]
+
+
+def exact(images: Tensor, config: Mapping[str, Any], seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """Return what the score of each picture in closed form samples, without any training, a row per seed and mean.
+
+    ``arm`` tells what it is the score of: the picture, or the shifted picture that training with the embedding has for
+    its optimum, at the time in the middle of each interval.
+    """
+    sigma, rows = float(config["sigma"]), []
+    fields = embedding.solve_many(
+        torch.stack([embedding.initial_field(image) for image in images]),
+        sigma=sigma,
+        steps=config["times"],
+        tol=config["tol"],
+    )
+    for seed in seeds:
+        z = Streams(seed, "closed form", range(len(images)))(images)
+        for name in ("closed form", "closed form of the shifted picture"):
+            found = []
+            for image, field, start in zip(images, fields, z, strict=True):
+                shifted = _shifted(image, field, sigma) if "shifted" in name else None
+                score = embedding.exact_score(image, sigma) if shifted is None else _moving_score(*shifted, sigma)
+                sample = embedding.sample(score, start[None], sigma=sigma).samples[0]
+                found.append((ssim(image, sample), mse(image, sample)))
+            means = [sum(values) / len(values) for values in zip(*found, strict=True)]
+            rows.append({"arm": name, "seed": seed, "step": 0, "ssim": means[0], "mse": means[1]})
+    return rows
+
+
+def _shifted(image: Tensor, field: embedding.Field, sigma: float) -> tuple[Tensor, Tensor]:
+    tau = embedding.training_times(torch.full((len(field.t),), 0.5, dtype=torch.float64))
+    return tau, embedding.embed(image.double(), field.score, sigma=sigma, tau=tau)
+
+
+def _moving_score(tau: Tensor, means: Tensor, sigma: float) -> embedding.Score:
+    """Return the score of one point that moves through ``means`` (N, C, H, W) at times ``tau`` (N,), linear between."""
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        at = t[0].double().clamp(tau[0], tau[-1])
+        after = int(torch.searchsorted(tau, at).clamp(1, len(tau) - 1))
+        share = (at - tau[after - 1]) / (tau[after] - tau[after - 1])
+        mean = means[after - 1] + share * (means[after] - means[after - 1])
+        return (mean.to(x) - x) / embedding.std(t, sigma).square().reshape(-1, 1, 1, 1)
+
+    return score

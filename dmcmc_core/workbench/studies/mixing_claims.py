@@ -74,5 +74,5 @@ def of_drift(name: str, kernel: str, row: Row, where: str) -> dict[str, Any]:
         not climbs,
         f"{in_words(row['records low'])}, {drift.mean:+.2g} ± {drift.spread:.2g} against the exact beginning; σ from "
         f"{row['middle 80 %']} (middle 80 %; {where})",
-        note="the bias of the unadjusted step drives σ up: Figures1And2.ipynb measures it" if climbs else "",
+        note="the bias of the unadjusted step drives σ up: DLG.ipynb measures it" if climbs else "",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +31,9 @@ PAPERS = (VANILLA, "TDAS", "frequency", "space", "both")
 """Arms of the papers; all others are controls."""
 FILTERS = {"frequency": (True, False), "space": (False, True), "both": (True, True), "TDAS": (True, False)}
 """Arm -> whether its gains are of frequencies, and of pixels."""
+LOOKS = {arm: k for k, arm in enumerate((VANILLA, "TDAS", "both", "frequency", "space", "inverse", "no corrections"))}
+LOOKS |= {"covariance": 7, "ancestral": 9, "as both": 10, "as frequency": 11, "karras": 12, "as inverse": 13}
+"""The look of each arm, see :func:`dmcmc_core.report.plots.style.look`; ``as NAME`` has the colour of NAME."""
 
 
 class Control(NamedTuple):
@@ -258,22 +261,34 @@ def caption(sampling: Sampling, cells: Mapping[Cell, Spread]) -> str:
 def figure(beds: Beds, arms: Mapping[str, Mapping[str, Sequence[float]]], rows: Rows) -> tuple[Figure, Rows]:
     """Return the distance against iterations, controls in panels of their own beside the plain sampler, and rows."""
     cells, spent = cells_of(rows), {(r["bed"], r["arm"], r["speed_up"]): r["nfe"] for r in rows}
-    panels = {}  # panel -> its test-bed and arms
-    for name, tried in arms.items():
-        panels[name] = name, [arm for arm in tried if arm in PAPERS]
-        controls = [arm for arm in tried if arm not in PAPERS]
-        if controls:
-            panels[f"{name}: controls"] = name, [VANILLA, *controls]
     points = [
         {"panel": panel, "line": arm, "nfe": spent[name, arm, k] / 2, "distance": cells[name, arm, k]}
-        for panel, (name, shown) in panels.items()
+        for name, tried in arms.items()
+        for panel, shown in panels_of(name, tried).items()
         for arm in shown
-        for k in arms[name][arm]
+        for k in tried[arm]
     ]
-    ylabels = {panel: beds.ylabels[name] for panel, (name, _) in panels.items()}
-    floors = {panel: beds.floors[name] for panel, (name, _) in panels.items()}
-    title = f"{len(beds.seeds)} seeds; two network calls an iteration"
-    return plots.distance_lines(points, ylabels, floors, title, xlabel="iterations", ncols=2), points
+    return drawn(points, beds.ylabels, beds.floors, len(beds.seeds)), points
+
+
+def panels_of(name: str, tried: Collection[str]) -> dict[str, list[str]]:
+    """Return panel -> arms of a test-bed: those of the papers, other gains beside them, and samplers without gains."""
+    others = [arm for arm in tried if arm not in PAPERS and arm not in CONTROLS]
+    panels = {
+        name: [arm for arm in tried if arm in PAPERS],
+        f"{name}: other gains": [arm for arm in (VANILLA, "both") if arm in tried and others] + others,
+        f"{name}: without gains": [VANILLA, *(arm for arm in tried if arm in CONTROLS)],
+    }
+    return {panel: shown for panel, shown in panels.items() if len(shown) > 1 or panel == name}
+
+
+def drawn(points: Rows, ylabels: Mapping[str, str], floors: Mapping[str, float], n_seeds: int) -> Figure:
+    """Draw the rows of :func:`figure`; ``ylabels`` and ``floors`` are of test-beds."""
+    beds = {point["panel"]: point["panel"].split(":")[0] for point in points}
+    labels = {panel: ylabels[name] for panel, name in beds.items()}
+    known = {panel: floors[name] for panel, name in beds.items() if name in floors}
+    title = f"{n_seeds} seeds, bars: standard deviation; two network calls an iteration"
+    return plots.distance_lines(points, labels, known, title, xlabel="iterations", ncols=2, looks=LOOKS)
 
 
 def table(arms: Mapping[str, Mapping[str, Sequence[float]]], cells: Mapping[Cell, Spread]) -> Rows:

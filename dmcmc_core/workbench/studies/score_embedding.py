@@ -20,13 +20,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dmcmc_core import score_embedding as embedding
 from dmcmc_core.checkpoints.configurations import read_mapping
 from dmcmc_core.errors import unknown
 from dmcmc_core.files import key
-from dmcmc_core.metrics.similarity import crossings, mse, ssim
+from dmcmc_core.metrics.similarity import crossings
 from dmcmc_core.report.tables import Spread, claim
-from dmcmc_core.streams import Streams
 from dmcmc_core.training.config import make_config
 from dmcmc_core.training.kinds import KINDS
 from dmcmc_core.training.loop import threads
@@ -154,51 +152,6 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
-def exact(images: Tensor, config: Mapping[str, Any], seeds: Iterable[int]) -> list[dict[str, Any]]:
-    """Return what the score of each picture in closed form samples, without any training, a row per seed and mean.
-
-    ``arm`` tells what it is the score of: the picture, or the shifted picture that training with the embedding has for
-    its optimum, at the time in the middle of each interval.
-    """
-    sigma, rows = float(config["sigma"]), []
-    fields = embedding.solve_many(
-        torch.stack([embedding.initial_field(image) for image in images]),
-        sigma=sigma,
-        steps=config["times"],
-        tol=config["tol"],
-    )
-    for seed in seeds:
-        z = Streams(seed, "closed form", range(len(images)))(images)
-        for name in ("closed form", "closed form of the shifted picture"):
-            found = []
-            for image, field, start in zip(images, fields, z, strict=True):
-                shifted = _shifted(image, field, sigma) if "shifted" in name else None
-                score = embedding.exact_score(image, sigma) if shifted is None else _moving_score(*shifted, sigma)
-                sample = embedding.sample(score, start[None], sigma=sigma).samples[0]
-                found.append((ssim(image, sample), mse(image, sample)))
-            means = [sum(values) / len(values) for values in zip(*found, strict=True)]
-            rows.append({"arm": name, "seed": seed, "step": 0, "ssim": means[0], "mse": means[1]})
-    return rows
-
-
-def _shifted(image: Tensor, field: embedding.Field, sigma: float) -> tuple[Tensor, Tensor]:
-    tau = embedding.training_times(torch.full((len(field.t),), 0.5, dtype=torch.float64))
-    return tau, embedding.embed(image.double(), field.score, sigma=sigma, tau=tau)
-
-
-def _moving_score(tau: Tensor, means: Tensor, sigma: float) -> embedding.Score:
-    """Return the score of one point that moves through ``means`` (N, C, H, W) at times ``tau`` (N,), linear between."""
-
-    def score(x: Tensor, t: Tensor) -> Tensor:
-        at = t[0].double().clamp(tau[0], tau[-1])
-        after = int(torch.searchsorted(tau, at).clamp(1, len(tau) - 1))
-        share = (at - tau[after - 1]) / (tau[after] - tau[after - 1])
-        mean = means[after - 1] + share * (means[after] - means[after - 1])
-        return (mean.to(x) - x) / embedding.std(t, sigma).square().reshape(-1, 1, 1, 1)
-
-    return score
-
-
 def crossing_rows(rows: Sequence[Mapping[str, Any]], levels: Sequence[float] = LEVELS) -> list[dict[str, Any]]:
     """Return where each training crosses each level: a row per arm, seed and level.
 
@@ -300,14 +253,6 @@ def _spread(values: Iterable[float]) -> Spread | None:
         return None
     one = torch.tensor(numbers, dtype=torch.float64)
     return Spread(one.mean().item(), one.std().item() if len(numbers) > 1 else 0.0, len(numbers))
-
-
-def mean_curves(rows: Sequence[Mapping[str, Any]], quantity: str, panel: str) -> list[dict[str, Any]]:
-    """Return the mean curve of each arm over its seeds: ``panel``, ``arm``, ``x`` (step) and ``y`` with its spread."""
-    cells: dict[tuple[str, float], list[float]] = {}
-    for row in rows:
-        cells.setdefault((row["arm"], row["step"]), []).append(row[quantity])
-    return [{"panel": panel, "arm": arm, "x": step, "y": _spread(y)} for (arm, step), y in cells.items()]
 
 
 RATE = "DDPM, rate of the method"
