@@ -674,10 +674,10 @@ class Small(torch.nn.Module):
 
     def __init__(self, fits):
         super().__init__()
-        self.fits, self.weight = fits, torch.nn.Parameter(torch.tensor(0.5), requires_grad=False)
+        self._fits, self.weight = fits, torch.nn.Parameter(torch.tensor(0.5), requires_grad=False)
 
     def forward(self, x, sigma):
-        if len(x) > self.fits:
+        if len(x) > self._fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.weight * x
 
