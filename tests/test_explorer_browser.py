@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import lab
@@ -18,6 +19,16 @@ gc.collect()
 ours = [t for t in threading.enumerate() if not t.name.startswith("subshell")]  # JupyterLab ends and begins those
 print("counted", len(_instances), len(get_comm_manager().comms), len(ours))"""
 AGAIN = "for _ in range(15):\n    explore()\nprint('fifteen')"
+PLACES = """async () => {
+    const images = [...document.querySelectorAll('.dmcmc-explorer img.dmcmc-pixels')].filter(i => i.offsetParent)
+    const places = new Set(), end = performance.now() + 2000
+    while (performance.now() < end) {
+        await new Promise(requestAnimationFrame)
+        for (const i of images) places.add(JSON.stringify(i.getBoundingClientRect()))
+    }
+    return [images.length, places.size]
+}"""
+"""How many pictures are shown, and in how many places they are in two seconds of a run, frame by frame."""
 WAIT = 60_000
 
 
@@ -118,8 +129,12 @@ def run_watch_and_cancel(panel):
     panel.root.locator(".dmcmc-problem-nfe").wait_for(state="hidden", timeout=WAIT)
     panel.button("Run").click()
     panel.says("s left")
+    shown, places = panel.page.evaluate(PLACES)
+    assert shown == places == 2  # nothing jumps while it draws
+    begun = time.monotonic()
     panel.button("Cancel").click()
     panel.says("cancelled")
+    assert time.monotonic() - begun < 1
     panel.write("NFE", 6)
     panel.button("Run").click()
     panel.says("6.0 NFE")
