@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmcmc_core.denoiser import Adapter, Wrapper
 from dmcmc_core.errors import UserError, sentence
+from dmcmc_core.inner_network import stopwatch, with_network
 from dmcmc_core.shapes import per_row
 
 PAIRS = 3
@@ -39,6 +39,10 @@ class Compiled(Wrapper):
         """Return the model inside, and that it is compiled."""
         return (self.denoiser,), ("compiled",)
 
+    def with_inner(self, change: Callable[[Any], Any]) -> Any:
+        """Return what ``change`` makes of the plain denoiser, compiled."""
+        return compiled(change(self.plain))
+
     def __call__(self, x: Tensor, sigma: Tensor, *labels: Tensor) -> Tensor:
         """Return D(x, sigma), of the shape of ``x``."""
         try:
@@ -62,28 +66,6 @@ def compiled(model: Any) -> Any:
     return with_network(model, Compiled, "compiled: leave compile out")
 
 
-def with_network(model: Any, change: Callable[[Adapter], Any], could: str) -> Any:
-    """Return a model with another one in the place of its network's adapter, and around it what was there.
-
-    Args:
-        model: any denoiser.
-        change: (adapter of a network) -> what comes in its place.
-        could: the end of the sentence that tells what has no network.
-
-    Raises:
-        UserError: for a model that has no network.
-    """
-    if isinstance(model, Adapter) and isinstance(model.function, nn.Module):
-        return change(model)
-    if not isinstance(model, Wrapper):
-        raise UserError(f"{getattr(model, 'name', 'this model')} has no network that could be {could}")
-    if isinstance(model, Compiled):
-        return model if change is Compiled else compiled(with_network(model.plain, change, could))
-    model = copy.copy(model)
-    model.denoiser = with_network(model.denoiser, change, could)
-    return model
-
-
 @torch.no_grad()
 def gain(model: Any, rows: int) -> str | None:
     """Compile a model for calls of so many rows, and say what that took and gains; None of one that is not compiled.
@@ -94,15 +76,7 @@ def gain(model: Any, rows: int) -> str | None:
         model = model.denoiser
     if not isinstance(model, Compiled):
         return None
-    x = torch.zeros(rows, *model.shape, device=model.device)
-    sigma = x.new_full((rows,), model.sigma_max)
-    labels = [torch.zeros(rows, dtype=torch.int64, device=x.device)] if model.classes else []
-
-    def seconds(one: Any) -> float:
-        start = time.perf_counter()
-        one(x, sigma, *labels).sum().item()  # which waits for the device
-        return time.perf_counter() - start
-
+    seconds = stopwatch(model, rows)
     first = seconds(model)
     times = [(seconds(model.plain), seconds(model)) for _ in range(PAIRS)]
     before, after = (statistics.median(side) for side in zip(*times, strict=True))

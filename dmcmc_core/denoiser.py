@@ -6,6 +6,7 @@ to write it (Karras et al. 2022, arXiv 2206.00364, eq. 3; Song et al. 2021, arXi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dmcmc_core.errors import LOG, UserError, is_number, number
+from dmcmc_core.errors import LOG, UserError, all_finite, is_number, number
 from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 from dmcmc_core.shapes import check_image_shape, check_shape, checked_shape, like, per_row
 from dmcmc_core.variance_preserving import continuous, discrete
@@ -224,18 +225,13 @@ class Adapter:
     def _checked(self, out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the answer in the dtype of x, if it is one."""
         checked_shape(out, x)
-        if _not_finite(out) and x.abs().max() < RUNAWAY * self.sigma_max:  # NaN in x fails this too
+        if not all_finite(out) and x.abs().max() < RUNAWAY * self.sigma_max:  # NaN in x fails this too
             row = (~torch.isfinite(out)).flatten(1).any(1).nonzero()[0, 0]
             raise UserError(
                 f"the network's answer is not finite at sigma = {per_row(sigma, x)[row].item():g}, for a finite x: "
                 f"mend the network, or keep to the levels it was trained on by sigma_min and sigma_max"
             )
         return out.to(x.dtype)
-
-
-def _not_finite(out: Tensor) -> bool:
-    """Tell whether there is NaN or infinity; a sum is quick, and huge numbers may exceed it."""
-    return not out.sum().isfinite() and not bool(torch.isfinite(out).all())
 
 
 def _changes(x: Tensor) -> int:
@@ -257,6 +253,12 @@ class Wrapper:
     def identity(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return the models that decide its answers, and what else does: for :mod:`dmcmc_core.fingerprint`."""
         return (self.denoiser,), ()
+
+    def with_inner(self, change: Callable[[Any], Any]) -> Any:
+        """Return this wrapper around what ``change`` makes of the denoiser inside."""
+        other = copy.copy(self)
+        other.denoiser = change(self.denoiser)
+        return other
 
 
 class Narrowed(Wrapper):

@@ -129,6 +129,11 @@ def switch(argument: str, value: Any) -> bool:
     return value
 
 
+def all_finite(tensor: Any) -> bool:
+    """Tell whether a tensor has neither NaN nor infinity; a sum is quick, and huge numbers may exceed it."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
 def check_whole(argument: str, value: Any, least: int, most: int) -> None:
     """Raise UserError unless a value is a whole number from ``least`` to ``most``; it may come from a file."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dmcmc_core.errors import LOG
+from dmcmc_core.functions import reads
 
 
 def modules_of(function: Any) -> list[torch.nn.Module]:
@@ -18,8 +19,7 @@ def modules_of(function: Any) -> list[torch.nn.Module]:
         seen = [function.func, *function.args, *function.keywords.values()]
     else:
         held = vars(function).values() if hasattr(function, "__dict__") else ()
-        defaults = (getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None))
-        seen = [getattr(function, "__self__", None), *held, *_cells(function), *_globals(function), *defaults]
+        seen = [getattr(function, "__self__", None), *held, *reads(function)]
     return [module for one in seen for module in _inner(one)]
 
 
@@ -31,22 +31,6 @@ def _inner(one: Any, depth: int = 4) -> list[torch.nn.Module]:
         one = list(one.values())
     within = one if depth and isinstance(one, list | tuple) else ()
     return [module for inner in within for module in _inner(inner, depth - 1)]
-
-
-def _cells(function: Any) -> list[Any]:
-    """Return what a closure holds; a cell may still be empty."""
-    held = []
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:
-            continue
-    return held
-
-
-def _globals(function: Any) -> list[Any]:
-    names = getattr(getattr(function, "__code__", None), "co_names", ())
-    return [getattr(function, "__globals__", {}).get(name) for name in names]
 
 
 def to_evaluation(modules: list[torch.nn.Module]) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from typing import Any
 
 import torch
 
-from dmcmc_core.compiled import with_network
 from dmcmc_core.denoiser import BLOCK, Adapter, Wrapper
 from dmcmc_core.errors import LOG, one_of
 from dmcmc_core.evaluation_mode import modules_of
 from dmcmc_core.fingerprint import fingerprint
+from dmcmc_core.inner_network import stopwatch, with_network
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 ROUNDS = 3
@@ -95,15 +94,7 @@ def faster(plain: Adapter, rows: int) -> str:
         return here
     question = fingerprint(plain), str(plain.device), torch.get_num_threads(), rows
     if question not in _CHOSEN:
-        x = torch.zeros(rows, *plain.shape, device=plain.device)
-        sigma = x.new_full((rows,), plain.sigma_max)
-        labels = [torch.zeros(rows, dtype=torch.int64, device=x.device)] if plain.classes else []
-
-        def seconds(one: Any) -> float:
-            start = time.perf_counter()
-            one(x, sigma, *labels).sum().item()  # which waits for the device
-            return time.perf_counter() - start
-
+        seconds = stopwatch(plain, rows)
         sides = plain, LaidOut(plain, other)
         times = [[seconds(side) for side in sides] for _ in range(ROUNDS + 1)][1:]
         share = statistics.median(b / a for a, b in times)

@@ -6,12 +6,13 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from dmcmc_core.functions import reads
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 OURS = __name__.partition(".")[0]
@@ -68,18 +69,7 @@ def _function(value: types.FunctionType, seen: set[int]) -> Any:
     name = (value.__module__, value.__qualname__)
     if not _is_own(value.__module__):
         return () if _is_ours(value.__module__) else name
-    cells = tuple(cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType())
-    used = tuple(value.__globals__[name] for name in sorted(_names(value.__code__)) if name in value.__globals__)
-    defaults = (value.__defaults__, tuple((value.__kwdefaults__ or {}).items()))
-    return tuple(_told(part, seen) for part in (value.__code__, defaults, cells, used))
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Yield the names that code reads, in it and in the functions it holds."""
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _names(inner)
+    return _told((value.__code__, *reads(value)), seen)
 
 
 def _class(value: type, seen: set[int]) -> Any:
@@ -92,7 +82,7 @@ def _class(value: type, seen: set[int]) -> Any:
 def _object(value: Any, seen: set[int]) -> Any:
     """Return an object by its class and settings, a network by its layers, what is of this package by its network."""
     if _is_ours(type(value).__module__):
-        inner = vars(value).get("net") or getattr(value, "_modules", {}).get("net")
+        inner = getattr(value, "net", None)
         told = () if inner is None or type(value).__module__.split(".")[1] in WHOLE else _told(inner, seen)
         return told and (told, _told(getattr(value, "recipe", None), seen))
     known = {n: one for n, one in getattr(value, "__dict__", {}).items() if not n.startswith("_") and n != "training"}

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from dmcmc_core import UserError, compiled
+from dmcmc_core import UserError, compiled, inner_network
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.denoiser import Adapter
@@ -72,7 +72,7 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch, model, tmp_path):
 
 def test_the_gain_is_told_with_its_price(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(inner_network.time, "perf_counter", lambda: next(clock))
 
     class Slow(torch.nn.Module):
         def __init__(self, ticks):

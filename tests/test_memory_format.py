@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dmcmc_core import UserError, memory_format
+from dmcmc_core import UserError, inner_network, memory_format
 from dmcmc_core.analytic import EmpiricalData
 from dmcmc_core.checkpoints import load_model
 from dmcmc_core.compiled import Compiled
@@ -91,7 +91,7 @@ def test_auto_takes_the_faster_and_says_so_once(own, monkeypatch, caplog, slow, 
         return self.layers(x)
 
     monkeypatch.setattr(type(own.function), "forward", forward)
-    monkeypatch.setattr(memory_format.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(inner_network.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(memory_format, "_CHOSEN", {})
     chosen = [laid_out(copy.copy(own), "auto", 4) for _ in range(2)]
     assert all(lies(one.function, expected) for one in chosen)
@@ -107,7 +107,7 @@ def test_a_difference_that_may_be_noise_changes_nothing(own, monkeypatch):
         return self.layers(x)
 
     monkeypatch.setattr(type(own.function), "forward", forward)
-    monkeypatch.setattr(memory_format.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(inner_network.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(memory_format, "_CHOSEN", {})
     assert laid_out(own, "auto", 4) is own
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmcmc_core.denoiser import RUNAWAY, Denoiser, Wrapper
-from dmcmc_core.errors import UserError
+from dmcmc_core.errors import UserError, all_finite
 from dmcmc_core.evaluation_mode import modules_of, to_evaluation
 from dmcmc_core.linear_sde import BDM, LinearSDE
 
@@ -76,7 +76,7 @@ def evaluate(sde: LinearSDE, epsilon_model: Epsilon, u: Tensor, t: float) -> Ten
             f"the network must answer a state of shape {tuple(u.shape)} with one epsilon of that shape, "
             f"{sde.parts} channels for each of the images, not {tuple(epsilon.shape)}"
         )
-    if not epsilon.isfinite().all() and u.abs().max() < RUNAWAY:  # a state that has run away is no fault of the network
+    if not all_finite(epsilon) and u.abs().max() < RUNAWAY:  # a state that has run away is no fault of the network
         raise UserError(
             f"the network's epsilon is not finite at t = {t:g}, for a finite state: mend the network, or keep to the "
             "times it was trained on"

@@ -47,6 +47,16 @@ def _picture(axes: Any, image: np.ndarray) -> None:
     axes.grid(False)
 
 
+def walk(windows: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the noise levels of chains at every step, (steps + 1, chains), and the steps where images start.
+
+    The latter are (windows, chains). A window begins with the state that the one before ended with.
+    """
+    levels = np.concatenate([windows[0]["sigmas"], *(window["sigmas"][1:] for window in windows[1:])])
+    first = np.cumsum([0, *(len(window["sigmas"]) - 1 for window in windows[:-1])])
+    return levels, first[:, None] + np.stack([window["chosen"] for window in windows])
+
+
 @drawn
 def trace(
     windows: Sequence[Mapping[str, np.ndarray]], ends: tuple[float, float] | None = None, chain: int | None = None
@@ -59,18 +69,13 @@ def trace(
     """
     figure = Figure(figsize=(6.4, 2.3), layout="constrained")
     axes = figure.subplots()
-    chosen = range(min(TRACES, windows[0]["sigmas"].shape[1]))
+    levels, starts = walk(windows)
+    chosen = range(min(TRACES, levels.shape[1]))
     for c in sorted({*chosen, *([] if chain is None else [chain])}):
-        shown, at = {"color": COLOURS[c % len(COLOURS)], "alpha": 1.0 if chain in (None, c) else 0.25}, 0
-        steps, levels, starts = [], [], []
-        for window in windows:
-            sigmas, picked = window["sigmas"][:, c], int(window["chosen"][c])
-            steps += range(at, at + len(sigmas))
-            levels += list(sigmas)
-            starts.append((at + picked, sigmas[picked]))
-            at += len(sigmas) - 1
-        axes.plot(*zip(*starts, strict=True), "o", markeredgecolor="white", markeredgewidth=0.5, **shown)
-        axes.plot(steps, levels, linewidth=2 if chain == c else 1, **shown)
+        shown = {"color": COLOURS[c % len(COLOURS)], "alpha": 1.0 if chain in (None, c) else 0.25}
+        dots = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+        axes.plot(starts[:, c], levels[starts[:, c], c], "o", **dots, **shown)
+        axes.plot(levels[:, c], linewidth=2 if chain == c else 1, **shown)
     for level in ends or ():
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":")
     axes.set(xlabel="chain step; dots: where images start", ylabel="noise level σ", yscale="log")

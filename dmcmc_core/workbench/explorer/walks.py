@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dmcmc_core.report.plots.style import COLOURS
-from dmcmc_core.workbench.explorer.figures import TRACES, spread
+from dmcmc_core.workbench.explorer.figures import TRACES, spread, walk
 from dmcmc_core.workbench.explorer.pictures import THEME, png, sheet
 from dmcmc_core.workbench.explorer.watching import Frame
 
@@ -34,11 +34,9 @@ def trace(
         windows: as :meth:`dmcmc_core.workbench.explorer.session.Session.windows` returns them.
         ends: lowest and highest noise level of the model.
     """
-    levels = np.concatenate([windows[0]["sigmas"], *(window["sigmas"][1:] for window in windows[1:])])
-    first = np.cumsum([0, *(len(window["sigmas"]) - 1 for window in windows[:-1])])
-    starts = first[:, None] + np.stack([window["chosen"] for window in windows])  # (windows, chains)
+    levels, starts = walk(windows)
     steps = len(levels) - 1
-    low, high = (f(*ends, float(f(levels))) if ends else float(f(levels)) for f in (min_of, max_of))
+    low, high = min(levels.min(), *ends or (math.inf,)), max(levels.max(), *ends or (0.0,))
     x = lambda step: LEFT + (WIDTH - LEFT - RIGHT) * step / max(1, steps)  # noqa: E731
     span = math.log(high / low) if high > low else 1.0
     y = lambda level: TOP + (HEIGHT - TOP - BOTTOM) * (1 - np.log(level / low) / span)  # noqa: E731
@@ -46,14 +44,6 @@ def trace(
     about = f"noise levels of {len(_shown(levels, chain))} chains over {steps} steps"
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" style="max-width:100%;height:auto"'
     return f'<svg role="img" aria-label="{about}" {size} font-size="11" fill="{THEME}">{"".join(parts)}</svg>'
-
-
-def min_of(*values: float | np.ndarray) -> float:
-    return float(min(np.min(value) for value in values))
-
-
-def max_of(*values: float | np.ndarray) -> float:
-    return float(max(np.max(value) for value in values))
 
 
 def _shown(levels: np.ndarray, chain: int | None) -> list[int]:
