@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 import subprocess
@@ -238,6 +239,18 @@ def test_no_letter_has_less_than_seven_points_where_a_page_shows_a_figure():
         texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
         least, width = min(t.get_fontsize() for t in texts), figure.get_figwidth()
         assert least * min(1, plots.COLUMN / width) >= 7, (name, least, width)
+
+
+def test_long_names_stay_within_their_panels_and_the_figure():
+    panels = [f"digits ({n} levels): share of the positive kind" for n in ("one", "two", "three")]
+    arms = [f"a long name, {a}" for a in "abcdefgh"]
+    curves = [dict(panel=p, arm=a, x=x, y=float(x)) for p in panels for a in arms for x in (1, 2)]
+    lines = [dict(panel=p, line=a, nfe=9, distance=Spread(1.0, 0.1, 3)) for a in arms for p in "ab"]
+    for figure in (plots.curve_panels(curves, "x", "y"), plots.distance_lines(lines, dict.fromkeys("ab", "distance"))):
+        figure.draw_without_rendering()
+        titles = [axes.title.get_window_extent() for axes in figure.axes]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(titles))
+        assert figure.get_tightbbox().width <= 1.02 * figure.get_figwidth()
 
 
 @pytest.mark.parametrize("profile", ["local", "full"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,11 @@ def finish(
 ) -> Figure:
     """Put a legend (label -> handle) below all panels, a label at their left, or of the only one, and a title above.
 
-    What stands in brackets in the label has a line of its own where the figure is low.
-    The legend is one row unless ``ncols`` says how many columns it has.
+    What stands in brackets in the label has a line of its own where the figure is low. The legend is one row, or
+    has ``ncols`` columns, as far as the figure is wide enough. A panel's title has more lines where it is wider.
     """
     if handles:
-        place = {"loc": "outside lower center", "ncols": ncols or len(handles)}
-        figure.legend(handles.values(), handles.keys(), **place, **legend)
+        _legend(figure, handles, ncols or len(handles), **legend)
     if ylabel:
         text = ylabel.replace(" (", "\n(") if figure.get_figheight() < LOW else ylabel
         if len(figure.axes) == 1:
@@ -143,7 +143,30 @@ def finish(
             figure.supylabel(text, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
+    _wrap_titles(figure)
     return figure
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any], columns: int, **legend: Any) -> None:
+    """Put a legend below all panels, of fewer columns where it would be wider than the figure."""
+    while True:
+        place = {"loc": "outside lower center", "ncols": columns}
+        made = figure.legend(handles.values(), handles.keys(), **place, **legend)
+        if columns == 1 or made.get_window_extent().width <= figure.bbox.width:
+            return
+        made.remove()
+        columns -= 1
+
+
+def _wrap_titles(figure: Figure) -> None:
+    """Break the titles of panels that are wider than these, between words."""
+    if len(figure.axes) > 1:
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            width, room = (part.get_window_extent().width for part in (axes.title, axes))
+            if width > 1.15 * room:
+                text = axes.get_title()
+                axes.set_title(textwrap.fill(text, max(8, int(len(text) * room / width))))
 
 
 def plain_log(axes: Axes, which: str, subs: Sequence[float] = (1, 2, 5)) -> None:
